@@ -1,0 +1,3 @@
+"""Audio-video emotion recognition, from clips to tables."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,302 @@
+"""The command `emofuse`: one subcommand a stage, run in the folder that holds params.yaml."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from emofuse import __version__
+from emofuse import params as parameters
+from emofuse.errors import UserError
+from emofuse.params import Params
+
+ROOT = Path()
+log = logging.getLogger("emofuse")
+
+
+def download(params: Params, corpus: str, shard: int) -> None:
+    """Fetch the clips of one shard, from where the corpus's source says, to data/<corpus>/raw/."""
+    from emofuse import download as stage
+
+    section = params.corpus(corpus)
+    _known(shard, section.shards, f"corpora.{corpus}.shards", "shard")
+    stage.run(corpus, section, shard, parameters.source(corpus, section), ROOT)
+
+
+def index(params: Params, corpus: str) -> None:
+    """List a corpus's clips, their labels, streams and hashes in data/<corpus>/index.csv."""
+    from emofuse import index as stage
+
+    stage.build(corpus, params.corpus(corpus), ROOT)
+
+
+def faces(params: Params, corpus: str, shard: int) -> None:
+    """Cut the faces of one shard's clips to data/<corpus>/faces/."""
+    from emofuse import faces as stage
+    from emofuse import weights
+
+    section = params.corpus(corpus).faces
+    if section is None:
+        raise UserError(f"corpora.{corpus}: it has no video, so there are no faces to cut")
+    archive, rows, output, progress = _shard(params, corpus, shard, "faces")
+    detector = ROOT / weights.path(f"retinaface_{section.body}") if section.detector == "retinaface" else None
+    stage.extract(rows, archive, section, output, output.with_suffix(".csv"), detector, progress)
+
+
+def audio(params: Params, corpus: str, shard: int) -> None:
+    """Compute the log-mel segments of one shard's clips to data/<corpus>/audio/."""
+    from emofuse import audio as stage
+
+    section = params.corpus(corpus).audio
+    if section is None:
+        raise UserError(f"corpora.{corpus}: it has no sound, so there are no audio features")
+    archive, rows, output, progress = _shard(params, corpus, shard, "audio")
+    stage.extract(rows, archive, section, output, output.with_suffix(".csv"), progress)
+
+
+def splits(params: Params, corpus: str, protocol: str) -> None:
+    """Join every stage's status and split the usable clips, to data/<corpus>/<protocol>/."""
+    from emofuse import splits as stage
+
+    section = params.corpus(corpus)
+    _known(protocol, section.protocols, f"corpora.{corpus}.protocols", "protocol")
+    published = None
+    if not parameters.GENERATED_PROTOCOL.fullmatch(protocol):
+        published = parameters.read_protocol(ROOT / parameters.protocol_path(section.kind, protocol))
+    stage.build(corpus, section, protocol, published, ROOT)
+
+
+def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> None:
+    """Train one variant on one fold, to models/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>.*."""
+    from emofuse import corpora, tracking, training, weights
+
+    run = _check_run(params, corpus, protocol, variant, seed, fold)
+    key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
+    names = {getattr(run.network, modality).weights for modality in run.network.modalities} - {"none"}
+    with tracking.Live(tracking.RunKey(corpus, protocol, variant, seed, fold), {}) as live:
+        training.train(
+            ROOT / "data" / corpus,
+            protocol,
+            fold,
+            seed,
+            run,
+            corpora.emotions(params.corpus(corpus).kind),
+            ROOT / "models" / key.with_suffix(".safetensors"),
+            ROOT / "checkpoints" / key.with_suffix(".pt"),
+            _stamp(params, corpus, f"train-{variant}"),
+            {name: ROOT / weights.path(name) for name in names},
+            live,
+        )
+
+
+def evaluate(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> None:
+    """Score a trained fold on its test clips, to results/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>/."""
+    from emofuse import corpora, evaluation
+
+    run = _check_run(params, corpus, protocol, variant, seed, fold)
+    key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
+    evaluation.evaluate(
+        ROOT / "data" / corpus,
+        (corpus, protocol, variant, seed, fold),
+        run,
+        corpora.emotions(params.corpus(corpus).kind),
+        ROOT / "models" / key.with_suffix(".safetensors"),
+        ROOT / "results" / key,
+        {f"{stage}_stamp": _stamp(params, corpus, f"{stage}-{variant}") for stage in ("train", "evaluate")},
+    )
+
+
+def track(params: Params, corpus: str) -> None:
+    """Mirror every fold of a corpus that is on disk into the MLflow store; also rebuilds a lost store."""
+    from emofuse import tracking
+
+    params.corpus(corpus)
+    tracking.track(corpus, params, ROOT)
+
+
+def report(params: Params, corpus: str) -> None:
+    """Write a corpus's tables, figures and page to results/<corpus>/."""
+    from emofuse import report as stage
+
+    params.corpus(corpus)
+    stage.build(corpus, params, ROOT)
+
+
+def paper(params: Params) -> None:
+    """Write the paper's main table over its corpora to results/paper.md."""
+    from emofuse import report as stage
+
+    stage.paper(params, ROOT)
+
+
+def weights(params: Params, name: str) -> None:
+    """Fetch pretrained weights to data/weights/, checked by hash."""
+    from emofuse import weights as stage
+
+    stage.fetch(name, ROOT)
+
+
+def stamps(params: Params, corpus: str) -> None:
+    """Write stamps/<corpus>/: each stage's resolved parameters and code hash, where they changed."""
+    from emofuse import stamps as stage
+
+    params.corpus(corpus)
+    stage.write(corpus, params, ROOT)
+
+
+def search(params: Params, corpus: str, protocol: str, fold: int, candidates: str) -> None:
+    """Train configurations and compare them on validation actors, to results/<corpus>/search.csv."""
+    from emofuse import corpora
+    from emofuse import search as stage
+
+    section = params.corpus(corpus)
+    _known(protocol, section.protocols, f"corpora.{corpus}.protocols", "protocol")
+    _known(fold, section.protocols[protocol], f"corpora.{corpus}.protocols.{protocol}", "fold")
+    stage.run(params, corpus, protocol, fold, Path(candidates), corpora.emotions(section.kind), ROOT)
+
+
+def show_params(params: Params, corpus: str, variant: str) -> None:
+    """Print what a variant of a corpus resolves to."""
+    print(json.dumps(params.run(corpus, variant).model_dump(), indent=2))
+
+
+def show_schema() -> None:
+    """Print the JSON schema of params.yaml."""
+    print(parameters.schema(), end="")
+
+
+def ui(port: int) -> None:
+    """Open the MLflow UI on 127.0.0.1."""
+    from emofuse import tracking
+
+    tracking.serve(port)
+
+
+ARGUMENTS: dict[str, tuple[type, str]] = {
+    "corpus": (str, "a corpus of params.yaml"),
+    "shard": (int, "one of the corpus's shards, a run of consecutive actors"),
+    "protocol": (str, "a protocol of the corpus: how its clips are split"),
+    "variant": (str, "a variant of params.yaml: a row of a table"),
+    "seed": (int, "the seed of the training"),
+    "fold": (int, "a fold of the protocol"),
+    "name": (str, "resnet18, r3d_18, retinaface_resnet50 or retinaface_mobilenet0.25"),
+    "candidates": (str, "a YAML file: configuration → overrides of network, loss and training"),
+    "port": (int, "the port to listen on"),
+}
+FOLD = ("corpus", "protocol", "variant", "seed", "fold")
+COMMANDS = {
+    "download": (download, ("corpus", "shard")),
+    "index": (index, ("corpus",)),
+    "faces": (faces, ("corpus", "shard")),
+    "audio": (audio, ("corpus", "shard")),
+    "splits": (splits, ("corpus", "protocol")),
+    "train": (train, FOLD),
+    "evaluate": (evaluate, FOLD),
+    "track": (track, ("corpus",)),
+    "report": (report, ("corpus",)),
+    "paper": (paper, ()),
+    "weights": (weights, ("name",)),
+    "stamps": (stamps, ("corpus",)),
+    "search": (search, ("corpus", "protocol", "fold", "candidates")),
+    "params": (show_params, ("corpus", "variant")),
+}
+EPILOGUE = """\
+The stages run in this order, each reading what those before it wrote:
+  download → index → faces, audio → splits → train → evaluate → track, report → paper
+Snakemake and DVC run these same commands; see README.md.
+
+exit status: 0 done; 2 a mistake in what was given, one line says which; 1 anything else
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand and return the exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    given = {name: value for name, value in vars(options).items() if name != "command"}
+    try:
+        if options.command == "schema":
+            show_schema()
+        elif options.command == "ui":
+            ui(**given)
+        else:
+            COMMANDS[options.command][0](parameters.load(ROOT / "params.yaml"), **given)
+    except UserError as error:
+        print(f"emofuse: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("emofuse: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="emofuse",
+        description="From clips to tables: the stages of the pipeline, one command each.",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"emofuse {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", title="commands")
+    for name, (function, names) in COMMANDS.items():
+        text = (function.__doc__ or "").strip()
+        command = commands.add_parser(name, help=_summary(text), description=text)
+        for argument in names:
+            kind, meaning = ARGUMENTS[argument]
+            command.add_argument(argument, type=kind, help=meaning)
+    text = (show_schema.__doc__ or "").strip()
+    commands.add_parser("schema", help=_summary(text), description=text)
+    text = (ui.__doc__ or "").strip()
+    command = commands.add_parser("ui", help=_summary(text), description=text)
+    command.add_argument("--port", type=int, default=5000, help="the port to listen on (5000)")
+    return parser
+
+
+def _summary(text: str) -> str:
+    return text[0].lower() + text[1:].rstrip(".")
+
+
+def _known(value: object, known: object, where: str, what: str) -> None:
+    if value not in list(known):  # type: ignore[call-overload]
+        raise UserError(f"{where}: there is no {what} {value}; there are {', '.join(map(str, known))}")  # type: ignore[call-overload]
+
+
+def _check_run(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> parameters.Run:
+    section = params.corpus(corpus)
+    _known(protocol, section.protocols, f"corpora.{corpus}.protocols", "protocol")
+    _known(variant, section.variants, f"corpora.{corpus}.variants", "variant")
+    _known(seed, section.seeds, f"corpora.{corpus}.seeds", "seed")
+    _known(fold, section.protocols[protocol], f"corpora.{corpus}.protocols.{protocol}", "fold")
+    return params.run(corpus, variant)
+
+
+def _stamp(params: Params, corpus: str, stage: str) -> Path:
+    """The stamp of a stage, brought up to date first, so that a stage run by hand has the right one."""
+    from emofuse import stamps as stage_stamps
+
+    stage_stamps.write(corpus, params, ROOT)
+    return ROOT / "stamps" / corpus / f"{stage}.json"
+
+
+def _shard(params: Params, corpus: str, shard: int, stage: str):  # type: ignore[no-untyped-def]
+    """What a feature stage reads and writes: the shard's zip, its usable rows of the index, output, progress."""
+    from emofuse.progress import Progress
+    from emofuse.splits import read_table
+
+    _known(shard, params.corpus(corpus).shards, f"corpora.{corpus}.shards", "shard")
+    folder = ROOT / "data" / corpus
+    rows = [r for r in read_table(folder / "index.csv") if r["shard"] == str(shard) and r["status"] == "ok"]
+    return (
+        folder / "raw" / f"shard-{shard}.zip",
+        rows,
+        folder / stage / f"shard-{shard}.npy",
+        lambda items: Progress(items, f"{stage} of {corpus}, shard {shard}"),
+    )

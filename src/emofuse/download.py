@@ -1,0 +1,278 @@
+"""Clips from where they are to data/<corpus>/raw/shard-<k>.zip: made, copied from a local folder or zip, or fetched."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import stat
+import time
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from emofuse import corpora, remote, shards
+from emofuse.corpora import base
+from emofuse.errors import UserError
+from emofuse.files import read_json
+from emofuse.progress import Progress
+from emofuse.remote import Remote
+
+if TYPE_CHECKING:
+    from emofuse.params import Corpus
+
+log = logging.getLogger(__name__)
+
+_ZENODO = re.compile(r"(https?://[^/]+)/records?/([0-9]+)/files/")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a source: `path` within it, `place` as people know it, `read` for its bytes."""
+
+    path: str
+    place: str
+    read: Callable[[], bytes]
+
+
+def run(name: str, corpus: Corpus, shard: int, source: str | None, root: Path | str = ".") -> None:
+    """Write data/<corpus>/raw/shard-<shard>.zip, the clips of one run of the corpus's actors.
+
+    `source` is a local folder (searched through, zips in it as well), a local zip, or an http address: of one
+    zip, or the base of the corpus's files. The corpus's actors are dealt to shards whoever of them is there,
+    so a shard can be empty. What is fetched stays in data/<corpus>/archives/. A file of the corpus's kind with
+    a wrong name goes along, for the index to say so; one of another modality does not.
+
+    Raises `UserError` for a source that is not there, cannot be fetched, holds no clip of the corpus or not
+    one of an actor that `actors` names, for two files of one clip, and for an unsafe or damaged zip.
+    """
+    root = Path(root)
+    target = root / "data" / name / "raw" / f"shard-{shard}.zip"
+    reader = corpora.reader(corpus.kind)
+    if corpus.demo is not None:
+        base.write_shard(target, reader.make_shard(corpus.demo, shard, len(corpus.shards), _Told(name, shard)))
+        return
+    setting = f"EMOFUSE_{name.upper()}_SOURCE"
+    if not source:
+        raise UserError(
+            f"corpora.{name}.source: there is none; name a folder, a zip or an address, there or in {setting}"
+        )
+    everyone = _actors(name, corpus, reader)
+    actors = shards.actors_of(everyone, shard, len(corpus.shards))
+    archives = root / "data" / name / "archives"
+    served = reader.remote(source.rstrip("/"), actors, corpus)
+    searched: Sequence[int] = everyone
+    if not _is_address(source):
+        files = list(_local(Path(source).expanduser(), f"corpora.{name}.source (or {setting})"))
+    elif (path := PurePosixPath(urlsplit(source).path)).suffix == ".zip":
+        files = _fetched([Remote(path.name, source)], archives, setting)
+    else:
+        files = _fetched(served, archives, setting)
+        searched = actors if served else ()  # the others' clips are in other files
+    chosen, present = _choose(files, corpus, reader, actors, first=shard == 0)
+    absent = sorted(set(searched) - present)
+    if searched and len(absent) == len(searched):
+        raise UserError(f"{source}: no clip of {name} is there; see corpora.{name} in params.yaml and {setting}")
+    if absent and corpus.actors != "all":
+        raise UserError(
+            f"corpora.{name}.actors: no clip of {_list(absent)} in {source}; add them or leave the actors out"
+        )
+    if missing := sorted(set(absent) & set(actors)):
+        log.warning("%s, shard %d: no clip of actors %s is there", name, shard, _list(missing))
+    if corpus.kind == "cremad" and corpus.labels == "perceived" and actors:
+        chosen[reader.VOTES] = _votes(files, reader, actors, f"corpora.{name}.labels")
+    base.write_shard(target, _members(chosen, served, f"{name}, shard {shard}"))
+
+
+def _actors(name: str, corpus: Corpus, reader: ModuleType) -> tuple[int, ...]:
+    everyone: tuple[int, ...] = reader.ACTORS
+    if corpus.actors == "all":
+        return everyone
+    if unknown := sorted(set(corpus.actors) - set(everyone)):
+        raise UserError(
+            f"corpora.{name}.actors: there is no actor {unknown[0]}; there are {everyone[0]} to {everyone[-1]}"
+        )
+    return tuple(sorted(corpus.actors))
+
+
+def _list(actors: Sequence[int]) -> str:
+    return ", ".join(map(str, actors))
+
+
+def _is_address(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _choose(
+    files: Sequence[File], corpus: Corpus, reader: ModuleType, actors: Sequence[int], first: bool
+) -> tuple[dict[str, File], set[int]]:
+    """The files of some actors by their name in the shard, and every actor of whom a clip is there.
+
+    A wrong name that hints at no actor goes to the first shard. The same bytes twice are one clip.
+    """
+    copies: dict[str, list[tuple[str, File]]] = defaultdict(list)
+    present: set[int] = set()
+    for file in sorted(files, key=lambda file: file.path):
+        place: base.Place | None = reader.member(file.path, corpus)
+        if place is None:
+            continue
+        if place.is_clip and place.actor is not None:
+            present.add(place.actor)
+        if place.actor in actors or (place.actor is None and first):
+            # A clip is the same with another ending; of a wrong name that is not known.
+            key = str(PurePosixPath(place.name).with_suffix("")) if place.is_clip else place.name
+            copies[key].append((place.name, file))
+    for clip, (kept, *others) in copies.items():
+        if others:
+            data = kept[1].read()
+            for _, other in others:
+                if other.read() != data:
+                    raise UserError(f"{clip}: two files differ, {kept[1].place} and {other.place}; remove one of them")
+            log.info("%s: the same bytes %d times; one is taken", clip, 1 + len(others))
+    return dict(kept for kept, *_ in copies.values()), present
+
+
+def _votes(files: Sequence[File], reader: ModuleType, actors: Sequence[int], key: str) -> File:
+    """The crowd's votes on the clips of some actors."""
+    name = PurePosixPath(reader.VOTES).name
+    table = next((file for file in files if PurePosixPath(file.path).name == name), None)
+    if table is None:
+        raise UserError(f"{key}: perceived needs the corpus's table {reader.VOTES}; add it to the source")
+    return replace(table, read=lambda: reader.votes_of(table.read(), actors))
+
+
+def _members(chosen: dict[str, File], served: Sequence[Remote], what: str) -> Iterator[tuple[str, bytes]]:
+    """The shard's members in order; those that are not the published files are counted, not refused: a local copy may
+    be an older edition, or converted."""
+    published = {file.path: file for file in served}
+    others = 0
+    for member in Progress(sorted(chosen), f"download of {what}"):
+        data = chosen[member].read()
+        if member in published and not member.endswith(".csv"):
+            try:
+                remote.check(io.BytesIO(data), published[member])
+            except remote.WrongBytes:
+                others += 1
+        yield member, data
+    if others:
+        log.warning("%s: %d of %d files are not those that the corpus publishes", what, others, len(chosen))
+
+
+def _local(source: Path, key: str) -> Iterator[File]:
+    """Every file of a folder and of the zips in it, or of a zip."""
+    if not source.exists():
+        raise UserError(f"{key}: there is no {source}; name a folder, a zip or an address")
+    if not source.is_dir():
+        yield from _zip(source)
+        return
+    for folder, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        for name in names:
+            path = Path(folder, name)
+            # A name that is not UTF-8 cannot be written to a zip.
+            within = PurePosixPath(path.relative_to(source).as_posix().encode(errors="replace").decode())
+            if _is_hidden(name):
+                continue
+            if path.suffix.lower() == ".zip":
+                for file in _zip(path):
+                    yield replace(file, path=f"{within.with_suffix('')}/{file.path}")
+            else:
+                yield File(str(within), str(path), partial(_read, path))
+
+
+def _is_hidden(name: str) -> bool:
+    """Names that file managers and archivers leave beside the real ones."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _zip(path: Path) -> Iterator[File]:
+    """Every file of a zip. One that leaves the folder or is a link makes the whole zip suspect: `UserError`."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} is not a zip file that can be read ({error}); get it again") from None
+    known = remote.registry().get(path.name)
+    if known is not None:
+        try:
+            remote.check_file(path, known)
+        except remote.WrongBytes as error:
+            log.warning("%s is not the archive that the corpus publishes: %s", path, error)
+    for entry in archive.infolist():
+        parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
+        if ".." in parts or parts[:1] == ("/",) or ":" in "".join(parts[:1]):
+            raise UserError(f"{path}: member {entry.filename} leaves the folder; do not trust this zip")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise UserError(f"{path}: member {entry.filename} is a link; do not trust this zip")
+        if not entry.is_dir() and not any(_is_hidden(part) for part in parts):
+            yield File(entry.filename, f"{path}:{entry.filename}", partial(_read_member, archive, entry))
+
+
+def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(entry)
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
+        raise UserError(f"{archive.filename}: {entry.filename} cannot be read ({error}); get the zip again") from None
+
+
+def _fetched(served: Sequence[Remote], archives: Path, setting: str) -> list[File]:
+    """Fetch files to the folder of archives; the files in them, or they themselves where they are no zips."""
+    files: list[File] = []
+    for wanted in Progress(served, "fetching"):
+        path = remote.fetch(_checked(wanted, archives, setting), archives / wanted.path, setting)
+        if path.suffix == ".zip":
+            files += (replace(file, path=f"{path.stem}/{file.path}") for file in _zip(path))
+        else:
+            files.append(File(wanted.path, str(path), partial(_read, path)))
+    return files
+
+
+def _checked(wanted: Remote, archives: Path, setting: str) -> Remote:
+    """A file with its checksum: its own, the registry's, or that of the Zenodo record which it is in."""
+    if wanted.checksum:
+        return wanted
+    if known := remote.registry().get(wanted.path):
+        return replace(wanted, size=known.size, checksum=known.checksum)
+    record = _ZENODO.match(wanted.address)
+    if record is None:
+        return wanted
+    host, number = record.groups()
+    # Kept beside the archives: what was read of it at first use is what later files are held to.
+    metadata = Remote(f"record-{number}.json", f"{host}/api/records/{number}")
+    try:
+        listed = read_json(remote.fetch(metadata, archives / metadata.path, setting))
+        return next(
+            replace(wanted, size=int(file["size"]), checksum=str(file["checksum"]))
+            for file in listed["files"]
+            if file["key"] == wanted.path
+        )
+    except (UserError, KeyError, TypeError, ValueError, StopIteration) as error:
+        # The zip's own checksums still tell whether it is whole.
+        log.warning("%s: no published checksum could be had (%s)", wanted.path, str(error) or "it is not in the record")
+        return wanted
+
+
+class _Told:
+    """How far the making of clips is, in a line now and then."""
+
+    def __init__(self, name: str, shard: int) -> None:
+        self._what, self._told = f"download of {name}, shard {shard}", time.monotonic()
+
+    def __call__(self, made: int, of: int) -> None:
+        if made == of or time.monotonic() - self._told > 15:
+            log.info("%s: %d of %d", self._what, made, of)
+            self._told = time.monotonic()

@@ -1,0 +1,101 @@
+"""Score a trained fold on its test clips: the only stage that opens them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from emofuse import metrics
+from emofuse.errors import UserError
+from emofuse.files import atomic, sha256, write_json
+from emofuse.training import build_network, predict, read_part
+
+if TYPE_CHECKING:
+    from emofuse.params import Run
+
+
+def read_model(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The weights and the metadata of a model that `train` wrote; `UserError` where it is missing or broken."""
+    try:
+        with safe_open(path, "pt") as model:
+            return {name: model.get_tensor(name) for name in model.keys()}, model.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the train stage for it") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a model ({error}): delete it and train again") from None
+
+
+def evaluate(
+    folder: Path,
+    key: tuple[str, str, str, int, int],
+    run: Run,
+    emotions: Sequence[str],
+    model: Path,
+    output: Path,
+    stamps: dict[str, Path],
+) -> None:
+    """Predict the test clips of a fold and write predictions.csv, embeddings.safetensors and metrics.json.
+
+    `folder` is data/<corpus>, `key` corpus, protocol, variant, seed and fold, `output` the results' folder.
+    `stamps` are hashed into the fingerprint beside the model and the splits.
+    """
+    corpus, protocol, variant, seed, fold = key
+    torch.set_num_threads(run.training.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    part, rows = read_part(folder, protocol, fold, "test", run.network.modalities, emotions)
+    state, metadata = read_model(model)
+    state.pop("emotion_distance", None)
+    if json.loads(metadata.get("emotions", "null")) != list(emotions) or json.loads(
+        metadata.get("network", "null")
+    ) != run.network.model_dump(mode="json"):
+        raise UserError(f"{model} was trained with another network than params.yaml has for {variant}: train again")
+    network = build_network(run, emotions, part)
+    network.load_state_dict(state)
+    scores, embeddings = predict(network.to(device), part, device)
+    probabilities = scores.double().softmax(1)
+    predicted = probabilities.argmax(1).numpy()
+
+    counts = metrics.confusion(part.labels, predicted, len(emotions))
+    occurs = counts.sum(1)
+    with model.with_suffix(".csv").open(newline="") as stream:
+        best = next(row for row in csv.DictReader(stream) if row["best"] == "true")
+    with atomic(output / "predictions.csv") as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["clip", "actor", "emotion", "predicted", *(f"p_{emotion}" for emotion in emotions)])
+        for row, choice, chances in zip(rows, predicted, probabilities.tolist(), strict=True):
+            writer.writerow(
+                [row["clip"], row["actor"], row["emotion"], emotions[choice], *(f"{p:.6f}" for p in chances)]
+            )
+    with atomic(output / "embeddings.safetensors") as temporary:
+        save_file({"embeddings": embeddings}, temporary)
+    write_json(
+        output / "metrics.json",
+        {
+            "corpus": corpus,
+            "protocol": protocol,
+            "variant": variant,
+            "seed": seed,
+            "fold": fold,
+            "emotions": list(emotions),
+            "actors": sorted({int(row["actor"]) for row in rows}),
+            "clips": len(rows),
+            **metrics.scores(counts),
+            "recall": {emotion: counts[i, i] / occurs[i] if occurs[i] else None for i, emotion in enumerate(emotions)},
+            "confusion": counts.tolist(),
+            "validation": {"war": float(best["val_war"]), "uar": float(best["val_uar"])},
+            "fingerprint": {
+                "model": sha256(model),
+                "clips": sha256(folder / protocol / "clips.csv"),
+                "folds": sha256(folder / protocol / "folds.csv"),
+                **{name: sha256(path) for name, path in stamps.items()},
+            },
+        },
+    )

@@ -1,0 +1,104 @@
+"""The index: every clip of a corpus, what its name says, what its file holds, and why it is unusable where it is."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emofuse import corpora, media
+from emofuse.corpora import base
+from emofuse.errors import UserError
+from emofuse.files import atomic
+from emofuse.progress import Progress
+
+if TYPE_CHECKING:
+    from emofuse.params import Corpus
+
+log = logging.getLogger(__name__)
+
+LABELS = ("actor", "gender", "emotion", "intensity", "statement", "repetition")
+COLUMNS = ("clip", "shard", "file", "sound", *LABELS, "video", "audio", "duration", "sha256", "status")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+Row = dict[str, str]
+
+
+def build(name: str, corpus: Corpus, root: Path | str = ".") -> None:
+    """Write data/<corpus>/index.csv: one row a clip, sorted by shard and clip (the columns are COLUMNS).
+
+    `file` and `sound` are members of the shard's zip, `duration` is in seconds, `sha256` is that of the
+    bytes of `file`, and of `sound` where that is another. `status` is "ok" or the reason why the clip cannot
+    be used; a clip whose name is none of the corpus's has its member's name for a name, and no labels.
+    Raises `UserError` for a shard that is missing or broken, and for a corpus without a clip.
+    """
+    folder = Path(root) / "data" / name
+    shards = Progress(corpus.shards, f"index of {name}, shards")
+    rows = [row for shard in shards for row in sorted(_shard(folder, corpus, shard), key=lambda row: row["clip"])]
+    if not any(row["actor"] for row in rows):
+        raise UserError(f"{folder / 'raw'}: there is no clip of {name} in its shards; see corpora.{name}.source")
+    for reason, number in Counter(row["status"] for row in rows if row["status"] != "ok").most_common():
+        log.warning("%s: %d of %d clips not usable: %s", name, number, len(rows), reason)
+    with atomic(folder / "index.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _shard(folder: Path, corpus: Corpus, shard: int) -> Iterator[Row]:
+    archive = folder / "raw" / f"shard-{shard}.zip"
+    try:
+        names = base.members(archive)
+        read = partial(base.read_member, archive)
+        reader = corpora.reader(corpus.kind)
+        own = getattr(reader, "entries", None)
+        for entry in own(names, read, corpus) if own else base.entries(reader.parse, names):
+            yield {**_labels(entry), "shard": str(shard), **_content(entry, read, corpus)}
+    except FileNotFoundError:
+        raise UserError(f"{archive} is missing: run emofuse download {folder.name} {shard}") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{archive} cannot be read ({error}): delete it and run emofuse download again") from None
+
+
+def _labels(entry: base.Entry) -> Row:
+    if entry.clip is None:
+        return {"clip": entry.file, **dict.fromkeys(LABELS, "")}
+    return {"clip": entry.clip.clip, **{label: str(getattr(entry.clip, label)) for label in LABELS}}
+
+
+def _content(entry: base.Entry, read: partial[bytes], corpus: Corpus) -> Row:
+    """What the clip's file holds, and its status."""
+    data = read(entry.file)
+    sound = data if entry.sound == entry.file else read(entry.sound)
+    digest = hashlib.sha256(data)
+    if sound is not data:
+        digest.update(sound)
+    row = {"file": entry.file, "sound": entry.sound, "sha256": digest.hexdigest()}
+    try:
+        if data.startswith(LFS_POINTER):
+            raise media.BrokenClip("a pointer of Git LFS, not the clip: run git lfs pull in the source")
+        picture = media.probe(data)
+        heard = picture if sound is data else media.probe(sound)
+    except media.BrokenClip as error:
+        return {**row, "video": "false", "audio": "false", "duration": "", "status": entry.reason or str(error)}
+    missing = [
+        reason
+        for modality, there, reason in (
+            ("video", picture.video, "no video track"),
+            ("audio", heard.audio, "no sound track"),
+        )
+        if modality in corpus.modalities and not there
+    ]
+    return {
+        **row,
+        "video": str(picture.video).lower(),
+        "audio": str(heard.audio).lower(),
+        "duration": f"{max(picture.duration, heard.duration):.3f}",
+        "status": entry.reason or ", ".join(missing) or "ok",
+    }

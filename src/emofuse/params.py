@@ -1,0 +1,444 @@
+"""`params.yaml` as typed, validated, immutable objects: the only configuration there is.
+
+`load` reads the file, `Params.run` resolves what one variant of one corpus trains with. Every
+mistake is one `UserError` line that starts with the key's path.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from emofuse.errors import UserError
+
+Modality = Literal["video", "audio"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+S = TypeVar("S", bound="Section")
+
+GENERATED_PROTOCOL = re.compile(r"(kfold|random)_(\d+)")
+
+
+class Section(BaseModel):
+    """A mapping of params.yaml: unknown keys and wrong types are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class VideoBackbone(Section):
+    """The 3D-CNN (torchvision's `VideoResNet`): r3d_18 is basic blocks [2, 2, 2, 2] of width 64."""
+
+    layers: Annotated[list[Count], Field(min_length=4, max_length=4)] = [2, 2, 2, 2]
+    width: Count = 64
+    weights: Literal["none", "r3d_18"] = "none"
+
+
+class AudioBackbone(Section):
+    """The 2D-CNN (torchvision's `ResNet`): ResNet-18 is basic blocks [2, 2, 2, 2] of width 64."""
+
+    layers: Annotated[list[Count], Field(min_length=4, max_length=4)] = [2, 2, 2, 2]
+    width: Count = 64
+    weights: Literal["none", "resnet18"] = "none"
+
+
+class Network(Section):
+    """Sizes and parts of the network (DESIGN.md, section 5)."""
+
+    modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = ["video", "audio"]
+    video: VideoBackbone = VideoBackbone()
+    audio: AudioBackbone = AudioBackbone()
+    dimension: Count = Field(512, description="d, the length of a snippet's and of a segment's vector")
+    heads: Count = Field(8, description="heads of every self-attention")
+    residual: bool = Field(True, description="each self-attention adds to its input instead of replacing it")
+    fusion: Literal["cross_attention", "concat"] = "cross_attention"
+    pooling: Literal["flatten", "mean"] = Field("flatten", description="of the N fused vectors to the embedding")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the embedding before the classifier")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Network:
+        if self.dimension % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide dimension {self.dimension}")
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError("modalities: a modality is named twice")
+        return self
+
+
+class Loss(Section):
+    """Cross entropy + weight × emotional metric (DESIGN.md, section 5)."""
+
+    metric: Literal["none", "learnable"] = "learnable"
+    weight: NotNegative = Field(0.5, description="of the metric loss beside the cross entropy")
+    margin: Annotated[float, Field(gt=0, lt=1.9)] = Field(
+        0.4, description="m, the margin between two emotions at the mean distance; the diameter is 2"
+    )
+    pull: NotNegative = Field(0.1, description="of the learned distances towards valence-arousal")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Training(Section):
+    """How one fold is trained."""
+
+    epochs: Count = 30
+    warmup_epochs: Annotated[int, Field(ge=0)] = 2
+    patience: Count = Field(10, description="epochs without a better validation UAR before it stops")
+    emotions_per_batch: Annotated[int, Field(ge=2)] = 8
+    clips_per_emotion: Annotated[int, Field(ge=2)] = 4
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 1e-2
+    gradient_clip: Positive = 5.0
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="of the moving average of the weights that is validated and kept; 0 keeps the last weights"
+    )
+    mixup: NotNegative = Field(0.0, description="alpha of the Beta distribution; 0 is off")
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="side of the random crop of a face, of the whole"
+    )
+    flip: Fraction = 0.0
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mask_bands: Fraction = Field(0.0, description="SpecAugment: widest mask over the mel bands")
+    mask_time: Fraction = Field(0.0, description="SpecAugment: widest mask over a segment's time")
+    shift_bands: Annotated[int, Field(ge=0)] = Field(
+        0, description="largest random shift of the mel bands, a change of pitch"
+    )
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: Count = Field(
+        2, description="CPU threads of one training; results are equal bit for bit only at equal threads"
+    )
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Training:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs} leaves none of {self.epochs} epochs")
+        return self
+
+
+class Faces(Section):
+    """N snippets × T face frames of each clip, cropped to a square."""
+
+    detector: Literal["centre", "retinaface"] = "retinaface"
+    body: Literal["resnet50", "mobilenet0.25"] = "resnet50"
+    snippets: Count = Field(6, description="N")
+    frames: Count = Field(16, description="T, frames of one snippet")
+    size: Annotated[int, Field(ge=16)] = Field(112, description="side of a stored face, in pixels")
+    margin: NotNegative = Field(0.2, description="added to the face's longer side, in all")
+    detect_size: Annotated[int, Field(ge=64)] = Field(
+        320, description="longer side of what the detector sees, in pixels"
+    )
+    score: Fraction = Field(0.7, description="below it a detection is no face")
+
+
+class Audio(Section):
+    """N log-mel segments of each clip, on the same clock as the snippets."""
+
+    sample_rate: Count = Field(16000, description="Hz")
+    bands: Count = 256
+    window_ms: Positive = 32.0
+    hop_ms: Positive = 10.0
+    fft: Count = Field(2048, description="points; too few leave mel bands empty")
+    segments: Count = Field(6, description="N")
+    frames: Count = Field(64, description="spectrogram frames of one segment, hop_ms apart")
+
+
+class Demo(Section):
+    """The made corpus."""
+
+    seed: int = 1
+    actors: Annotated[int, Field(ge=4, le=99)] = 12
+    takes: Annotated[int, Field(ge=1, le=99)] = Field(5, description="clips of each actor and emotion")
+
+
+class Corpus(Section):
+    """A corpus: where its clips come from, its features, and what is run on it."""
+
+    kind: Literal["ravdess", "cremad", "demo"]
+    title: str
+    source: str | None = Field(
+        None, description="a local folder, a local zip, or the address of zips; EMOFUSE_<NAME>_SOURCE overrides it"
+    )
+    modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = ["video", "audio"]
+    actors: Literal["all"] | Annotated[list[int], Field(min_length=2)] = "all"
+    vocal: Annotated[list[Literal["speech", "song"]], Field(min_length=1)] = Field(
+        ["speech"], description="RAVDESS only"
+    )
+    labels: Literal["intended", "perceived"] = Field("intended", description="CREMA-D only")
+    sound: Literal["clip", "wav"] = Field("clip", description="CREMA-D only: the clip's own sound track or AudioWAV/")
+    demo: Demo | None = None
+    shards: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3, 4, 5, 6, 7]
+    faces: Faces | None = None
+    audio: Audio | None = None
+    max_unusable: Fraction = Field(0.05, description="a larger share of unusable clips is an error")
+    protocols: Annotated[dict[str, Annotated[list[int], Field(min_length=1)]], Field(min_length=1)] = Field(
+        description="protocol: the folds of it to run"
+    )
+    validation_actors: Count = Field(4, description="of each fold's training actors")
+    split_seed: int = Field(1, description="of generated folds and of the choice of validation actors")
+    seeds: Annotated[list[int], Field(min_length=1)] = [1]
+    variants: Annotated[list[Name], Field(min_length=1)]
+    network: dict[str, Any] = Field({}, description="overrides of the network for this corpus")
+    loss: dict[str, Any] = Field({}, description="overrides of the loss for this corpus")
+    training: dict[str, Any] = Field({}, description="overrides of the training for this corpus")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Corpus:
+        if self.shards != list(range(len(self.shards))):
+            raise ValueError(f"shards: must count up from 0, not {self.shards}")
+        for modality, features in (("video", self.faces), ("audio", self.audio)):
+            if (modality in self.modalities) != (features is not None):
+                key = "faces" if modality == "video" else "audio"
+                raise ValueError(f"{key}: goes with the modality {modality}, no more and no less")
+        if self.faces and self.audio and self.faces.snippets != self.audio.segments:
+            raise ValueError(
+                f"audio.segments: {self.audio.segments} differs from faces.snippets {self.faces.snippets};"
+                " segment i and snippet i must be the same moment"
+            )
+        if (self.kind == "demo") != (self.demo is not None):
+            raise ValueError("demo: goes with kind demo, no more and no less")
+        for key in ("seeds", "variants", "actors"):
+            values = getattr(self, key)
+            if values != "all" and len(set(values)) != len(values):
+                raise ValueError(f"{key}: a value is listed twice")
+        return self
+
+
+class Overrides(Section):
+    """A variant: what it changes of the proposed network, loss and training."""
+
+    network: dict[str, Any] = {}
+    loss: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+
+class Run(Section):
+    """What one variant of one corpus is trained with, resolved."""
+
+    network: Network
+    loss: Loss
+    training: Training
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
+    paper: list[Name] = Field(description="the corpora of the paper, in the order of its tables")
+    variants: dict[Name, Overrides]
+    network: Network = Network()
+    loss: Loss = Loss()
+    training: Training = Training()
+
+    def corpus(self, name: str) -> Corpus:
+        """The corpus of that name; `UserError` where params.yaml has none."""
+        if name not in self.corpora:
+            raise UserError(f"corpora: there is no corpus {name!r}; params.yaml has {', '.join(self.corpora)}")
+        return self.corpora[name]
+
+    def run(self, corpus: str, variant: str) -> Run:
+        """Network, loss and training of a variant: the proposed ones, the corpus's overrides, the variant's."""
+        if variant not in self.variants:
+            raise UserError(f"variants: there is no variant {variant!r}; params.yaml has {', '.join(self.variants)}")
+        return self._resolved[corpus, variant]
+
+    @cached_property
+    def _resolved(self) -> dict[tuple[str, str], Run]:
+        return {
+            (name, variant): _resolve(self, name, variant)
+            for name, corpus in self.corpora.items()
+            for variant in corpus.variants
+        }
+
+
+def overridden(run: Run, changes: Mapping[str, Any], where: str) -> Run:
+    """`run` with the overrides of some of its parameters laid over it, checked; `where` is for messages."""
+    resolved = {}
+    for section in Run.model_fields:
+        base: Section = getattr(run, section)
+        if changes.get(section):
+            here = f"{where}.{section}"
+            base = _validate(type(base), _merge(base.model_dump(), changes[section], here), here)
+        resolved[section] = base
+    return Run(**resolved)
+
+
+def _resolve(params: Params, corpus_name: str, variant: str) -> Run:
+    corpus = params.corpora[corpus_name]
+    run = Run(network=params.network, loss=params.loss, training=params.training)
+    for where, layer in ((f"corpora.{corpus_name}", corpus), (f"variants.{variant}", params.variants[variant])):
+        run = overridden(run, {section: getattr(layer, section) for section in Run.model_fields}, where)
+    missing = set(run.network.modalities) - set(corpus.modalities)
+    if missing:
+        raise UserError(
+            f"corpora.{corpus_name}.variants: {variant} needs {', '.join(sorted(missing))}, which {corpus_name} lacks"
+        )
+    return run
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
+    """`base` with `changes` laid over it, mapping by mapping; a key that `base` lacks is an error."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if key not in base:
+            raise UserError(f"{where}.{key}: no such parameter; there are {', '.join(base)}")
+        merged[key] = (
+            _merge(base[key], value, f"{where}.{key}")
+            if isinstance(base[key], dict) and isinstance(value, dict)
+            else value
+        )
+    return merged
+
+
+def _validate(model: type[S], value: Any, where: str) -> S:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise UserError(_first_line(error, where)) from None
+
+
+def _first_line(error: ValidationError, where: str = "") -> str:
+    """The first mistake as `key.path: what`, with the number of the others."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    path = [where] if where else []
+    path += [
+        str(part) for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part == "literal['all']"))
+    ]
+    if first["type"] == "value_error" and re.match(r"[a-z_.]+: ", message):
+        key, message = message.split(": ", 1)
+        path.append(key)
+    if first["type"] == "extra_forbidden":
+        message = "no such parameter"
+    elif first["type"] != "value_error" and first["type"] != "missing":
+        message += f" (found {first['input']!r})"
+    others = error.error_count() - 1
+    return f"{'.'.join(path)}: {message}" + (f" (and {others} more)" if others else "")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, except that a key named twice is an error."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"{key}: named twice in params.yaml, line {node.start_mark.line + 1} and after")
+    return dict(loader.construct_pairs(node, deep=True))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+# PyYAML reads 1e-3 as text; YAML 1.2, and everyone else, as a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Read and check params.yaml.
+
+    Raises `UserError`, one line that starts with the key's path, for a missing file, broken YAML,
+    an unknown key, a wrong type, or a value that is impossible by itself or beside the others.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run emofuse in the folder that holds params.yaml") from None
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: not YAML: {problem}") from None
+    try:
+        params = Params.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_first_line(error)) from None
+    for name in params.paper:
+        if name not in params.corpora:
+            raise UserError(f"paper: there is no corpus {name!r} under corpora")
+    for name, corpus in params.corpora.items():
+        for variant in corpus.variants:
+            if variant not in params.variants:
+                raise UserError(f"corpora.{name}.variants: there is no variant {variant!r} under variants")
+        for protocol, folds in corpus.protocols.items():
+            _check_folds(name, corpus, protocol, folds, path.parent)
+    proposed = Run(network=params.network, loss=params.loss, training=params.training)
+    for variant, overrides in params.variants.items():
+        overridden(proposed, overrides.model_dump(), f"variants.{variant}")
+    _ = params._resolved
+    return params
+
+
+def protocol_path(kind: str, protocol: str) -> Path:
+    """Where the published protocol of that name lies, from the repository's root."""
+    return Path("protocols") / kind / f"{protocol}.csv"
+
+
+def read_protocol(path: Path) -> dict[int, dict[str, list[int]]]:
+    """A published protocol: fold → part ("test" or "val") → actors, from the columns fold, part, actor."""
+    folds: dict[int, dict[str, list[int]]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            for line, row in enumerate(csv.DictReader(stream), start=2):
+                fold, part, actor = row["fold"], row["part"], row["actor"]
+                if part not in ("test", "val") or not fold.isdigit() or not actor.isdigit():
+                    raise UserError(f"{path}, line {line}: want fold, test or val, actor; found {fold},{part},{actor}")
+                folds.setdefault(int(fold), {}).setdefault(part, []).append(int(actor))
+    except (KeyError, AttributeError, UnicodeDecodeError):
+        raise UserError(f"{path}: want a CSV file with the columns fold, part, actor") from None
+    return folds
+
+
+def _check_folds(name: str, corpus: Corpus, protocol: str, folds: list[int], root: Path) -> None:
+    where = f"corpora.{name}.protocols.{protocol}"
+    if len(set(folds)) != len(folds):
+        raise UserError(f"{where}: a fold is listed twice")
+    if generated := GENERATED_PROTOCOL.fullmatch(protocol):
+        number = int(generated[2])
+        if number < 2:
+            raise UserError(f"{where}: {number} fold(s) leave nothing to train on")
+        available = list(range(number))
+        if corpus.actors != "all" and generated[1] == "kfold" and number > len(corpus.actors):
+            raise UserError(f"{where}: {number} folds of {len(corpus.actors)} actors leave some empty")
+    else:
+        path = root / protocol_path(corpus.kind, protocol)
+        if not path.is_file():
+            known = sorted(file.stem for file in path.parent.glob("*.csv"))
+            raise UserError(f"{where}: no such protocol; there are kfold_<k>, random_<k>, {', '.join(known)}")
+        published = read_protocol(path)
+        available = sorted(published)
+        if corpus.actors != "all":
+            present = set(corpus.actors)
+            empty = [fold for fold in folds if fold in published and not present & set(published[fold]["test"])]
+            if empty:
+                raise UserError(
+                    f"{where}: none of corpora.{name}.actors is in the test part of fold {empty[0]}; leave it out"
+                )
+    for fold in folds:
+        if fold not in available:
+            raise UserError(
+                f"{where}: there is no fold {fold}; {protocol} has {len(available)}, {available[0]} to {available[-1]}"
+            )
+
+
+def source(name: str, corpus: Corpus) -> str | None:
+    """Where the corpus's clips come from: EMOFUSE_<NAME>_SOURCE, else params.yaml.
+
+    It changes where clips come from, never what they are, so it is part of no fingerprint.
+    """
+    return os.environ.get(f"EMOFUSE_{name.upper()}_SOURCE") or corpus.source
+
+
+def schema() -> str:
+    """The JSON schema of params.yaml, as text."""
+    value = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Params.model_json_schema()}
+    return json.dumps(value, indent=2) + "\n"

@@ -1,0 +1,68 @@
+"""The report of a corpus, and the paper's table over its corpora: from result files to what a person reads.
+
+The layers, each of which knows only those before it: `statistics` (numbers from numbers), `results`
+(plain objects from files), `tables` and `figures` (from plain objects), `page` (from both).
+The same input files give the same bytes: nothing here reads a clock.
+
+This module is imported by the workflow to learn what the stage writes, so it imports nothing big.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emofuse.params import Params
+
+TABLES = ("main", "modality", "recall", "folds", "search")
+FIGURES = ("confusion", "learning_curves", "folds")
+
+
+def outputs(corpus_name: str) -> list[str]:
+    """Every file that `build` writes for a corpus, from the repository's root; the same whatever was run."""
+    base = f"results/{corpus_name}"
+    return [
+        *(f"{base}/tables/{table}.{suffix}" for table in TABLES for suffix in ("md", "csv", "tex")),
+        *(f"{base}/figures/{figure}.{suffix}" for figure in FIGURES for suffix in ("png", "svg")),
+        f"{base}/report.html",
+    ]
+
+
+def paper_outputs() -> list[str]:
+    """Every file that `paper` writes."""
+    return ["results/paper.md"]
+
+
+def build(corpus_name: str, params: Params, root: Path) -> None:
+    """Write the tables, figures and page of one corpus from the result files under `root`.
+
+    What has no run behind it says "not run"; a corpus with no run at all still gets its report.
+    Raises `UserError` for a result file that is broken, contradicts its neighbours, or was made
+    from other clips or folds than those on disk.
+    """
+    from emofuse.files import write_text
+    from emofuse.report import figures, page, results, tables
+
+    corpus = results.read(corpus_name, params, root)
+    base = root / "results" / corpus_name
+    made = {name: getattr(tables, name)(corpus) for name in TABLES}
+    for name, table in made.items():
+        write_text(base / "tables" / f"{name}.md", table.markdown())
+        write_text(base / "tables" / f"{name}.csv", table.csv())
+        write_text(base / "tables" / f"{name}.tex", table.latex())
+    drawings = {}
+    for name in FIGURES:
+        figure = getattr(figures, name)(corpus)
+        figures.save(figure, base / "figures" / name)
+        drawings[name] = figures.inline_svg(figure, name)
+    write_text(base / "report.html", page.render(corpus, made, drawings))
+
+
+def paper(params: Params, root: Path) -> None:
+    """Write results/paper.md: the main table over the paper's corpora, in the order of params.yaml."""
+    from emofuse.files import write_text
+    from emofuse.report import results, tables
+
+    corpora = [results.read(name, params, root) for name in params.paper]
+    write_text(root / "results" / "paper.md", tables.paper(corpora).markdown())

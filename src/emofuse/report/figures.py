@@ -1,0 +1,282 @@
+"""The figures of a report, in one style: readable at column width, on light and dark, by the colour-blind.
+
+Each is drawn from plain objects without pyplot, so that figures can be drawn in any thread and
+none is left open. Saved files carry no date and no version: same numbers, same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from emofuse.files import atomic
+from emofuse.report import statistics
+from emofuse.report.results import CorpusResults, Run
+
+# The page turns these two into the colours of its own light or dark scheme.
+INK = "#1f2328"
+GRID = "#d5dae0"
+# Okabe and Ito's, which the colour-blind tell apart; both stand out on white and on near-black.
+BLUE = "#0077bb"
+ORANGE = "#d9720b"
+
+WIDTH = 7.0  # inches: a page's text, two panels side by side
+
+STYLE: Any = [
+    "default",
+    {
+        "font.family": "DejaVu Sans",
+        "font.size": 8,
+        "axes.titlesize": 9,
+        "axes.titleweight": "bold",
+        "axes.labelsize": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "text.color": INK,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.7,
+        "grid.color": GRID,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "svg.hashsalt": "emofuse",
+    },
+]
+
+
+def confusion(corpus: CorpusResults) -> Figure:
+    """The confusion matrix of each run, pooled over folds, each row in % of the clips of its emotion."""
+    with style.context(STYLE):
+        runs, figure, axes = _panels(corpus, columns=3, height=2.75)
+        for place, (run, axis) in enumerate(zip(runs, axes, strict=True)):
+            _confusion(axis, run.confusion, run.folds[0].emotions)
+            if place % 3:
+                axis.set_yticklabels([])
+                axis.set_ylabel("")
+            axis.set_title(_title(corpus, run), loc="left")
+    return figure
+
+
+def folds(corpus: CorpusResults) -> Figure:
+    """The accuracy of each fold and of each of its actors."""
+    with style.context(STYLE):
+        runs, figure, axes = _panels(corpus, columns=2, height=2.0, sharey=True, legend=0.3)
+        lowest = 100.0
+        for run, axis in zip(runs, axes, strict=True):
+            few = max(len(fold.actors) for fold in run.folds) <= 6
+            for place, fold in enumerate(run.folds):
+                accuracy = 100 * statistics.scores(fold.confusions)["war"]
+                lowest = min(lowest, float(accuracy.min()))
+                spots = place + np.linspace(-0.3, 0.3, len(accuracy)) if len(accuracy) > 1 else np.array([place])
+                whole = 100 * fold.scores["war"]
+                axis.hlines(whole, place - 0.36, place + 0.36, color=BLUE, linewidth=2.2, zorder=2)
+                axis.plot(spots, accuracy, "o", color=ORANGE, markersize=3.2, markeredgewidth=0, zorder=3)
+                for spot, value, actor in zip(spots, accuracy, fold.actors, strict=True) if few else ():
+                    # Away from the fold's bar, so that neither hides the other.
+                    side = 1 if value >= whole else -1
+                    axis.annotate(
+                        str(actor), (spot, value), (0, 5.5 * side), textcoords="offset points",
+                        ha="center", va="center", fontsize=5,
+                    )  # fmt: skip
+            axis.axhline(100 * run.estimates["war"].mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+            axis.set_xticks(range(len(run.folds)), [str(fold.fold) for fold in run.folds])
+            axis.set_xlim(-0.5, len(run.folds) - 0.5)
+            axis.set(xlabel="fold", ylabel="accuracy (WAR), %")
+            axis.grid(axis="y")
+            axis.set_title(_title(corpus, run), loc="left")
+        for axis in axes:
+            axis.set_ylim(10 * np.floor(max(lowest - 3, 0) / 10), 104)
+        if runs:
+            _legend(figure, [
+                Line2D([], [], color=BLUE, linewidth=2.2, label="fold"),
+                Line2D([], [], color=ORANGE, marker="o", markersize=3.2, linestyle="", label="actor"),
+                Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="mean of folds"),
+            ])  # fmt: skip
+    return figure
+
+
+def learning_curves(corpus: CorpusResults) -> Figure:
+    """Cross entropy and validation UAR by epoch of each run: folds thin, their mean thick."""
+    with style.context(STYLE):
+        shown = [run for run in corpus.runs if any(fold.history for fold in run.folds)]
+        if not shown:
+            return _empty("not run, or trained elsewhere: no training history here")
+        figure = Figure(figsize=(WIDTH, 1.55 * len(shown) + 0.5), layout="constrained")
+        axes = figure.subplots(len(shown), 2, squeeze=False, sharex=True, sharey="col")
+        for run, (left, right) in zip(shown, axes, strict=True):
+            _curves(left, right, [fold.history for fold in run.folds if fold.history])
+            left.set_title(_title(corpus, run), loc="left")
+        for axis in axes[-1]:
+            axis.set_xlabel("epoch")
+        _legend(figure, _curve_legend(several=True))
+    return figure
+
+
+def fold_figures(metrics: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
+    """The figures of one fold, for its MLflow run: `confusion` and `learning_curve`.
+
+    `metrics` is the fold's metrics.json; `history` the rows of its history, as text or numbers.
+    """
+    rows = [
+        {key: float(value) for key, value in row.items() if key in ("train_cross_entropy", "val_loss", "val_uar")}
+        for row in history
+    ]
+    with style.context(STYLE):
+        matrix = Figure(figsize=(WIDTH / 2, 3.3), layout="constrained")
+        axis = matrix.subplots()
+        _confusion(axis, np.asarray(metrics["confusion"]), metrics["emotions"])
+        axis.set_title(f"{metrics['variant']}, fold {metrics['fold']}", loc="left")
+        curve = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        left, right = curve.subplots(1, 2)
+        _curves(left, right, [rows])
+        left.set_title(f"{metrics['variant']}, fold {metrics['fold']}", loc="left")
+        for side in (left, right):
+            side.set_xlabel("epoch")
+        _legend(curve, _curve_legend(several=False))
+    return {"confusion": matrix, "learning_curve": curve}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `path`.png (200 dpi) and `path`.svg, on white, without dates or versions."""
+    with style.context(STYLE):
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", _NO_METADATA)):
+            with atomic(path.with_suffix(suffix)) as temporary:
+                figure.savefig(temporary, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata)
+
+
+_NO_METADATA: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element for the page, in its colours, with ids of its own."""
+    buffer = io.StringIO()
+    with style.context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    inches = figure.get_figwidth()
+    size = f'style="max-width: {8.6 * inches:.1f}rem; min-width: {5 * inches:.1f}rem"'
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf"\1 {size}", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = text.replace(INK, "currentColor").replace(GRID, "var(--grid)")
+    # Several drawings share the page, and matplotlib counts its ids from 1 in each.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    return text.strip()
+
+
+def _title(corpus: CorpusResults, run: Run) -> str:
+    """The variant, and what else tells this run from the others of the figure."""
+    parts = [run.variant]
+    if len({other.protocol for other in corpus.runs}) > 1:
+        parts.append(run.protocol)
+    if len({other.seed for other in corpus.runs}) > 1:
+        parts.append(f"seed {run.seed}")
+    return ", ".join(parts)
+
+
+def _panels(
+    corpus: CorpusResults, columns: int, height: float, sharey: bool = False, legend: float = 0.0
+) -> tuple[list[Run], Figure, list[Axes]]:
+    """The runs that have results, a figure, and one panel for each of them."""
+    runs = [run for run in corpus.runs if run.folds]
+    if not runs:
+        return [], _empty("not run"), []
+    lines = -(-len(runs) // columns)
+    width = WIDTH if len(runs) > 1 else WIDTH * 0.55
+    # More air than the default, so that a panel's title keeps away from the axis above it.
+    figure = Figure(figsize=(width, height * lines + legend), layout=ConstrainedLayoutEngine(h_pad=0.09))
+    panels = figure.subplots(lines, min(columns, len(runs)), squeeze=False, sharey=sharey).ravel()
+    for panel in panels[len(runs) :]:
+        panel.remove()
+    return runs, figure, list(panels[: len(runs)])
+
+
+def _empty(message: str) -> Figure:
+    figure = Figure(figsize=(WIDTH, 1.0))
+    figure.text(0.5, 0.5, message, ha="center", va="center", fontsize=10)
+    return figure
+
+
+def _legend(figure: Figure, lines: Sequence[Line2D]) -> None:
+    figure.legend(handles=list(lines), loc="outside upper center", ncols=len(lines))
+
+
+def _confusion(axis: Axes, matrix: NDArray[np.int64], emotions: Sequence[str]) -> None:
+    total = matrix.sum(1, keepdims=True)
+    shares = np.where(total > 0, 100 * matrix / np.maximum(total, 1), np.nan)
+    axis.pcolormesh(
+        np.nan_to_num(shares), cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=100, edgecolors="white", linewidth=0.8
+    )
+    for (row, column), share in np.ndenumerate(shares):
+        text = "–" if np.isnan(share) else f"{share:.0f}"
+        # Zeros are most of the matrix: faint, so that what is confused is what one sees.
+        colour = "#ffffff" if share > 55 else "#8b949e" if text == "0" else "#0b1a2b"
+        axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6, color=colour)
+    places = np.arange(len(emotions)) + 0.5
+    axis.set_xticks(places, list(emotions), rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(places, list(emotions))
+    axis.invert_yaxis()
+    axis.set_aspect("equal")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    axis.set(xlabel="predicted emotion", ylabel="true emotion, % of its clips")
+
+
+def _curves(left: Axes, right: Axes, histories: Sequence[Sequence[Mapping[str, float]]]) -> None:
+    """Cross entropies on the left, validation UAR on the right; the mean as far as every fold goes.
+
+    The validation loss is the cross entropy alone, so it stands beside that part of the training loss.
+    """
+    for axis, key, scale, colour, line in (
+        (left, "train_cross_entropy", 1, ORANGE, (0, (3, 1.5))),
+        (left, "val_loss", 1, BLUE, "-"),
+        (right, "val_uar", 100, BLUE, "-"),
+    ):
+        values = [[scale * row[key] for row in history] for history in histories]
+        several = len(values) > 1
+        for fold in values:
+            axis.plot(
+                range(1, len(fold) + 1), fold,
+                color=colour, linestyle=line, linewidth=0.6 if several else 1.4, alpha=0.55 if several else 1,
+            )  # fmt: skip
+        if several:
+            common = min(map(len, values))
+            mean = np.mean([fold[:common] for fold in values], axis=0)
+            axis.plot(range(1, common + 1), mean, color=colour, linestyle=line, linewidth=1.8)
+    left.set_ylabel("cross entropy, nats")
+    right.set_ylabel("validation UAR, %")
+    for axis in (left, right):
+        axis.grid(axis="y")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _curve_legend(several: bool) -> list[Line2D]:
+    lines = [
+        Line2D([], [], color=ORANGE, linestyle=(0, (3, 1.5)), linewidth=1.6, label="training"),
+        Line2D([], [], color=BLUE, linewidth=1.6, label="validation"),
+    ]
+    if several:
+        lines.append(Line2D([], [], color=INK, linewidth=0.6, alpha=0.6, label="thin: a fold"))
+        lines.append(Line2D([], [], color=INK, linewidth=1.8, label="thick: their mean"))
+    return lines

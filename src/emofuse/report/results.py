@@ -1,0 +1,322 @@
+"""Result files as plain objects: what the tables and figures are made from.
+
+The scores come from the predictions, not from `metrics.json`; where the two disagree, or where a
+fold was scored on other clips or folds than those on disk, that is an error and not a number.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emofuse.errors import UserError
+from emofuse.files import read_json, sha256
+from emofuse.report import statistics
+
+if TYPE_CHECKING:
+    from emofuse.params import Corpus, Params
+
+PUBLISHED = Path("literature") / "paper.csv"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold of a run, evaluated."""
+
+    fold: int
+    emotions: tuple[str, ...]
+    actors: NDArray[np.int64]  # (A,), sorted: those of the test part
+    confusions: NDArray[np.int64]  # (A, classes, classes): one matrix an actor
+    validation: dict[str, float]  # war, uar of the epoch that was kept
+    history: list[dict[str, float]]  # one row an epoch; empty where the models are not here
+    record: dict[str, Any] | None  # of the training, with its time; None where the models are not here
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """(classes, classes), over all actors of the fold."""
+        return np.asarray(self.confusions.sum(0))
+
+    @cached_property
+    def scores(self) -> dict[str, float]:
+        """war, uar and macro_f1 of the fold."""
+        return {metric: float(value) for metric, value in statistics.scores(self.confusion).items()}
+
+    @property
+    def clips(self) -> int:
+        """How many clips were tested."""
+        return int(self.confusions.sum())
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of a table: a variant under a protocol with a seed, over the folds that were run."""
+
+    protocol: str
+    variant: str
+    seed: int
+    planned: tuple[int, ...]
+    folds: tuple[Fold, ...]
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The folds that params.yaml asks for and that have no result."""
+        there = {fold.fold for fold in self.folds}
+        return tuple(fold for fold in self.planned if fold not in there)
+
+    @cached_property
+    def estimates(self) -> dict[str, statistics.Estimate]:
+        """Each score over the folds; empty where there is none."""
+        return statistics.estimates([fold.confusions for fold in self.folds]) if self.folds else {}
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """(classes, classes), pooled: every tested clip of every fold counted once."""
+        return np.asarray(sum(fold.confusion for fold in self.folds))
+
+    @cached_property
+    def actors(self) -> set[int]:
+        """Everyone who was tested in some fold."""
+        return {int(actor) for fold in self.folds for actor in fold.actors}
+
+    @property
+    def clips(self) -> int:
+        """How many clips were tested, over all folds."""
+        return sum(fold.clips for fold in self.folds)
+
+    @property
+    def seconds(self) -> float | None:
+        """Training time, summed over the folds; None where a fold's record is not here."""
+        records = [fold.record for fold in self.folds]
+        return sum(float(record["seconds"]) for record in records if record) if records and all(records) else None
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Who and what was there, from the clips.csv of a protocol."""
+
+    usable: int
+    unusable: dict[str, int]  # reason: clips, the commonest first
+    actors: tuple[int, ...]  # with a usable clip
+
+    @property
+    def total(self) -> int:
+        """All clips of the corpus as it is on disk."""
+        return self.usable + sum(self.unusable.values())
+
+
+@dataclass(frozen=True)
+class Published:
+    """A value of literature/paper.csv, in %."""
+
+    corpus: str
+    variant: str
+    metric: str
+    value: float
+    authors: str
+    year: int
+    doi: str
+    evidence: str
+    note: str
+
+
+@dataclass(frozen=True)
+class CorpusResults:
+    """All that a report of one corpus says."""
+
+    name: str
+    title: str
+    kind: str
+    modalities: tuple[str, ...]
+    runs: tuple[Run, ...]
+    clips: dict[str, Clips | None]  # by protocol; None where clips.csv is not here
+    whole: tuple[tuple[int, ...], int] | None  # actors and clips of the whole corpus, where it has a fixed size
+    published: tuple[Published, ...]
+    comparable: bool  # the paper's task: both modalities, speech, intended labels
+    bayes: dict[str, float] | None  # of the demo
+    search: tuple[dict[str, str], ...]
+
+    @property
+    def warning(self) -> str:
+        """What must stand first wherever the numbers are shown; empty for real clips."""
+        if self.kind != "demo":
+            return ""
+        return (
+            "These numbers say nothing about the paper: the demo's faces and voices are drawn by a program,"
+            " to show that the whole chain runs and learns what there is to learn."
+        )
+
+    def is_whole(self, run: Run) -> bool:
+        """Whether a run tested the whole corpus: every actor, and all but 1 % of its clips (some are broken)."""
+        if self.whole is None or run.missing:
+            return False
+        actors, clips = self.whole
+        return run.actors == set(actors) and run.clips >= 0.99 * clips
+
+
+def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
+    """Everything under `root` that the report of a corpus needs; what is not there is absent, not an error.
+
+    Raises `UserError` for a file that is broken, contradicts itself, or does not belong to the
+    clips and folds on disk.
+    """
+    corpus = params.corpus(corpus_name)
+    runs = tuple(
+        Run(protocol, variant, seed, tuple(folds), _folds(root, corpus_name, protocol, variant, seed, folds))
+        for protocol, folds in corpus.protocols.items()
+        for variant in corpus.variants
+        for seed in corpus.seeds
+    )
+    bayes = None
+    if corpus.demo is not None:
+        from emofuse.corpora import demo
+
+        bayes = demo.bayes(corpus.demo)
+    both = set(corpus.modalities) == {"audio", "video"}
+    return CorpusResults(
+        name=corpus_name,
+        title=corpus.title,
+        kind=corpus.kind,
+        modalities=tuple(corpus.modalities),
+        runs=runs,
+        clips={protocol: _clips(root / "data" / corpus_name / protocol / "clips.csv") for protocol in corpus.protocols},
+        whole=_whole(corpus),
+        published=tuple(value for value in _published(root / PUBLISHED) if value.corpus == corpus_name),
+        comparable=both and corpus.vocal == ["speech"] and corpus.labels == "intended",
+        bayes=bayes,
+        search=tuple(_search(root / "results" / corpus_name / "search.csv")),
+    )
+
+
+def _whole(corpus: Corpus) -> tuple[tuple[int, ...], int] | None:
+    """Actors and clips of the corpus as it is published, whatever part of it is here."""
+    if corpus.kind == "ravdess":
+        speech, song = "speech" in corpus.vocal, "song" in corpus.vocal
+        # Actor 18 did not sing.
+        actors = tuple(actor for actor in range(1, 25) if speech or actor != 18)
+        return actors, 1440 * speech + 1012 * song
+    return (tuple(range(1001, 1092)), 7442) if corpus.kind == "cremad" else None
+
+
+def _folds(root: Path, corpus: str, protocol: str, variant: str, seed: int, folds: list[int]) -> tuple[Fold, ...]:
+    run = Path(corpus) / protocol / variant / f"seed-{seed}"
+    return tuple(
+        _fold(root, run, fold) for fold in folds if (root / "results" / run / f"fold-{fold}" / "metrics.json").is_file()
+    )
+
+
+def _fold(root: Path, run: Path, number: int) -> Fold:
+    folder = Path("results") / run / f"fold-{number}"
+    again = "run the evaluate stage of this fold again"
+    metrics = read_json(root / folder / "metrics.json")
+    try:
+        emotions = tuple(metrics["emotions"])
+        validation = {key: float(metrics["validation"][key]) for key in ("war", "uar")}
+        stated = np.asarray(metrics["confusion"], dtype=np.int64)
+        fingerprint = metrics["fingerprint"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / 'metrics.json'}: {error!r} is missing or wrong; {again}") from None
+    for part, name in (("clips", "clips.csv"), ("folds", "folds.csv")):
+        file = Path("data") / run.parts[0] / run.parts[1] / name
+        if (root / file).is_file() and fingerprint.get(part) not in (None, sha256(root / file)):
+            raise UserError(f"{folder}: made from another {file} than the one on disk; {again}")
+    rows = _rows(root / folder / "predictions.csv", ("actor", "emotion", "predicted"))
+    index = {emotion: position for position, emotion in enumerate(emotions)}
+    try:
+        actors, confusions = statistics.actor_confusions(
+            np.array([int(row["actor"]) for row in rows], dtype=np.int64),
+            np.array([index[row["emotion"]] for row in rows], dtype=np.int64),
+            np.array([index[row["predicted"]] for row in rows], dtype=np.int64),
+            len(emotions),
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder / 'predictions.csv'}: no actor or emotion: {error}; {again}") from None
+    if not rows or not np.array_equal(confusions.sum(0), stated):
+        raise UserError(f"{folder}: predictions.csv and metrics.json do not tell the same; {again}")
+    history = Path("models") / run / f"fold-{number}.csv"
+    record = Path("models") / run / f"fold-{number}.json"
+    return Fold(
+        fold=number,
+        emotions=emotions,
+        actors=actors,
+        confusions=confusions,
+        validation=validation,
+        history=read_history(root / history) if (root / history).is_file() else [],
+        record=read_json(root / record) if (root / record).is_file() else None,
+    )
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The epochs of a fold's training, `best` as 1.0 or 0.0; an empty field is NaN."""
+    try:
+        return [
+            {key: float(value == "true") if key == "best" else float(value or "nan") for key, value in row.items()}
+            for row in _rows(path, ("epoch", "train_cross_entropy", "val_loss", "val_uar", "best"))
+        ]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a history of training: {error}; run the train stage of this fold again") from None
+
+
+def _clips(path: Path) -> Clips | None:
+    if not path.is_file():
+        return None
+    rows = _rows(path, ("actor", "usable", "reason"))
+    usable = [row for row in rows if row["usable"] == "true"]
+    reasons = Counter(row["reason"] for row in rows if row["usable"] != "true")
+    return Clips(
+        usable=len(usable),
+        unusable=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        actors=tuple(sorted({int(row["actor"]) for row in usable})),
+    )
+
+
+def _published(path: Path) -> list[Published]:
+    if not path.is_file():
+        raise UserError(f"{PUBLISHED} is missing: run emofuse in the folder that holds params.yaml and literature/")
+    texts = ("corpus", "variant", "metric", "authors", "doi", "evidence", "note")
+    rows = _rows(path, (*texts, "value", "year"))
+    try:
+        return [
+            Published(value=float(row["value"]), year=int(row["year"]), **{key: row[key] for key in texts})
+            for row in rows
+        ]
+    except ValueError as error:
+        raise UserError(f"{PUBLISHED}: {error}") from None
+
+
+def _search(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    rows = _rows(path, ("config", "overrides", "fold", "epochs", "val_war", "val_uar", "seconds", "chosen"))
+    for row in rows:
+        try:
+            if not all(0 <= float(row[key]) <= 1 for key in ("val_war", "val_uar")):
+                raise ValueError("val_war and val_uar are fractions, 0 to 1")
+            float(row["seconds"])
+        except ValueError as error:
+            raise UserError(f"{path}, configuration {row['config']}: {error}") from None
+    return rows
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a CSV file that has at least these columns; else `UserError`."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that writes it") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
+    absent = [column for column in columns if column not in (reader.fieldnames or ())]
+    if absent:
+        raise UserError(f"{path}: no column {absent[0]}; run its stage again")
+    if any(row[column] is None for row in rows for column in columns):
+        raise UserError(f"{path}: a row is cut short; run its stage again")
+    return rows

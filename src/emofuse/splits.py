@@ -1,0 +1,223 @@
+"""Which clips are usable, and which of them train, validate and test each fold."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emofuse.errors import UserError
+from emofuse.files import atomic
+
+if TYPE_CHECKING:
+    from emofuse.params import Corpus
+
+log = logging.getLogger(__name__)
+
+CLIP_COLUMNS = ("clip", "shard", "faces_row", "audio_row", "actor", "gender", "emotion", "group", "usable", "reason")
+PARTS = ("train", "val", "test")
+
+Row = dict[str, str]
+Parts = dict[str, list[str]]  # part → clips
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a CSV file that a stage wrote; a missing one is a `UserError`."""
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that writes it") from None
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object] | Sequence[object]]) -> None:
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row[c] for c in columns] if isinstance(row, Mapping) else row for row in rows)
+
+
+def join(index: Sequence[Row], features: Mapping[str, Mapping[str, Row]]) -> list[Row]:
+    """The rows of clips.csv: every clip of the index, with the first reason for which it is not usable.
+
+    `features` maps "faces" and "audio", where the corpus has them, to clip → the row of its stage's table.
+    A clip's `group` is the hash of its content: clips of one group are one recording.
+    """
+    clips = []
+    for row in index:
+        clip = {c: row.get(c, "") for c in CLIP_COLUMNS}
+        clip["group"] = row["sha256"]
+        reason = "" if row["status"] == "ok" else row["status"]
+        for stage, table in features.items():
+            made = table.get(row["clip"])
+            if made is not None:
+                clip[f"{stage}_row"] = made["row"]
+            if not reason:
+                reason = f"not in the {stage} table" if made is None else made["status"].removeprefix("ok")
+        clip["usable"], clip["reason"] = ("false", reason) if reason else ("true", "")
+        clips.append(clip)
+    return clips
+
+
+def kfold(actors: Mapping[int, str], folds: int, seed: int) -> dict[int, list[int]]:
+    """Deal the actors into folds: shuffled by `seed`, each gender spread as evenly as it goes.
+
+    `actors` maps an actor to a gender. Returns fold → test actors; each actor is in exactly one.
+    """
+    shuffled = random.Random(f"kfold {folds} {seed}")
+    dealt: dict[int, list[int]] = {fold: [] for fold in range(folds)}
+    place = 0
+    for gender in sorted(set(actors.values())):
+        group = sorted(actor for actor in actors if actors[actor] == gender)
+        shuffled.shuffle(group)
+        for actor in group:
+            dealt[place % folds].append(actor)
+            place += 1
+    return {fold: sorted(group) for fold, group in dealt.items()}
+
+
+def validation_actors(training: Mapping[int, str], number: int, seed: str) -> list[int]:
+    """Choose `number` of the training actors for validation, the genders in turn, by `seed`."""
+    if number >= len(training):
+        raise UserError(
+            f"validation_actors: {number} leave none of {len(training)} training actors to train on; lower it"
+        )
+    shuffled = random.Random(seed)
+    groups = []
+    for gender in sorted(set(training.values())):
+        group = sorted(actor for actor in training if training[actor] == gender)
+        shuffled.shuffle(group)
+        groups.append(group)
+    chosen: list[int] = []
+    while len(chosen) < number:
+        largest = max(groups, key=len)
+        chosen.append(largest.pop())
+    return sorted(chosen)
+
+
+def actor_folds(
+    clips: Sequence[Row], published: Mapping[int, Mapping[str, Sequence[int]]], validation: int, seed: str
+) -> dict[int, Parts]:
+    """Split usable clips by actor.
+
+    `published` maps a fold to its "test" actors and, where the protocol says so, its "val" actors; else
+    `validation` of the training actors are chosen. A recording that two actors share stays on the
+    test side: its copies leave the other parts.
+    """
+    genders = {int(row["actor"]): row["gender"] for row in clips}
+    folds = {}
+    for fold, parts in published.items():
+        test = set(parts["test"]) & set(genders)
+        if len(test) < len(parts["test"]):
+            log.warning("fold %d: %d of its %d test actors are here", fold, len(test), len(parts["test"]))
+        if not test:
+            continue
+        training = {actor: gender for actor, gender in genders.items() if actor not in test}
+        val = set(parts.get("val", ())) & set(training)
+        if not val:
+            val = set(validation_actors(training, validation, f"{seed} {fold}"))
+        side = {actor: "test" if actor in test else "val" if actor in val else "train" for actor in genders}
+        folds[fold] = _one_side({row["clip"]: side[int(row["actor"])] for row in clips}, clips)
+    return folds
+
+
+def random_folds(clips: Sequence[Row], folds: int, seed: str) -> dict[int, Parts]:
+    """Split usable clips at random, whatever their actor: what leaks, for comparison.
+
+    Clips of one recording stay together; emotions are spread evenly; a fold's validation clips are
+    those of the next fold's test part.
+    """
+    shuffled = random.Random(seed)
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in clips:
+        groups[row["group"]].append(row)
+    order = sorted(groups)
+    shuffled.shuffle(order)
+    order.sort(key=lambda group: groups[group][0]["emotion"])
+    dealt = {row["clip"]: place % folds for place, group in enumerate(order) for row in groups[group]}
+    return {
+        fold: _one_side(
+            {
+                clip: "test" if home == fold else "val" if folds > 2 and home == (fold + 1) % folds else "train"
+                for clip, home in dealt.items()
+            },
+            clips,
+        )
+        for fold in range(folds)
+    }
+
+
+def _one_side(side: Mapping[str, str], clips: Sequence[Row]) -> Parts:
+    last = {part: place for place, part in enumerate(PARTS)}
+    strongest: dict[str, str] = {}
+    for row in clips:
+        part = side[row["clip"]]
+        held = strongest.get(row["group"], part)
+        strongest[row["group"]] = max(part, held, key=last.__getitem__)
+    parts: Parts = {part: [] for part in PARTS}
+    for row in clips:
+        if side[row["clip"]] == strongest[row["group"]]:
+            parts[side[row["clip"]]].append(row["clip"])
+    return parts
+
+
+def build(
+    name: str,
+    corpus: Corpus,
+    protocol: str,
+    published: Mapping[int, Mapping[str, Sequence[int]]] | None,
+    root: Path,
+) -> None:
+    """Write data/<corpus>/<protocol>/clips.csv and folds.csv.
+
+    `published` is the protocol's file, None for the generated kfold_<k> and random_<k>. Raises `UserError`
+    where more than `max_unusable` of the clips are unusable, or a fold that params.yaml runs is empty.
+    """
+    folder = root / "data" / name
+    stages = [stage for stage, section in (("faces", corpus.faces), ("audio", corpus.audio)) if section]
+    features = {
+        stage: {
+            row["clip"]: row for shard in corpus.shards for row in read_table(folder / stage / f"shard-{shard}.csv")
+        }
+        for stage in stages
+    }
+    clips = join(read_table(folder / "index.csv"), features)
+    usable = [row for row in clips if row["usable"] == "true"]
+    reasons = Counter(row["reason"] for row in clips if row["usable"] == "false")
+    for reason, number in reasons.most_common():
+        log.warning("%s: %d of %d clips not usable: %s", name, number, len(clips), reason)
+    if not usable or len(clips) - len(usable) > corpus.max_unusable * len(clips):
+        raise UserError(
+            f"{name}: {len(clips) - len(usable)} of {len(clips)} clips are not usable, more than"
+            f" corpora.{name}.max_unusable {corpus.max_unusable:g} allows"
+            f" (most often: {reasons.most_common(1)[0][0] if reasons else 'there are none'}); see {folder / 'index.csv'}"
+        )
+    seed = f"{protocol} {corpus.split_seed}"
+    kind, _, number = protocol.rpartition("_")
+    if published is not None:
+        folds = actor_folds(usable, published, corpus.validation_actors, seed)
+    elif kind == "kfold":
+        genders = {int(row["actor"]): row["gender"] for row in usable}
+        dealt = kfold(genders, int(number), corpus.split_seed)
+        folds = actor_folds(
+            usable, {fold: {"test": actors} for fold, actors in dealt.items()}, corpus.validation_actors, seed
+        )
+    else:
+        folds = random_folds(usable, int(number), seed)
+    for fold in corpus.protocols[protocol]:
+        for part in PARTS:
+            if not folds.get(fold, {}).get(part):
+                raise UserError(
+                    f"corpora.{name}.protocols.{protocol}: fold {fold} has no {part} clips here; leave it out"
+                )
+    target = folder / protocol
+    _write_table(target / "clips.csv", CLIP_COLUMNS, clips)
+    _write_table(
+        target / "folds.csv",
+        ("fold", "part", "clip"),
+        ((fold, part, clip) for fold in sorted(folds) for part in PARTS for clip in folds[fold][part]),
+    )

@@ -1,0 +1,358 @@
+"""Train one fold: readable top to bottom, resumable, the test clips never opened."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import json
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from emofuse import metrics
+from emofuse.augmentation import augment_audio, augment_video, mixup
+from emofuse.errors import UserError
+from emofuse.features import Features, to_input
+from emofuse.files import atomic, sha256, write_json
+from emofuse.losses import EmotionLoss
+from emofuse.model.network import EmotionNetwork
+
+if TYPE_CHECKING:
+    from emofuse.params import Run, Training
+
+log = logging.getLogger(__name__)
+
+HISTORY = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_cross_entropy",
+    "train_metric",
+    "val_loss",
+    "val_war",
+    "val_uar",
+    "best",
+)
+
+Row = Mapping[str, str]
+
+
+class EpochLog(Protocol):
+    """Whoever wants to hear of each epoch, such as a live tracker."""
+
+    def epoch(self, row: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """The clips of one part of a fold: features by modality and labels (clips,)."""
+
+    features: dict[str, Features]
+    labels: np.ndarray
+
+    def batch(self, indices: np.ndarray, device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        inputs = {name: to_input(features.batch(indices), name, device) for name, features in self.features.items()}
+        return inputs, torch.from_numpy(self.labels[indices]).to(device)
+
+
+def read_part(
+    folder: Path, protocol: str, fold: int, part: str, modalities: Sequence[str], emotions: Sequence[str]
+) -> tuple[Part, list[Row]]:
+    """The clips of a fold's part in the order of folds.csv, and their rows of clips.csv."""
+    try:
+        with (folder / protocol / "clips.csv").open(newline="", encoding="utf-8") as stream:
+            clips = {row["clip"]: row for row in csv.DictReader(stream)}
+        with (folder / protocol / "folds.csv").open(newline="", encoding="utf-8") as stream:
+            names = [r["clip"] for r in csv.DictReader(stream) if (r["fold"], r["part"]) == (str(fold), part)]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: run emofuse splits {folder.name} {protocol}") from None
+    if not names:
+        raise UserError(f"{folder / protocol / 'folds.csv'}: fold {fold} has no {part} clips")
+    rows = [clips[name] for name in names]
+    labels = np.array([emotions.index(row["emotion"]) for row in rows])
+    return Part({modality: Features(folder, rows, modality) for modality in modalities}, labels), rows
+
+
+def build_network(run: Run, emotions: Sequence[str], part: Part) -> EmotionNetwork:
+    """The variant's network, sized for the features at hand."""
+    shapes = {modality: features.shape for modality, features in part.features.items()}
+    moments = next(iter(shapes.values()))[0]
+    return EmotionNetwork(run.network, len(emotions), moments, shapes["video"][2] if "video" in shapes else None)
+
+
+def balanced_batches(
+    labels: np.ndarray, emotions_per_batch: int, clips_per_emotion: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Batches of P emotions × K clips, as many as would hold every clip once.
+
+    Each emotion's clips come in a fresh random order, begun again when it is through, so that every
+    batch has K of each of its emotions however rare one is.
+    """
+    present = np.unique(labels)
+    per_batch = min(emotions_per_batch, len(present))
+    decks: dict[int, list[int]] = defaultdict(list)
+    for _ in range(max(1, round(len(labels) / (per_batch * clips_per_emotion)))):
+        batch: list[int] = []
+        for emotion in rng.permutation(present)[:per_batch]:
+            while len(deck := decks[emotion]) < clips_per_emotion:
+                deck.extend(rng.permutation(np.flatnonzero(labels == emotion)).tolist())
+            batch += deck[:clips_per_emotion]
+            del deck[:clips_per_emotion]
+        yield np.array(batch)
+
+
+def learning_rate(step: float, training: Training) -> float:
+    """Linear warm-up, then half a cosine to zero; `step` in epochs."""
+    if step < training.warmup_epochs:
+        return training.learning_rate * (step + 0.01) / (training.warmup_epochs + 0.01)
+    along = (step - training.warmup_epochs) / (training.epochs - training.warmup_epochs)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * min(along, 1)))
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Mixed precision where it was asked for."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+@torch.no_grad()
+def predict(
+    network: EmotionNetwork, part: Part, device: torch.device, batch: int = 32
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (clips, emotions) and embeddings (clips, embedding_size) of a part, float32, in its order."""
+    network.eval()
+    scores, embeddings = [], []
+    for start in range(0, len(part.labels), batch):
+        inputs, _ = part.batch(np.arange(start, min(start + batch, len(part.labels))), device)
+        score, embedding = network(inputs)
+        scores.append(score.float().cpu())
+        embeddings.append(embedding.float().cpu())
+    return torch.cat(scores), torch.cat(embeddings)
+
+
+def load_pretrained(network: EmotionNetwork, run: Run, files: Mapping[str, Path]) -> None:
+    """Put torchvision's weights into the trunks that ask for them; `files` maps a weights' name to its file."""
+    for modality in run.network.modalities:
+        name = getattr(run.network, modality).weights
+        if name == "none":
+            continue
+        try:
+            state = torch.load(files[name], map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"{files[name]} is missing: run emofuse weights {name}") from None
+        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        if modality == "audio":  # one channel: a grey picture gives the same map
+            state["conv1.weight"] = state["conv1.weight"].sum(1, keepdim=True)
+        try:
+            network.get_submodule(modality).get_submodule("trunk").load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(
+                f"{files[name]} does not fit network.{modality}: {str(error).splitlines()[-1].strip()}"
+            ) from None
+
+
+def train(
+    folder: Path,
+    protocol: str,
+    fold: int,
+    seed: int,
+    run: Run,
+    emotions: Sequence[str],
+    output: Path,
+    checkpoint: Path,
+    stamp: Path,
+    weights: Mapping[str, Path],
+    live: EpochLog | None = None,
+) -> None:
+    """Train one variant on one fold and keep the epoch with the best validation UAR.
+
+    `folder` is data/<corpus>; `output` the model, beside which go its history (.csv) and record (.json).
+    After every epoch all that is needed to go on is in `checkpoint`: a killed run resumes from it, to the
+    same result bit for bit on a CPU, if `stamp` (the resolved parameters), clips and folds are what they
+    were; else it starts anew. Raises `UserError` for missing
+    features and for a loss that is not a number, with the batch's clips.
+    """
+    training = run.training
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(training.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    train_part, train_rows = read_part(folder, protocol, fold, "train", run.network.modalities, emotions)
+    val_part, _ = read_part(folder, protocol, fold, "val", run.network.modalities, emotions)
+
+    torch.manual_seed(seed * 1000 + fold)
+    network = build_network(run, emotions, train_part)
+    load_pretrained(network, run, weights)
+    network = (
+        network.to(device, memory_format=torch.channels_last)
+        if set(run.network.modalities) == {"audio"}
+        else network.to(device)
+    )
+    criterion = EmotionLoss(emotions, **run.loss.model_dump()).to(device)
+    decayed = [p for p in network.parameters() if p.dim() > 1]
+    others = [p for p in network.parameters() if p.dim() <= 1] + list(criterion.parameters())
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    )
+    kept = copy.deepcopy(network)  # what is validated and kept: the network, or its moving average
+    best: dict[str, torch.Tensor] = {}
+    history: list[dict[str, float]] = []
+    seconds = 0.0
+
+    identity = hashlib.sha256(
+        "".join(
+            [
+                *(sha256(p) for p in (stamp, folder / protocol / "clips.csv", folder / protocol / "folds.csv")),
+                f"{seed} {fold}",
+            ]
+        ).encode()
+    ).hexdigest()
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        if saved["identity"] == identity:
+            network.load_state_dict(saved["network"])
+            kept.load_state_dict(saved["kept"])
+            criterion.load_state_dict(saved["criterion"])
+            optimizer.load_state_dict(saved["optimizer"])
+            best, history, seconds = saved["best"], saved["history"], saved["seconds"]
+            log.info("resumed after epoch %d of %d", len(history), training.epochs)
+
+    eye = torch.eye(len(emotions), device=device)
+    batches_per_epoch = sum(1 for _ in _batches(train_part.labels, training, seed, fold, 0))
+    for epoch in range(len(history), training.epochs):
+        if _patience_over(history, training.patience):
+            break
+        started = time.monotonic()
+        torch.manual_seed(((seed * 1000 + fold) * 10000 + epoch) * 2 + 1)
+        network.train()
+        sums = torch.zeros(3)
+        for number, indices in enumerate(_batches(train_part.labels, training, seed, fold, epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(epoch + number / batches_per_epoch, training)
+            inputs, labels = train_part.batch(indices, device)
+            targets = eye[labels]
+            if "video" in inputs:
+                inputs["video"] = augment_video(inputs["video"], training)
+            if "audio" in inputs:
+                inputs["audio"] = augment_audio(inputs["audio"], training)
+            if training.mixup:
+                inputs, targets = mixup(inputs, targets, training.mixup)
+            with autocast(device, training.precision):
+                scores, embeddings = network(inputs)
+            loss, cross_entropy, metric = criterion(scores, embeddings, targets)
+            if not torch.isfinite(loss):
+                clips = ", ".join(train_rows[i]["clip"] for i in indices)
+                raise UserError(
+                    f"the loss is {loss.item()} in epoch {epoch + 1}; lower training.learning_rate, or look at {clips}"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
+            optimizer.step()
+            _average(kept, network, training.average_decay, epoch * batches_per_epoch + number)
+            sums += torch.stack([loss.detach(), cross_entropy.detach(), metric.detach()]).cpu()
+
+        val_scores, _ = predict(kept, val_part, device)
+        counts = metrics.confusion(val_part.labels, val_scores.argmax(1).numpy(), len(emotions))
+        val = metrics.scores(counts)
+        train_loss, train_cross_entropy, train_metric = (sums / batches_per_epoch).tolist()
+        history.append(
+            {
+                "epoch": epoch + 1,
+                "learning_rate": learning_rate(epoch, training),
+                "train_loss": train_loss,
+                "train_cross_entropy": train_cross_entropy,
+                "train_metric": train_metric,
+                "val_loss": F.cross_entropy(val_scores, torch.from_numpy(val_part.labels)).item(),
+                "val_war": val["war"],
+                "val_uar": val["uar"],
+            }
+        )
+        if best_epoch(history) == epoch + 1:
+            best = {name: value.detach().cpu().clone() for name, value in kept.state_dict().items()}
+            if criterion.distance is not None:
+                best["emotion_distance"] = criterion.distance().detach().cpu()
+        seconds += time.monotonic() - started
+        left = seconds / len(history) * (training.epochs - len(history))
+        log.info(
+            "epoch %d/%d: loss %.3f, validation loss %.3f, UAR %.1f %%; %.1f s an epoch, at most %.0f s left",
+            epoch + 1, training.epochs, train_loss, history[-1]["val_loss"], 100 * val["uar"], seconds / len(history), left,
+        )  # fmt: skip
+        if live is not None:
+            live.epoch(history[-1])
+        with atomic(checkpoint) as temporary:
+            torch.save(
+                {
+                    "identity": identity,
+                    "network": network.state_dict(),
+                    "kept": kept.state_dict(),
+                    "criterion": criterion.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "best": best,
+                    "history": history,
+                    "seconds": seconds,
+                },
+                temporary,
+            )
+
+    with atomic(output) as temporary:
+        save_file(
+            {name: value.contiguous() for name, value in best.items()},
+            temporary,
+            {"emotions": json.dumps(list(emotions)), "network": run.network.model_dump_json()},
+        )
+    with atomic(output.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, HISTORY, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "best": str(row["epoch"] == best_epoch(history)).lower()} for row in history)
+    write_json(
+        output.with_suffix(".json"),
+        {
+            "seconds": round(seconds, 1),
+            "seconds_per_epoch": round(seconds / len(history), 2),
+            "epochs": len(history),
+            "best_epoch": best_epoch(history),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "threads": training.threads,
+            "torch": torch.__version__,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "clips": {"train": len(train_part.labels), "val": len(val_part.labels)},
+        },
+    )
+    checkpoint.unlink(missing_ok=True)
+
+
+def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """The epoch with the best validation UAR; of equals, the one with the lower validation loss."""
+    return int(max(history, key=lambda row: (row["val_uar"], -row["val_loss"]))["epoch"])
+
+
+def _patience_over(history: Sequence[Mapping[str, float]], patience: int) -> bool:
+    return bool(history) and len(history) - best_epoch(history) >= patience
+
+
+def _batches(labels: np.ndarray, training: Training, seed: int, fold: int, epoch: int) -> Iterator[np.ndarray]:
+    # Every epoch draws from its own generator, so that a resumed run draws what an unbroken one would.
+    rng = np.random.default_rng([seed, fold, epoch])
+    return balanced_batches(labels, training.emotions_per_batch, training.clips_per_emotion, rng)
+
+
+@torch.no_grad()
+def _average(kept: torch.nn.Module, network: torch.nn.Module, decay: float, step: int) -> None:
+    """kept ← decay × kept + (1 − decay) × network, with a decay that grows from 0 in the first steps."""
+    decay = min(decay, step / (step + 10))
+    for mine, new in zip(kept.state_dict().values(), network.state_dict().values(), strict=True):
+        if mine.is_floating_point():
+            mine.lerp_(new, 1 - decay)
+        else:
+            mine.copy_(new)

@@ -1,0 +1,25 @@
+"""What several tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real clips and weights beside the repository; EMOFUSE_SHARED_DATA names another.
+
+    Where there is none the test is skipped, or fails if EMOFUSE_REQUIRE_SHARED_DATA is set.
+    """
+    folder = Path(os.environ.get("EMOFUSE_SHARED_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        message = f"no real clips: {folder.name} is missing; name their folder in EMOFUSE_SHARED_DATA"
+        if os.environ.get("EMOFUSE_REQUIRE_SHARED_DATA"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder

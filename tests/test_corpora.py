@@ -1,0 +1,303 @@
+"""What the names of clips say, and the zips that hold them."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections import Counter
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emofuse import corpora, shards
+from emofuse.corpora import base, cremad, ravdess
+from emofuse.params import Audio, Corpus, Faces
+
+
+def corpus(kind: str, **changes: object) -> Corpus:
+    """A small corpus section; modalities decide which features it has."""
+    modalities = changes.setdefault("modalities", ["video", "audio"])
+    return Corpus(
+        kind=kind,
+        title=kind,
+        faces=Faces() if "video" in modalities else None,
+        audio=Audio() if "audio" in modalities else None,
+        protocols={"kfold_2": [0]},
+        variants=["proposed"],
+        **changes,
+    )
+
+
+def ravdess_stems() -> list[str]:
+    numbers = product(("01", "02", "03"), ("01", "02"), range(1, 9), (1, 2), (1, 2), (1, 2), range(1, 25))
+    return [f"{m}-{c}-{e:02d}-{i:02d}-{s:02d}-{r:02d}-{a:02d}" for m, c, e, i, s, r, a in numbers]
+
+
+def readable(parse, stems: list[str]) -> list[base.Clip]:
+    clips = []
+    for stem in stems:
+        try:
+            clips.append(parse(stem))
+        except base.NotAClip:
+            continue
+    return clips
+
+
+def test_ravdess_has_exactly_its_7356_clips() -> None:
+    clips = readable(ravdess.parse, ravdess_stems())
+    channels = Counter((clip.clip[:2], clip.clip[3:5]) for clip in clips)
+    assert len(clips) == 7356
+    assert channels == {(m, c): 1440 if c == "01" else 1012 for m in ("01", "02", "03") for c in ("01", "02")}
+    speech = Counter(clip.emotion for clip in clips if clip.clip.startswith("03-01"))
+    assert speech == {emotion: 96 if emotion == "neutral" else 192 for emotion in ravdess.EMOTIONS}
+    song = Counter(clip.emotion for clip in clips if clip.clip.startswith("03-02"))
+    assert song == {"neutral": 92, **dict.fromkeys(("calm", "happy", "sad", "angry", "fearful"), 184)}
+
+
+def test_ravdess_reads_each_number() -> None:
+    expected = base.Clip("01-01-06-02-01-02-16", 16, "female", "fearful", "strong", "kids", "2")
+    assert ravdess.parse("01-01-06-02-01-02-16") == expected
+    assert ravdess.parse("03-02-02-01-02-01-07").gender == "male"
+
+
+@pytest.mark.parametrize(
+    ("stem", "reason"),
+    [
+        ("", "seven numbers"),
+        ("03-01-06-01-02-01", "seven numbers"),
+        ("03-01-06-01-02-01-12.wav", "seven numbers"),
+        ("03-01-06-01-02-01-12\n", "seven numbers"),
+        ("٠٣-01-06-01-02-01-12", "seven numbers"),  # digits, but not ASCII ones
+        ("04-01-06-01-02-01-12", "no modality 04"),
+        ("03-03-06-01-02-01-12", "no channel 03"),
+        ("03-01-09-01-02-01-12", "no emotion 09"),
+        ("03-01-06-03-02-01-12", "no intensity 03"),
+        ("03-01-06-01-03-01-12", "no statement 03"),
+        ("03-01-06-01-02-03-12", "no repetition 03"),
+        ("03-01-06-01-02-01-25", "no actor 25"),
+        ("03-01-06-01-02-01-00", "no actor 00"),
+        ("03-01-01-02-02-01-12", "neutral has no strong"),
+        ("03-02-03-01-02-01-18", "actor 18 sings no"),
+        ("03-02-08-01-02-01-12", "sings no surprised"),
+    ],
+)
+def test_ravdess_says_what_is_wrong_with_a_name(stem: str, reason: str) -> None:
+    with pytest.raises(base.NotAClip, match=reason):
+        ravdess.parse(stem)
+
+
+def test_cremad_reads_the_7442_published_names_and_no_other_of_its_codes() -> None:
+    with (cremad.REGISTRY / "cremad.csv").open(newline="", encoding="utf-8") as stream:
+        published = [row["clip"] for row in csv.DictReader(stream)]
+    clips = [cremad.parse(stem) for stem in published]
+    assert len(clips) == 7442
+    assert Counter(clip.emotion for clip in clips) == {
+        **dict.fromkeys(("angry", "disgust", "fearful", "happy", "sad"), 1271),
+        "neutral": 1087,
+    }
+    assert Counter(clip.intensity for clip in clips) == {"unspecified": 6077, "low": 455, "medium": 455, "high": 455}
+    genders = {clip.actor: clip.gender for clip in clips}
+    assert Counter(genders.values()) == {"male": 48, "female": 43}
+    every = [f"{a}_{s}_{e}_{v}" for a in (1001,) for s in cremad.SENTENCES for e in cremad.CODES for v in cremad.LEVELS]
+    assert len(readable(cremad.parse, every)) == 82
+
+
+@pytest.mark.parametrize(
+    ("stem", "reason"),
+    [
+        ("1001_DFA_ANG", "such as"),
+        ("1092_DFA_ANG_XX", "no actor 1092"),
+        ("1001_ABC_ANG_XX", "no sentence ABC"),
+        ("1001_DFA_SUR_XX", "no emotion SUR"),
+        ("1001_IEO_ANG_ZZ", "no level ZZ"),
+        ("1001_DFA_ANG_HI", "not recorded"),
+        ("1001_IEO_ANG_XX", "not recorded"),
+        ("1040_ITH_SAD_X", "such as"),
+    ],
+)
+def test_cremad_says_what_is_wrong_with_a_name(stem: str, reason: str) -> None:
+    with pytest.raises(base.NotAClip, match=reason):
+        cremad.parse(stem)
+
+
+NAMES = st.one_of(
+    st.text(),
+    st.from_regex(r"\A[0-9]{2}(-[0-9]{2}){6}\Z"),
+    st.from_regex(r"\A[0-9]{4}_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}\Z"),
+    st.from_regex(r"\Ademo-[0-9]{2}-[a-z]+-[0-9]{2}\Z"),
+)
+
+
+@pytest.mark.parametrize("kind", corpora.KINDS)
+@given(stem=NAMES)
+def test_any_text_is_a_clip_or_is_refused(kind: str, stem: str) -> None:
+    try:
+        clip = corpora.reader(kind).parse(stem)
+    except base.NotAClip as error:
+        refused = str(error)
+    else:
+        refused = ""
+        assert clip.clip == stem
+        assert clip.emotion in corpora.emotions(kind)
+        assert clip.gender in ("male", "female")
+    assert refused or clip
+
+
+@given(st.sampled_from(readable(ravdess.parse, ravdess_stems())))
+def test_a_ravdess_name_can_be_told_from_its_labels(clip: base.Clip) -> None:
+    emotion = ravdess.EMOTIONS.index(clip.emotion) + 1
+    intensity = {"normal": "01", "strong": "02"}[clip.intensity]
+    statement = {"kids": "01", "dogs": "02"}[clip.statement]
+    labels = f"{emotion:02d}-{intensity}-{statement}-{int(clip.repetition):02d}-{clip.actor:02d}"
+    assert clip.clip[6:] == labels
+
+
+@given(path=st.text(), ending=st.sampled_from(["", ".wav", ".mp4", ".flv", ".FLAC", ".csv"]))
+@pytest.mark.parametrize("kind", ["ravdess", "cremad"])
+@pytest.mark.parametrize("modalities", [["video", "audio"], ["audio"]])
+def test_any_path_has_a_place_or_none(kind: str, modalities: list[str], path: str, ending: str) -> None:
+    place = corpora.reader(kind).member(path + ending, corpus(kind, modalities=modalities))
+    assert place is None or place.is_clip or place.name == path + ending
+
+
+def test_ravdess_takes_the_modality_and_channel_that_the_corpus_asks_for() -> None:
+    paths = ["a/01-01-03-01-01-01-05.MP4", "02-01-03-01-01-01-05.mp4", "01-02-03-01-01-01-05.mp4"]
+    paths += ["03-01-03-01-01-01-05.wav", "03-01-03-01-01-01-05.flac", "01-01-03-01-01-01-05.wav", "x.txt"]
+
+    def taken(**changes: object) -> list[str]:
+        places = [ravdess.member(path, corpus("ravdess", **changes)) for path in paths]
+        return [place.name for place in places if place is not None]
+
+    assert taken() == ["Actor_05/01-01-03-01-01-01-05.mp4"]
+    assert taken(vocal=["song"]) == ["Actor_05/01-02-03-01-01-01-05.mp4"]
+    assert taken(modalities=["audio"]) == ["Actor_05/03-01-03-01-01-01-05.wav", "Actor_05/03-01-03-01-01-01-05.flac"]
+
+
+def test_a_wrong_name_is_its_folders_actors() -> None:
+    section = corpus("ravdess")
+    assert ravdess.member("in/Actor_07/smile.mp4", section) == base.Place(7, "in/Actor_07/smile.mp4", False)
+    assert ravdess.member("smile.mp4", section) == base.Place(None, "smile.mp4", False)
+    assert cremad.member("1005_smile.flv", corpus("cremad")) == base.Place(1005, "1005_smile.flv", False)
+
+
+def test_ravdess_names_the_published_archives() -> None:
+    def names(actors: tuple[int, ...], **changes: object) -> list[str]:
+        return [file.path for file in ravdess.remote("http://host", actors, corpus("ravdess", **changes))]
+
+    assert names((17, 18)) == ["Video_Speech_Actor_17.zip", "Video_Speech_Actor_18.zip"]
+    assert names((17, 18), vocal=["song", "speech"])[2:] == ["Video_Song_Actor_17.zip"]
+    assert names((17, 18), modalities=["audio"]) == ["Audio_Speech_Actors_01-24.zip"]
+    assert names((), modalities=["audio"]) == []
+
+
+def test_cremad_asks_only_for_what_the_corpus_needs() -> None:
+    def files(**changes: object) -> list[str]:
+        return [file.path for file in cremad.remote("http://host", (1001,), corpus("cremad", **changes))]
+
+    assert len(files()) == 82
+    assert all(path.startswith("VideoFlash/") for path in files())
+    assert len(files(sound="wav")) == 164
+    # Sound alone never pulls video, and pictures alone no sound.
+    assert all(path.startswith("AudioWAV/") for path in files(sound="wav", modalities=["audio"]))
+    assert all(path.startswith("VideoFlash/") for path in files(sound="wav", modalities=["video"]))
+    assert files(labels="perceived")[-1] == cremad.VOTES
+
+
+VOTES = (
+    b'"","A","D","F","H","N","S","fileName","numResponses"\n'
+    b'"100001",9,0,0,0,0,0,"1001_DFA_ANG_XX",9\n'
+    b'"300001",1,5,0,0,3,0,"1001_DFA_ANG_XX",9\n'
+    b'"300002",4,0,0,4,1,0,"1001_DFA_HAP_XX",9\n'
+    b'"300003",0,0,0,0,0,9,"1002_DFA_SAD_XX",9\n'
+)
+
+
+def test_perceived_is_the_only_most_voted_emotion_of_those_who_saw_and_heard() -> None:
+    table = cremad.votes_of(VOTES, (1001,))
+    assert cremad.majorities(table) == {"1001_DFA_ANG_XX": "disgust", "1001_DFA_HAP_XX": None}
+    names = [f"VideoFlash/1001_DFA_{code}_XX.flv" for code in ("ANG", "HAP", "SAD")] + [cremad.VOTES]
+    entries = list(cremad.entries(names, lambda name: table, corpus("cremad", labels="perceived")))
+    assert [(entry.clip.emotion, entry.reason) for entry in entries] == [
+        ("disgust", ""),
+        ("", "its votes are tied"),
+        ("", "nobody has voted on it"),
+    ]
+    intended = list(cremad.entries(names, lambda name: table, corpus("cremad")))
+    assert [(entry.clip.emotion, entry.reason) for entry in intended] == [("angry", ""), ("happy", ""), ("sad", "")]
+
+
+def test_cremad_joins_sound_to_its_clip_and_says_what_is_missing() -> None:
+    section = corpus("cremad", sound="wav")
+    names = ["AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1001_DFA_HAP_XX.wav"]
+    names += ["VideoFlash/1001_DFA_ANG_XX.flv", "VideoFlash/1001_DFA_SAD_XX.flv", "odd.wav"]
+    entries = {entry.file: entry for entry in cremad.entries(names, lambda name: b"", section)}
+    assert set(entries) == set(names[1:])
+    assert entries[names[2]].sound == names[0]
+    assert entries[names[2]].reason == ""
+    assert entries[names[3]].reason == "AudioWAV/1001_DFA_SAD_XX.wav is missing"
+    assert entries[names[1]].reason == "its video is missing"
+    assert entries["odd.wav"].clip is None
+
+
+def test_the_known_bad_clips_of_cremad_have_reasons() -> None:
+    stems = ["1064_IEO_DIS_MD", "1064_TIE_SAD_XX", "1076_MTI_NEU_XX", "1076_MTI_SAD_XX", "1040_ITH_SAD_XX"]
+    video = cremad.entries([f"VideoFlash/{stem}.flv" for stem in stems], lambda name: b"", corpus("cremad"))
+    assert ["known bad clip" in entry.reason for entry in video] == [True, True, True, True, False]
+    section = corpus("cremad", modalities=["audio"], sound="wav")
+    sound = cremad.entries([f"AudioWAV/{stem}.wav" for stem in stems], lambda name: b"", section)
+    assert ["known bad clip" in entry.reason for entry in sound] == [False, False, False, True, False]
+
+
+def test_the_votes_agree_with_what_is_known_of_them(shared_data) -> None:
+    table = (shared_data / "cremad" / "processedResults" / "tabulatedVotes.csv").read_bytes()
+    perceived = cremad.majorities(cremad.votes_of(table, cremad.ACTORS))
+    assert len(perceived) == 7442
+    assert sum(emotion is None for emotion in perceived.values()) == 420
+    agreed = sum(cremad.parse(clip).emotion == emotion for clip, emotion in perceived.items() if emotion)
+    assert agreed / 7442 == pytest.approx(0.7221, abs=1e-4)
+
+
+def test_the_actor_list_is_the_corpuss_own(shared_data) -> None:
+    with (shared_data / "cremad" / "VideoDemographics.csv").open(newline="", encoding="utf-8") as stream:
+        assert cremad.genders() == {int(row["ActorID"]): row["Sex"].lower() for row in csv.DictReader(stream)}
+
+
+def test_the_same_members_make_the_same_bytes(tmp_path) -> None:
+    members = [("Actor_01/a.wav", b"one"), ("Actor_02/b.wav", b"two")]
+    base.write_shard(tmp_path / "first.zip", members)
+    base.write_shard(tmp_path / "second.zip", iter(members))
+    assert (tmp_path / "first.zip").read_bytes() == (tmp_path / "second.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "first.zip") as archive:
+        assert archive.testzip() is None
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+    assert base.members(tmp_path / "first.zip") == ["Actor_01/a.wav", "Actor_02/b.wav"]
+    assert base.read_member(tmp_path / "first.zip", "Actor_02/b.wav") == b"two"
+    with pytest.raises(KeyError):
+        base.read_member(tmp_path / "first.zip", "Actor_03/c.wav")
+
+
+def test_a_shard_that_was_replaced_is_read_anew(tmp_path) -> None:
+    for text in (b"old", b"newer"):
+        base.write_shard(tmp_path / "shard.zip", [("a", text)])
+        assert base.read_member(tmp_path / "shard.zip", "a") == text
+
+
+@pytest.mark.parametrize("names", [["b", "a"], ["a", "a"]])
+def test_unsorted_members_are_refused_and_leave_no_file(tmp_path, names: list[str]) -> None:
+    with pytest.raises(ValueError, match="sorted and unique"):
+        base.write_shard(tmp_path / "shard.zip", [(name, b"") for name in names])
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(st.sets(st.integers(0, 2000)), st.integers(1, 40))
+def test_shards_deal_every_actor_once_in_order(actors: set[int], number: int) -> None:
+    runs = [shards.actors_of(list(actors), shard, number) for shard in range(number)]
+    assert [actor for run in runs for actor in run] == sorted(actors)
+    assert max(map(len, runs)) - min(map(len, runs)) <= 1
+
+
+def test_there_is_no_corpus_of_another_kind() -> None:
+    with pytest.raises(ValueError, match="no corpus of kind"):
+        corpora.reader("base")

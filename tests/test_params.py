@@ -1,0 +1,120 @@
+"""params.yaml: what it takes, and the one line that says what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emofuse import params
+from emofuse.errors import UserError
+
+TEXT = (ROOT / "params.yaml").read_text()
+
+
+def load_changed(folder: Path, old: str, new: str) -> params.Params:
+    assert old in TEXT
+    shutil.copytree(ROOT / "protocols", folder / "protocols", dirs_exist_ok=True)
+    (folder / "params.yaml").write_text(TEXT.replace(old, new, 1))
+    return params.load(folder / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("  margin:", "  margn:", "loss.margn: no such parameter"),
+        ("  margin: 0.4", "  margin: -0.2", "loss.margin: Input should be greater than 0 (found -0.2)"),
+        ("  margin: 0.4", "  margin: 2.0", "loss.margin: Input should be less than 1.9"),
+        ("size: 32}", 'size: "32"}', "corpora.demo.faces.size: Input should be a valid integer (found '32')"),
+        ("kfold_3: [0, 1, 2]", "kfold_3: [0, 7]", "corpora.demo.protocols.kfold_3: there is no fold 7"),
+        ("luna_jimenez_2022_5cv: [0", "luna_jimenez: [0", "corpora.ravdess.protocols.luna_jimenez: no such protocol"),
+        ("{fusion: concat}", "{fusin: concat}", "variants.concat_fusion.network.fusin: no such parameter"),
+        ("{fusion: concat}", "{fusion: sum}", "variants.concat_fusion.network.fusion: Input should be"),
+        ("concat_fusion, cross_entropy]", "nothing]", "corpora.ravdess.variants: there is no variant 'nothing'"),
+        ("variants: [audio_only]", "variants: [proposed]", "corpora.ravdess_audio.variants: proposed needs video"),
+        ("segments: 3", "segments: 4", "corpora.demo.audio.segments: 4 differs from faces.snippets 3"),
+        ("shards: [0, 1]", "shards: [0, 2]", "corpora.demo.shards: must count up from 0"),
+        ("seeds: [1]", "seeds: [1, 1]", "corpora.ravdess.seeds: a value is listed twice"),
+        ("paper: [ravdess", "paper: [ravdes", "paper: there is no corpus 'ravdes'"),
+        ("  heads: 8", "  heads: 7", "network.heads: 7 does not divide dimension 512"),
+        ("  heads: 8\n", "  heads: 8\n  heads: 8\n", "heads: named twice"),
+        ("    kind: cremad", "    kind: crema", "corpora.cremad.kind: Input should be"),
+        ("warmup_epochs: 2", "warmup_epochs: 30", "training.warmup_epochs: 30 leaves none of 30 epochs"),
+        ("loss:\n", "loss: {\n", "params.yaml: not YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(tmp_path: Path, old: str, new: str, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_changed(tmp_path, old, new)
+    message = str(caught.value)
+    assert line in message
+    assert "\n" not in message
+
+
+def test_actors_that_leave_a_fold_empty_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="actors is in the test part of fold 2"):
+        load_changed(tmp_path, "title: RAVDESS, audio-video speech", "title: x\n    actors: [1, 2, 3, 8]")
+    some = load_changed(tmp_path, "title: RAVDESS, audio-video speech", "title: x\n    actors: [1, 2, 3, 8, 10]")
+    assert some.corpora["ravdess"].actors == [1, 2, 3, 8, 10]
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run emofuse in the folder that holds params.yaml"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_variants_override_the_corpus_which_overrides_the_proposed() -> None:
+    loaded = params.load(ROOT / "params.yaml")
+    run = loaded.run("demo", "audio_only")
+    assert run.network.modalities == ["audio"]
+    assert run.network.audio.width == loaded.corpora["demo"].network["audio"]["width"]
+    assert run.loss == loaded.loss
+    assert loaded.run("demo", "cross_entropy").loss.metric == "none"
+
+
+def test_the_source_comes_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = params.load(ROOT / "params.yaml").corpora["ravdess"]
+    assert params.source("ravdess", corpus) == corpus.source
+    monkeypatch.setenv("EMOFUSE_RAVDESS_SOURCE", "/some/folder")
+    assert params.source("ravdess", corpus) == "/some/folder"
+
+
+def test_the_schema_in_the_repository_is_that_of_the_types() -> None:
+    written = (ROOT / "workflow/schemas/params.schema.json").read_text()
+    assert written == params.schema(), "run `make schema`"
+    assert "$schema=workflow/schemas/params.schema.json" in TEXT
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=8))
+def test_any_yaml_is_either_params_or_one_line(tmp_path_factory: pytest.TempPathFactory, tree: object) -> None:
+    import yaml
+
+    path = tmp_path_factory.mktemp("any") / "params.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(UserError) as caught:
+        params.load(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "folds", "actors"),
+    [
+        ("ravdess", "luna_jimenez_2022_5cv", 5, 24),
+        ("ravdess", "sequential_6cv", 6, 24),
+        ("ravdess", "emobox_6cv", 6, 24),
+        ("ravdess", "cfnsr_5cv", 5, 20),
+        ("ravdess", "chumachenko_split", 1, 4),
+        ("cremad", "hicmae_5cv", 5, 91),
+    ],
+)
+def test_a_published_protocol_tests_each_of_its_actors_once(kind: str, name: str, folds: int, actors: int) -> None:
+    protocol = params.read_protocol(ROOT / params.protocol_path(kind, name))
+    tested = [actor for parts in protocol.values() for actor in parts["test"]]
+    assert len(protocol) == folds
+    assert len(tested) == len(set(tested)) == actors
+    for parts in protocol.values():
+        assert not set(parts["test"]) & set(parts.get("val", ()))

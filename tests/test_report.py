@@ -1,0 +1,469 @@
+"""The report over result files written here, in the formats of the stages."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emofuse import params as parameters
+from emofuse import report
+from emofuse.errors import UserError
+from emofuse.params import Params
+from emofuse.report import figures, page, results, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+CREMAD = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
+VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entropy")
+AUDIO = {"bands": 16, "segments": 3, "frames": 16}
+FACES = {"snippets": 3, "frames": 2, "size": 32}
+
+
+def make_params(root: Path) -> Params:
+    """params.yaml, protocols/ and literature/ of a small project under `root`."""
+    both = {"faces": FACES, "audio": AUDIO, "variants": list(VARIANTS)}
+    tree = {
+        "paper": ["ravdess", "cremad"],
+        "corpora": {
+            "ravdess": both | {
+                "kind": "ravdess", "title": "RAVDESS, audio-video speech",
+                "protocols": {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4]},
+            },
+            "cremad": both | {"kind": "cremad", "title": "CREMA-D", "protocols": {"hicmae_5cv": [0, 1, 2, 3, 4]}},
+            "ravdess_audio": {
+                "kind": "ravdess", "title": "RAVDESS, speech recordings", "modalities": ["audio"], "audio": AUDIO,
+                "protocols": {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4]}, "variants": ["audio_only"],
+            },
+            "demo": both | {
+                "kind": "demo", "title": "demo, made faces and voices", "demo": {}, "faces": FACES | {"detector": "centre"},
+                "protocols": {"kfold_3": [0, 1, 2]},
+            },
+        },
+        "variants": {
+            "proposed": {}, "audio_only": {"network": {"modalities": ["audio"]}},
+            "video_only": {"network": {"modalities": ["video"]}}, "concat_fusion": {"network": {"fusion": "concat"}},
+            "cross_entropy": {"loss": {"metric": "none"}},
+        },
+    }  # fmt: skip
+    (root / "params.yaml").write_text(yaml.safe_dump(tree))
+    shutil.copytree(ROOT / "protocols", root / "protocols", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "literature", root / "literature", dirs_exist_ok=True)
+    return parameters.load(root / "params.yaml")
+
+
+def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_clips(root: Path, corpus: str, protocol: str, clips: list[tuple[str, int, str]], broken: int = 0) -> None:
+    rows = [
+        {
+            "clip": clip, "shard": 0, "faces_row": row, "audio_row": row, "actor": actor, "gender": "female",
+            "emotion": emotion, "group": clip, "usable": "true" if row >= broken else "false",
+            "reason": "" if row >= broken else "no face in 6 of 6 snippets",
+        }
+        for row, (clip, actor, emotion) in enumerate(clips)
+    ]  # fmt: skip
+    write_csv(root / "data" / corpus / protocol / "clips.csv", rows)
+
+
+def write_fold(
+    root: Path, run: tuple[str, str, str, int], fold: int, emotions: tuple[str, ...],
+    clips: list[tuple[str, int, str]], accuracy: float, epochs: int = 20, history: bool = True,
+) -> None:  # fmt: skip
+    """One evaluated fold: each actor near `accuracy`, mistakes mostly to the next emotion."""
+    corpus, protocol, variant, seed = run
+    generator = np.random.default_rng([fold, seed, *variant.encode()])
+    chance = {actor: np.clip(accuracy + generator.normal(0, 0.06), 0, 1) for actor in {actor for _, actor, _ in clips}}
+    rows, confusion = [], np.zeros((len(emotions), len(emotions)), dtype=int)
+    for clip, actor, emotion in clips:
+        true = emotions.index(emotion)
+        slip = 1 if generator.random() < 0.6 else int(generator.integers(1, len(emotions)))
+        predicted = true if generator.random() < chance[actor] else (true + slip) % len(emotions)
+        confusion[true, predicted] += 1
+        p = np.full(len(emotions), 0.3 / (len(emotions) - 1))
+        p[predicted] = 0.7
+        rows.append(
+            {"clip": clip, "actor": actor, "emotion": emotion, "predicted": emotions[predicted]}
+            | {f"p_{name}": f"{value:.6f}" for name, value in zip(emotions, p, strict=True)}
+        )
+    name = Path(corpus) / protocol / variant / f"seed-{seed}"
+    folder = root / "results" / name / f"fold-{fold}"
+    write_csv(folder / "predictions.csv", rows)
+    data = root / "data" / corpus / protocol / "clips.csv"
+    metrics = {
+        "corpus": corpus, "protocol": protocol, "variant": variant, "seed": seed, "fold": fold,
+        "emotions": emotions, "actors": sorted(chance), "clips": len(rows),
+        "war": np.trace(confusion) / confusion.sum(), "uar": 0.5, "macro_f1": 0.5, "recall": {},
+        "confusion": confusion.tolist(), "validation": {"war": accuracy, "uar": accuracy - 0.01},
+        "fingerprint": {"clips": hashlib.sha256(data.read_bytes()).hexdigest()} if data.is_file() else {},
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    if not history:
+        return
+    length = epochs - 2 * fold
+    loss = np.exp(-np.arange(length) / 5)
+    wiggle = generator.normal(0, 0.02, (3, length))
+    write_csv(
+        root / "models" / name / f"fold-{fold}.csv",
+        [
+            {
+                "epoch": e + 1, "learning_rate": 1e-3, "train_loss": 2.2 * loss[e] + 0.3, "train_metric": 0.1,
+                "train_cross_entropy": 2 * loss[e] + 0.1 + wiggle[0, e], "val_loss": 1.3 * loss[e] + 0.7 + wiggle[1, e],
+                "val_war": accuracy, "val_uar": accuracy * (1 - 0.8 * loss[e]) + wiggle[2, e],
+                "best": "true" if e == length - 3 else "false",
+            }
+            for e in range(length)
+        ],
+    )  # fmt: skip
+    record = {"seconds": 100.5 + fold, "epochs": length, "best_epoch": length - 2, "device": "cpu", "threads": 2}
+    (root / "models" / name / f"fold-{fold}.json").write_text(json.dumps(record))
+
+
+def ravdess_clips() -> list[tuple[str, int, str]]:
+    """The 1,440 speech clips: 60 an actor, 4 of them neutral."""
+    return [
+        (f"03-01-{index + 1:02}-01-01-{take + 1:02}-{actor:02}", actor, emotion)
+        for actor in range(1, 25)
+        for index, emotion in enumerate(RAVDESS)
+        for take in range(4 if emotion == "neutral" else 8)
+    ]
+
+
+def write_ravdess(
+    root: Path, corpus: str = "ravdess", variants: tuple[str, ...] = VARIANTS, accuracy: float = 0.7
+) -> None:
+    protocol = "luna_jimenez_2022_5cv"
+    clips = ravdess_clips()
+    write_clips(root, corpus, protocol, clips)
+    published = parameters.read_protocol(root / "protocols" / "ravdess" / f"{protocol}.csv")
+    shift = dict(zip(VARIANTS, (0.0, -0.12, -0.08, -0.02, -0.03), strict=True))
+    for variant in variants:
+        for fold, parts in published.items():
+            test = [clip for clip in clips if clip[1] in parts["test"]]
+            write_fold(root, (corpus, protocol, variant, 1), fold, RAVDESS, test, accuracy + shift[variant])
+
+
+def write_demo(root: Path, folds: tuple[int, ...] = (0, 1, 2), variants: tuple[str, ...] = VARIANTS) -> None:
+    clips = [(f"demo-{a:02}-{e}-{t}", a, e) for a in range(1, 13) for e in RAVDESS for t in range(1, 6)]
+    write_clips(root, "demo", "kfold_3", clips, broken=2)
+    accuracy = dict(zip(VARIANTS, (0.86, 0.6, 0.62, 0.84, 0.83), strict=True))
+    for variant in variants:
+        for fold in folds:
+            test = [clip for clip in clips[2:] if (clip[1] - 1) // 4 == fold]
+            write_fold(root, ("demo", "kfold_3", variant, 1), fold, RAVDESS, test, accuracy[variant], epochs=14)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def quick(corpus: str, params: Params, root: Path) -> tuple[dict[str, tables.Table], str]:
+    """The tables and the page of a corpus, without the seconds that its figures take."""
+    read = results.read(corpus, params, root)
+    made = {name: getattr(tables, name)(read) for name in report.TABLES}
+    return made, page.render(read, made, dict.fromkeys(report.FIGURES, ""))
+
+
+def parse(table: tables.Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(table.csv().splitlines()))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> tuple[Params, Path]:
+    return make_params(tmp_path), tmp_path
+
+
+def test_files_are_exactly_those_announced(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed", "audio_only"))
+    before = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    report.build("demo", params, root)
+    report.paper(params, root)
+    after = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert after - before == {*report.outputs("demo"), *report.paper_outputs()}
+
+
+def test_the_same_results_give_the_same_bytes(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    report.build("demo", params, root)
+    first = {name: (root / name).read_bytes() for name in report.outputs("demo")}
+    for name in first:
+        (root / name).unlink()
+    report.build("demo", params, root)
+    assert {name: (root / name).read_bytes() for name in first} == first
+    for name, content in first.items():
+        assert not re.search(rb"<dc:date>|Software|20\d\d-\d\d-\d\d", content), name
+
+
+def test_announcing_the_files_imports_nothing_big() -> None:
+    code = (
+        "import sys; from emofuse import report; report.outputs('demo');"
+        "sys.exit(bool({'torch', 'matplotlib', 'pandas', 'numpy', 'jinja2'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_main_table_of_a_whole_corpus(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root)
+    made, _ = quick("ravdess", params, root)
+    rows = {row["variant"]: row for row in parse(made["main"])}
+    assert list(rows) == list(VARIANTS)
+    proposed = rows["proposed"]
+    wars = []
+    for fold in range(5):
+        predictions = read_csv(
+            root / f"results/ravdess/luna_jimenez_2022_5cv/proposed/seed-1/fold-{fold}/predictions.csv"
+        )
+        wars.append(np.mean([row["emotion"] == row["predicted"] for row in predictions]))
+    assert float(proposed["war_mean"]) == pytest.approx(np.mean(wars))
+    assert float(proposed["war_sd"]) == pytest.approx(np.std(wars, ddof=1))
+    assert float(proposed["war_low"]) < np.mean(wars) < float(proposed["war_high"])
+    assert float(proposed["difference_points"]) == pytest.approx(100 * np.mean(wars) - 89.25)
+    assert (proposed["verdict"], proposed["clips"], proposed["actors"], proposed["folds"]) == (
+        "below",
+        "1440",
+        "24",
+        "5",
+    )
+    assert float(proposed["seconds"]) == pytest.approx(5 * 100.5 + 10)
+    assert rows["concat_fusion"]["paper_war_percent"] == ""
+    assert rows["concat_fusion"]["verdict"] == "–"
+    text = made["main"].markdown()
+    assert "8 min 32 s" in text
+    assert "cpu, 2 thread(s)" in text
+    assert "10.1016/j.imavis.2023.104676" in text
+
+
+def test_verdict_needs_the_whole_corpus_every_fold_and_the_papers_task(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root, variants=("proposed",), accuracy=0.8925)
+    write_ravdess(root, corpus="ravdess_audio", variants=("audio_only",), accuracy=1.0)
+
+    def verdict(corpus: str) -> str:
+        read = results.read(corpus, params, root)
+        return tables.judge(read, next(run for run in read.runs if run.folds))
+
+    assert verdict("ravdess") in ("reproduced", "inconclusive")
+    assert verdict("ravdess_audio") == "not comparable"
+    (root / "results/ravdess/luna_jimenez_2022_5cv/proposed/seed-1/fold-3/metrics.json").unlink()
+    assert verdict("ravdess") == "not comparable"
+    made, html = quick("ravdess", params, root)
+    row = parse(made["main"])[0]
+    assert (row["folds"], row["folds_planned"], row["difference_points"]) == ("4", "5", "")
+    assert "lacks fold 3" in made["main"].markdown()
+    assert "4 of 5" in html
+
+
+def test_a_report_with_no_run_says_so_everywhere(project: tuple[Params, Path]) -> None:
+    params, root = project
+    for corpus in ("ravdess", "demo"):
+        report.build(corpus, params, root)
+        for name in report.outputs(corpus):
+            assert (root / name).stat().st_size > 0
+        for table in ("main", "modality", "recall", "folds", "search"):
+            for suffix in ("md", "tex", "csv"):
+                text = (root / f"results/{corpus}/tables/{table}.{suffix}").read_text()
+                assert "not run" in text, (corpus, table, suffix)
+        assert "not run" in (root / f"results/{corpus}/report.html").read_text()
+    report.paper(params, root)
+    text = (root / "results/paper.md").read_text()
+    assert text.count("not run") >= 10
+    assert "89.25" in text
+    assert "84.57" in text
+
+
+def test_modalities_and_recall_of_the_demo(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root)
+    made, _ = quick("demo", params, root)
+    rows = {row["variant"]: row for row in parse(made["modality"])}
+    assert set(rows) == {"audio_only", "video_only", "proposed"}
+    for row in rows.values():
+        assert float(row["war_over_bayes"]) == pytest.approx(float(row["war_mean"]) / float(row["bayes"]))
+    assert float(rows["audio_only"]["war_difference"]) < 0
+    recalls = [row for row in parse(made["recall"]) if row["variant"] == "proposed"]
+    assert [row["emotion"] for row in recalls] == list(RAVDESS)
+    assert sum(int(row["clips"]) for row in recalls) == 478
+    folds = [row for row in parse(made["folds"]) if row["variant"] == "proposed"]
+    assert [row["actors"] for row in folds] == ["1 2 3 4", "5 6 7 8", "9 10 11 12"]
+
+
+def test_the_demo_says_first_that_it_says_nothing_about_the_paper(project: tuple[Params, Path]) -> None:
+    params, root = project
+    made, html = quick("demo", params, root)
+    body = re.sub(r"<[^>]+>", " ", html.split("<body>")[1]).split()
+    assert " ".join(body).startswith("These numbers say nothing about the paper")
+    for table in report.TABLES:
+        assert "nothing about the paper" in made[table].markdown().splitlines()[0]
+    assert "nothing about the paper" not in quick("ravdess", params, root)[1]
+
+
+def test_who_was_there_and_who_was_not(project: tuple[Params, Path]) -> None:
+    params, root = project
+    clips = [clip for clip in ravdess_clips() if clip[1] in (1, 2, 3, 7)]
+    write_clips(root, "ravdess", "luna_jimenez_2022_5cv", clips, broken=3)
+    _, html = quick("ravdess", params, root)
+    assert "237 of 240 clips are usable, of 4 actors (1–3, 7)" in html
+    assert "20 of them are missing here: 4–6, 8–24" in html
+    assert "1,200 clips of the whole corpus are not here" in html
+    assert "3 not usable: no face in 6 of 6 snippets" in html
+
+
+def test_configurations_tried_are_shown(project: tuple[Params, Path]) -> None:
+    params, root = project
+    row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "val_war": 0.71, "val_uar": 0.695, "seconds": 61.2}
+    write_csv(
+        root / "results/ravdess_audio/search.csv",
+        [{"config": name, "fold": fold, "chosen": str(name == "wide").lower()} | row for name in ("thin", "wide") for fold in (0, 1)],
+    )  # fmt: skip
+    made, html = quick("ravdess_audio", params, root)
+    text = made["search"].markdown()
+    assert "| wide |" in text
+    assert text.count("chosen") == 1
+    assert "69.5" in text
+    assert "Configurations tried on validation actors" in html
+    assert "2 min 02 s" in html
+
+
+def test_numbers_that_contradict_each_other_are_an_error(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    folder = root / "results/demo/kfold_3/proposed/seed-1/fold-1"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["confusion"][0][0] -= 1
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError, match=r"fold-1: predictions.csv and metrics.json do not tell the same"):
+        report.build("demo", params, root)
+
+
+def test_results_of_other_clips_than_those_on_disk_are_an_error(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    with (root / "data/demo/kfold_3/clips.csv").open("a") as stream:
+        stream.write("late,0,0,0,13,male,happy,late,true,\n")
+    with pytest.raises(UserError, match=r"made from another data/demo/kfold_3/clips.csv"):
+        report.build("demo", params, root)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("metrics.json", "{", "not valid JSON"),
+        ("metrics.json", "{}", "emotions"),
+        ("predictions.csv", "clip,actor\na,1\n", "no column emotion"),
+        ("predictions.csv", "clip,actor,emotion,predicted\na,1,glad,sad\n", "glad"),
+        ("predictions.csv", "clip,actor,emotion,predicted\na,1,sad\n", "cut short"),
+    ],
+)
+def test_broken_result_files_are_named(project: tuple[Params, Path], file: str, text: str, message: str) -> None:
+    params, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    (root / "results/demo/kfold_3/proposed/seed-1/fold-0" / file).write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        report.build("demo", params, root)
+    assert file in str(error.value)
+
+
+def test_a_clone_without_models_still_reports(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    shutil.rmtree(root / "models")
+    shutil.rmtree(root / "data")
+    report.build("demo", params, root)
+    rows = read_csv(root / "results/demo/tables/main.csv")
+    assert rows[0]["seconds"] == ""
+    assert float(rows[0]["war_mean"]) > 0.5
+    assert "is not here" in (root / "results/demo/report.html").read_text()
+
+
+class Page(HTMLParser):
+    """Collects every attribute that could make a browser ask for something, and every id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str]] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+                self.links.append((tag, value or ""))
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def test_no_request_leaves_the_page(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed", "audio_only"))
+    report.build("demo", params, root)
+    html = (root / "results/demo/report.html").read_text()
+    found = Page()
+    found.feed(html)
+    assert found.links
+    assert all(link.startswith(("#", "data:")) for _, link in found.links)
+    assert "<script" not in html
+    assert "@import" not in html
+    assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", html))
+    assert len(set(found.ids)) == len(found.ids)
+    assert {link[1:] for _, link in found.links if link.startswith("#")} <= set(found.ids)
+
+
+def test_figures_of_one_fold(project: tuple[Params, Path]) -> None:
+    _, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    name = "demo/kfold_3/proposed/seed-1"
+    metrics = json.loads((root / "results" / name / "fold-0/metrics.json").read_text())
+    made = figures.fold_figures(metrics, read_csv(root / "models" / name / "fold-0.csv"))
+    assert set(made) == {"confusion", "learning_curve"}
+    cells = [text.get_text() for text in made["confusion"].axes[0].texts]
+    assert len(cells) == 64
+    right = made["learning_curve"].axes[1].lines[0].get_ydata()
+    assert len(right) == 14
+    assert max(right) > 50  # in %
+
+
+def test_text_is_escaped() -> None:
+    nasty = r"a_b|c&d%$#{x}~^\ <script>*_[1]"
+    table = tables.Table("t", nasty, [nasty], [False], [[nasty], ["[70.1, 72.3]"]], [{"a": nasty}], [nasty])
+    line = table.markdown().splitlines()[2]
+    assert re.sub(r"\\(.)", r"\1", line) == f"| {nasty} |"
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 2  # only the table's own bars
+    latex = table.latex()
+    body = latex[latex.index("midrule") :]
+    assert r"a\_b\textbar{}c\&d\%\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in body
+    assert "{[}70.1" in body
+    assert "<script>" not in page._cell(nasty)
+    assert next(csv.DictReader(table.csv().splitlines()))["a"] == nasty
+
+
+@given(st.text(max_size=30))
+def test_no_special_character_of_latex_survives(text: str) -> None:
+    escaped = re.sub(r"\\[A-Za-z]+\{\}|\\[{}&%$#_]|\$\\?[a-z\-]+\$", "", tables.escape_latex(text))
+    assert not set(escaped.removeprefix("{[}").removeprefix("{*}")) & set("{}&%$#_~^\\")
+
+
+def test_small_words() -> None:
+    assert tables.ranges([3, 1, 2, 9, 7, 8, 5]) == "1–3, 5, 7–9"
+    assert [tables.duration(s) for s in (None, 59.2, 61, 7325)] == ["–", "59 s", "1 min 01 s", "2 h 02 min"]
+    assert tables.points(-4.26) == "−4.3"

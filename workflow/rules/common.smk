@@ -1,0 +1,179 @@
+# What the rules share: the parameters, checked, the stamps, and the lists of files that depend on them.
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from emofuse import params, report, stamps, versions, weights
+from emofuse.errors import UserError
+
+# The rules call `emofuse`: that of the environment which runs Snakemake, activated or not.
+os.environ.update(
+    PATH=os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    )
+)
+
+try:
+    if config:
+        raise UserError(
+            f"--config {next(iter(config))}: params.yaml is the only configuration; change it there"
+        )
+    PARAMS = params.load()
+    # Each stage's stamp is an input of its rule: this is how a change of a parameter or of the code runs what it concerns.
+    for name in PARAMS.corpora:
+        stamps.write(name, PARAMS)
+except UserError as error:
+    print(f"emofuse: error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+# On a machine without CUDA the trainings ask for no GPU, so that --resources gpu=1 does not make them wait for each
+# other. Asking torch would take seconds at every start.
+GPU = int(shutil.which("nvidia-smi") is not None)
+
+WEIGHTS = {weights.path(name): name for name in weights.NAMES}
+
+
+def one_of(names):
+    """The wildcard constraint that allows these names and no others."""
+    return "|".join(sorted({re.escape(name) for name in names}))
+
+
+def shards(pattern, corpus):
+    """A file of every shard of a corpus."""
+    return expand(pattern, corpus=corpus, shard=PARAMS.corpora[corpus].shards)
+
+
+def folds(pattern, corpus):
+    """A file of every fold that is run of a corpus."""
+    section = PARAMS.corpora[corpus]
+    return [
+        file
+        for protocol, numbers in section.protocols.items()
+        for file in expand(
+            pattern,
+            corpus=corpus,
+            protocol=protocol,
+            variant=section.variants,
+            seed=section.seeds,
+            fold=numbers,
+        )
+    ]
+
+
+def features(wildcards):
+    """The features of a corpus, of all its modalities: a clip that is unusable in one is in no fold of any variant.
+
+    With their tables, because DVC, whose lists are literal, depends on the folders.
+    """
+    corpus = wildcards.corpus
+    folders = {"video": "faces", "audio": "audio"}
+    return [
+        file
+        for modality in PARAMS.corpora[corpus].modalities
+        for suffix in ("npy", "csv")
+        for file in shards(
+            f"data/{{corpus}}/{folders[modality]}/shard-{{shard}}.{suffix}", corpus
+        )
+    ]
+
+
+def raw(wildcards):
+    """The clips of a corpus."""
+    return shards("data/{corpus}/raw/shard-{shard}.zip", wildcards.corpus)
+
+
+def detector(wildcards):
+    """The weights of the face detector, where the corpus's detector has any."""
+    faces = PARAMS.corpora[wildcards.corpus].faces
+    return (
+        [weights.path(f"retinaface_{faces.body}")]
+        if faces.detector == "retinaface"
+        else []
+    )
+
+
+def detector_gpu(wildcards):
+    """GPUs of a faces job: only a detector with weights uses one."""
+    return GPU if detector(wildcards) else 0
+
+
+def pretrained(wildcards):
+    """The weights that any variant of the corpus starts from."""
+    networks = [
+        PARAMS.run(wildcards.corpus, variant).network
+        for variant in PARAMS.corpora[wildcards.corpus].variants
+    ]
+    names = {
+        getattr(network, modality).weights
+        for network in networks
+        for modality in network.modalities
+    }
+    return [weights.path(name) for name in sorted(names - {"none"})]
+
+
+def published(wildcards):
+    """The file of a published protocol; a generated one has none."""
+    if params.GENERATED_PROTOCOL.fullmatch(wildcards.protocol):
+        return []
+    return str(
+        params.protocol_path(PARAMS.corpora[wildcards.corpus].kind, wildcards.protocol)
+    )
+
+
+def training_threads(wildcards):
+    """CPU threads of a training and of its evaluation."""
+    return PARAMS.run(wildcards.corpus, wildcards.variant).training.threads
+
+
+def weights_name(wildcards):
+    """The name of the weights in a file."""
+    return WEIGHTS[wildcards.weights]
+
+
+def splits(corpus):
+    """The clips and folds of every protocol of a corpus."""
+    return expand(
+        "data/{corpus}/{protocol}/{table}.csv",
+        corpus=corpus,
+        protocol=PARAMS.corpora[corpus].protocols,
+        table=["clips", "folds"],
+    )
+
+
+def trained(corpus):
+    """What every training of a corpus left."""
+    base = "models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}"
+    return [
+        file
+        for suffix in ("safetensors", "csv", "json")
+        for file in folds(f"{base}.{suffix}", corpus)
+    ]
+
+
+def evaluated(corpus):
+    """What every evaluation of a corpus left."""
+    base = "results/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}"
+    names = ("metrics.json", "predictions.csv", "embeddings.safetensors")
+    return [file for name in names for file in folds(f"{base}/{name}", corpus)]
+
+
+def runs(wildcards):
+    """What the report of a corpus, and its mirror in MLflow, are made from."""
+    corpus = wildcards.corpus
+    return [*splits(corpus), *trained(corpus), *evaluated(corpus)]
+
+
+def paper_runs(wildcards):
+    """What the paper's table is made from."""
+    return [
+        file
+        for corpus in PARAMS.paper
+        for file in (*splits(corpus), *trained(corpus), *evaluated(corpus))
+    ]
+
+
+def wanted(corpus):
+    """What a user wants of a corpus."""
+    return [*report.outputs(corpus), f"results/{corpus}/tracked.csv"]

@@ -1,0 +1,41 @@
+# Clips and pretrained weights onto this machine, and what is in the clips.
+
+
+rule download:
+    input:
+        stamp="stamps/{corpus}/download.json",
+    output:
+        "data/{corpus}/raw/shard-{shard}.zip",
+    log:
+        "logs/{corpus}/download/shard-{shard}.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "emofuse download {wildcards.corpus} {wildcards.shard} > {log} 2>&1"
+
+
+rule weights:
+    output:
+        "{weights}",
+    log:
+        "logs/{weights}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        name=weights_name,
+    shell:
+        "emofuse weights {params.name} > {log} 2>&1"
+
+
+rule index:
+    input:
+        raw,
+        stamp="stamps/{corpus}/index.json",
+    output:
+        "data/{corpus}/index.csv",
+    log:
+        "logs/{corpus}/index.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "emofuse index {wildcards.corpus} > {log} 2>&1"

@@ -1,0 +1,36 @@
+# What the network sees and hears of each clip.
+
+
+rule faces:
+    input:
+        detector,
+        clips="data/{corpus}/raw/shard-{shard}.zip",
+        index="data/{corpus}/index.csv",
+        stamp="stamps/{corpus}/faces.json",
+    output:
+        faces="data/{corpus}/faces/shard-{shard}.npy",
+        table="data/{corpus}/faces/shard-{shard}.csv",
+    log:
+        "logs/{corpus}/faces/shard-{shard}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        gpu=detector_gpu,
+    shell:
+        "emofuse faces {wildcards.corpus} {wildcards.shard} > {log} 2>&1"
+
+
+rule audio:
+    input:
+        clips="data/{corpus}/raw/shard-{shard}.zip",
+        index="data/{corpus}/index.csv",
+        stamp="stamps/{corpus}/audio.json",
+    output:
+        segments="data/{corpus}/audio/shard-{shard}.npy",
+        table="data/{corpus}/audio/shard-{shard}.csv",
+    log:
+        "logs/{corpus}/audio/shard-{shard}.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "emofuse audio {wildcards.corpus} {wildcards.shard} > {log} 2>&1"

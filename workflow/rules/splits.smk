@@ -1,0 +1,18 @@
+# Which clips are usable, and which of them train, validate and test each fold.
+
+
+rule splits:
+    input:
+        features,
+        published,
+        index="data/{corpus}/index.csv",
+        stamp="stamps/{corpus}/splits.json",
+    output:
+        clips="data/{corpus}/{protocol}/clips.csv",
+        folds="data/{corpus}/{protocol}/folds.csv",
+    log:
+        "logs/{corpus}/splits/{protocol}.log",
+    conda:
+        "../../environment.yml"
+    shell:
+        "emofuse splits {wildcards.corpus} {wildcards.protocol} > {log} 2>&1"
