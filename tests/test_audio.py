@@ -79,3 +79,13 @@ def test_each_clip_has_a_row_and_a_bad_one_its_reason(tmp_path: Path) -> None:
     assert np.isfinite(features).all()
     assert features[0].any()
     assert not features[1:].any()
+
+
+def test_trimming_cuts_the_quiet_ends_only() -> None:
+    time = np.arange(3 * 16000) / 16000
+    loud = ((time >= 1.0) & (time < 1.3)) | ((time >= 1.7) & (time < 2.0))
+    samples = np.where(loud, 0.5, 0.0005) * np.sin(2 * np.pi * 500 * time)
+    whole = audio.log_mel(samples.astype(np.float32), SMALL)
+    trimmed = audio.log_mel(samples.astype(np.float32), SMALL.model_copy(update={"trim_db": 35.0}))
+    assert whole.shape[1] == 301
+    assert trimmed.shape[1] == pytest.approx(100, abs=14)

@@ -25,7 +25,7 @@ SEED = 7  # not the seed that results are judged on
 @pytest.fixture(scope="module")
 def clips() -> dict[str, bytes]:
     """The eight emotions of six actors, once each."""
-    return {name: data for name, data in demo.make_shard(Demo(seed=SEED, actors=6, takes=1), 0, 1)}
+    return dict(demo.make_shard(Demo(seed=SEED, actors=6, takes=1), 0, 1))
 
 
 @given(st.integers(1, 99), st.sampled_from(demo.EMOTIONS), st.integers(1, 99))
@@ -127,7 +127,7 @@ def test_the_draws_follow_the_chances_and_the_bayes_rule_gets_what_is_promised()
 def test_shards_are_runs_of_consecutive_actors(actors: int, takes: int, shards: int) -> None:
     settings = Demo(seed=SEED, actors=actors, takes=takes)
     with (
-        mock.patch.object(demo, "render", lambda *place: (np.empty(0), np.empty(0))),
+        mock.patch.object(demo, "render", return_value=(np.empty(0), np.empty(0))),
         mock.patch.object(media, "write_clip", lambda path, *clip: Path(path).write_bytes(b"clip")),
     ):
         made = [[name for name, _ in demo.make_shard(settings, shard, shards)] for shard in range(shards)]

@@ -89,7 +89,14 @@ def test_the_schema_in_the_repository_is_that_of_the_types() -> None:
     assert "$schema=workflow/schemas/params.schema.json" in TEXT
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=8))
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    max_leaves=8,
+)
+
+
+@given(ANYTHING)
 def test_any_yaml_is_either_params_or_one_line(tmp_path_factory: pytest.TempPathFactory, tree: object) -> None:
     import yaml
 

@@ -93,11 +93,11 @@ def write_fold(root: Path, key: RunKey, war: float) -> None:
         "uar": war - 0.01,
         "macro_f1": war - 0.02,
         "recall": {**dict.fromkeys(EMOTIONS, war), "calm": None},
-        "confusion": [[8 if i == j else i != j and j < 2 for j in range(size)] for i in range(size)],
+        "confusion": [[8 if i == j else int(j < 2) for j in range(size)] for i in range(size)],
         "validation": {"war": war, "uar": war},
         "fingerprint": {**fingerprint, "train_stamp": tracking.sha256(stamp)},
     }
-    write.write_text(json.dumps(metrics, default=int))
+    write.write_text(json.dumps(metrics))
 
 
 def write_results(root: Path, corpus: str = "demo") -> list[RunKey]:
@@ -124,7 +124,13 @@ def summary(root: Path) -> list[tuple[str, str, float | None]]:
 def in_process(action: Callable[..., object], *arguments: object, count: int = 1) -> list[int | None]:
     """Run `action(number, *arguments)` in `count` processes at once; their exit codes, negative for a signal."""
     context = multiprocessing.get_context("fork")  # MLflow is imported already, so each starts at once
-    processes = [context.Process(target=action, args=(number, *arguments)) for number in range(count)]
+    barrier = context.Barrier(count)
+
+    def begin(number: int) -> None:
+        barrier.wait()
+        action(number, *arguments)
+
+    processes = [context.Process(target=begin, args=(number,)) for number in range(count)]
     for process in processes:
         process.start()
     for process in processes:
@@ -331,7 +337,10 @@ def live_fold(number: int, root: Path, epochs: int) -> None:
 
 
 @pytest.mark.usefixtures("mlflow_imported", "no_figures")
-def test_eight_processes_at_once_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [False, True], ids=["no store yet", "store there"])
+def test_eight_processes_at_once_lose_nothing(tmp_path: Path, made: bool) -> None:
+    if made:
+        tracking._make_store(tmp_path)
     assert in_process(live_fold, tmp_path, 5, count=8) == [0] * 8
     runs = runs_of(tmp_path)
     children = [run for run in runs if tracking.PARENT in run.data.tags]

@@ -47,12 +47,17 @@ def log_mel(samples: np.ndarray, audio: Audio) -> np.ndarray:
     """The log-mel spectrogram of a clip, mean and variance normalised per band.
 
     `samples` float32 (samples,). Returns float32 (bands, time), one column every `hop_ms`, the first
-    centred on the first sample.
+    centred on the first sample; with `trim_db`, without the quiet at both ends.
     """
     with torch.inference_mode():
-        spectrogram_FT = torch.log(_mel(audio)(torch.from_numpy(samples)) + FLOOR)
+        power_FT = _mel(audio)(torch.from_numpy(samples))
+        if audio.trim_db is not None:
+            energy_T = power_FT.sum(0)
+            loud = torch.nonzero(energy_T >= energy_T.max() * 10 ** (-audio.trim_db / 10))
+            power_FT = power_FT[:, int(loud[0]) : int(loud[-1]) + 1]
+        spectrogram_FT = torch.log(power_FT + FLOOR)
         spectrogram_FT -= spectrogram_FT.mean(1, keepdim=True)
-        spectrogram_FT /= spectrogram_FT.std(1, keepdim=True).clamp_min(1e-3)
+        spectrogram_FT /= spectrogram_FT.std(1, keepdim=True, correction=0).clamp_min(1e-3)
     return spectrogram_FT.numpy()
 
 
@@ -98,7 +103,11 @@ def extract(
                 samples = read_audio(base.read_member(archive, row["sound"]), audio.sample_rate)
                 if np.abs(samples).max() < SILENCE:
                     raise BrokenClip("the sound track is silent")
-                features[number] = segments(log_mel(samples, audio), float(row["duration"]), audio)
+                spectrogram_FT = log_mel(samples, audio)
+                duration = float(row["duration"])
+                if audio.trim_db is not None:
+                    duration = spectrogram_FT.shape[1] * audio.hop_ms / 1000
+                features[number] = segments(spectrogram_FT, duration, audio)
                 status = "ok"
             except BrokenClip as error:
                 status = str(error)

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,15 +21,19 @@ if TYPE_CHECKING:
     from emofuse.params import Run
 
 
-def read_model(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The weights and the metadata of a model that `train` wrote; `UserError` where it is missing or broken."""
+def read_model(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The weights of a model that `train` wrote, and its {"emotions", "network"}.
+
+    Raises `UserError` where it is missing or not one of ours.
+    """
     try:
         with safe_open(path, "pt") as model:
-            return {name: model.get_tensor(name) for name in model.keys()}, model.metadata() or {}  # noqa: SIM118
+            described = json.loads((model.metadata() or {})["emofuse"])
+            return {name: model.get_tensor(name) for name in model.keys()}, described  # noqa: SIM118
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the train stage for it") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a model ({error}): delete it and train again") from None
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a model of ours ({error}): delete it and train again") from None
 
 
 def evaluate(
@@ -51,11 +55,9 @@ def evaluate(
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     part, rows = read_part(folder, protocol, fold, "test", run.network.modalities, emotions)
-    state, metadata = read_model(model)
+    state, described = read_model(model)
     state.pop("emotion_distance", None)
-    if json.loads(metadata.get("emotions", "null")) != list(emotions) or json.loads(
-        metadata.get("network", "null")
-    ) != run.network.model_dump(mode="json"):
+    if described != {"emotions": list(emotions), "network": run.network.model_dump(mode="json")}:
         raise UserError(f"{model} was trained with another network than params.yaml has for {variant}: train again")
     network = build_network(run, emotions, part)
     network.load_state_dict(state)

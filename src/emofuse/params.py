@@ -150,6 +150,9 @@ class Audio(Section):
     fft: Count = Field(2048, description="points; too few leave mel bands empty")
     segments: Count = Field(6, description="N")
     frames: Count = Field(64, description="spectrogram frames of one segment, hop_ms apart")
+    trim_db: Positive | None = Field(
+        None, description="cut what is quieter than the loudest frame by more than this from both ends; sound alone"
+    )
 
 
 class Demo(Section):
@@ -204,6 +207,8 @@ class Corpus(Section):
                 f"audio.segments: {self.audio.segments} differs from faces.snippets {self.faces.snippets};"
                 " segment i and snippet i must be the same moment"
             )
+        if self.faces and self.audio and self.audio.trim_db is not None:
+            raise ValueError("audio.trim_db: goes with sound alone; segment i and snippet i must be the same moment")
         if (self.kind == "demo") != (self.demo is not None):
             raise ValueError("demo: goes with kind demo, no more and no less")
         for key in ("seeds", "variants", "actors"):

@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from emofuse import training
 from emofuse.errors import UserError
-from emofuse.files import atomic, read_json, write_json
+from emofuse.files import atomic, write_json
 from emofuse.params import Params, Run, overridden
 from emofuse.splits import read_table
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("config", "overrides", "fold", "epochs", "val_war", "val_uar", "val_loss", "seconds", "chosen")
+COLUMNS = ("config", "overrides", "fold", "epochs", "val_war", "val_uar", "val_loss", "seconds", "finished", "chosen")
 
 
 def run(
@@ -48,36 +49,42 @@ def run(
     table = root / "results" / corpus / "search.csv"
     done = read_table(table) if table.is_file() else []
     for name, (overrides, resolved) in runs.items():
-        if any((row["config"], row["overrides"], row["fold"]) == (name, overrides, str(fold)) for row in done):
+        known = [row for row in done if (row["config"], row["fold"]) == (name, str(fold))]
+        if known and known[0]["overrides"] == overrides and known[0]["finished"] == "true":
             continue
         log.info("%s: %s", name, overrides)
         scratch = root / "checkpoints" / "search" / corpus / protocol / f"{name}-fold-{fold}"
         stamp = scratch.with_suffix(".stamp.json")
         write_json(stamp, resolved.model_dump())
-        model = scratch.with_suffix(".safetensors")
+        row = {"config": name, "overrides": overrides, "fold": str(fold), "finished": "false"}
+        done = [other for other in done if other not in known] + [row]
         training.train(
-            root / "data" / corpus, protocol, fold, params.corpus(corpus).seeds[0], resolved, emotions, model,
-            scratch.with_suffix(".pt"), stamp, {},
+            root / "data" / corpus, protocol, fold, params.corpus(corpus).seeds[0], resolved, emotions,
+            scratch.with_suffix(".safetensors"), scratch.with_suffix(".pt"), stamp, {}, _Row(row, table, done),
         )  # fmt: skip
-        record = read_json(model.with_suffix(".json"))
-        best = next(row for row in read_table(model.with_suffix(".csv")) if row["best"] == "true")
-        done = [row for row in done if (row["config"], row["fold"]) != (name, str(fold))]
-        done.append(
-            {
-                "config": name,
-                "overrides": overrides,
-                "fold": str(fold),
-                "epochs": str(record["epochs"]),
-                **{key: best[key] for key in ("val_war", "val_uar", "val_loss")},
-                "seconds": str(record["seconds"]),
-            }
-        )
+        row["finished"] = "true"
         _write(table, done)
 
 
+class _Row:
+    """Brings a candidate's row up to date after every epoch, so that one that was stopped is logged too."""
+
+    def __init__(self, row: dict[str, str], table: Path, rows: Sequence[dict[str, str]]) -> None:
+        self._row, self._table, self._rows = row, table, rows
+        self._started = time.monotonic()
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        if float(self._row.get("val_uar", -1)) < row["val_uar"]:
+            self._row.update({key: f"{row[key]:.4f}" for key in ("val_war", "val_uar", "val_loss")})
+        self._row["epochs"] = str(row["epoch"])
+        self._row["seconds"] = f"{time.monotonic() - self._started:.0f}"
+        _write(self._table, self._rows)
+
+
 def _write(table: Path, rows: Sequence[dict[str, str]]) -> None:
-    best = max(rows, key=lambda row: float(row["val_uar"]))
+    tried = [row for row in rows if "val_uar" in row]
+    best = max(tried, key=lambda row: float(row["val_uar"]))
     with atomic(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({**row, "chosen": str(row is best).lower()} for row in rows)
+        writer.writerows({**row, "chosen": str(row is best).lower()} for row in tried)

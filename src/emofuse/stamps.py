@@ -40,10 +40,10 @@ MODULES = {
 
 # What of the corpus each stage depends on. Where clips come from (`source`) is in none: it does not change them.
 # The stages train and evaluate have a stamp a variant, with its resolved network, loss and training.
-CLIPS = ("kind", "actors", "shards", "vocal", "sound", "demo")
+CLIPS = ("kind", "modalities", "actors", "shards", "vocal", "labels", "sound", "demo")
 KEYS = {
     "download": CLIPS,
-    "index": (*CLIPS, "labels", "modalities"),
+    "index": CLIPS,
     "faces": ("faces",),
     "audio": ("audio",),
     "splits": ("split_seed", "validation_actors", "max_unusable", "modalities"),

@@ -309,7 +309,8 @@ def train(
         save_file(
             {name: value.contiguous() for name, value in best.items()},
             temporary,
-            {"emotions": json.dumps(list(emotions)), "network": run.network.model_dump_json()},
+            # One key: safetensors writes several in no fixed order.
+            {"emofuse": json.dumps({"emotions": list(emotions), "network": run.network.model_dump(mode="json")})},
         )
     with atomic(output.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, HISTORY, lineterminator="\n")

@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 
 
-def commit(files: Iterable[str], root: Path | str = ".") -> None:
-    """Record in DVC the stages that made any of `files`, paths from `root`, all of which are up to date.
+def commit(files: Iterable[str]) -> None:
+    """Record in DVC the stages that made any of `files`, paths from the working folder, all of which are up to date.
 
     The same as `dvc commit --force --no-relink` of just those stages, but in one go: a command a stage
     reads and writes every dvc.lock anew. A plain `dvc commit` would certify whatever else lies about,
@@ -24,11 +24,10 @@ def commit(files: Iterable[str], root: Path | str = ".") -> None:
     from dvc.repo import Repo
     from scmrepo.exceptions import SCMError
 
-    folder = Path(root).resolve()
-    made = {str(folder / file) for file in files}
+    made = {str(Path.cwd() / file) for file in files}
     made |= {str(parent) for file in made for parent in Path(file).parents}  # an output may be a folder of them
     try:
-        with Repo(str(root)) as repo, repo.lock:
+        with Repo() as repo, repo.lock:
             stages = [stage for stage in repo.index.stages if any(out.fs_path in made for out in stage.outs)]
             for dvcfile, group in groupby(stages, key=lambda stage: stage.dvcfile):
                 whole = [stage for stage in group if all(item.exists for item in (*stage.deps, *stage.outs))]

@@ -110,10 +110,10 @@ def render(seed: int, actor: int, emotion: str, take: int) -> tuple[np.ndarray, 
 def make_shard(
     demo: Demo, shard: int, shards: int, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[tuple[str, bytes]]:
-    """Make the clips of one of `shards` runs of consecutive actors, and `bayes.json`, as (name, bytes) in order of name.
+    """Make the clips of one of `shards` runs of consecutive actors, and `bayes.json`.
 
-    A clip depends on the seed, its actor, emotion and take alone. `progress` hears how many clips of how
-    many are made.
+    Yields (name, bytes) in order of name. A clip depends on the seed, its actor, emotion and take alone.
+    `progress` hears how many clips of how many are made.
     """
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}")

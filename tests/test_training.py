@@ -1,0 +1,290 @@
+"""Training: resumes to the same bits, keeps the best validation epoch, never opens a test clip."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emofuse import evaluation, metrics, params, training
+from emofuse.errors import UserError
+from emofuse.files import read_json
+
+EMOTIONS = ("neutral", "calm", "happy", "sad")
+RUN = params.Run.model_validate(
+    {
+        "network": {
+            "modalities": ["audio"],
+            "audio": {"layers": [1, 1, 1, 1], "width": 8},
+            "dimension": 16,
+            "heads": 4,
+            "dropout": 0.1,
+        },
+        "loss": {},
+        "training": {
+            "epochs": 4,
+            "warmup_epochs": 1,
+            "emotions_per_batch": 4,
+            "clips_per_emotion": 2,
+            "mixup": 0.2,
+            "mask_bands": 0.2,
+            "mask_time": 0.2,
+            "shift_bands": 1,
+            "average_decay": 0.5,
+            "threads": 1,
+        },
+    }
+)
+
+
+def make_corpus(folder: Path, seed: int = 0) -> Path:
+    """Features in which the emotion is a band that is louder, for 6 actors × 4 emotions × 2 takes."""
+    rng = np.random.default_rng(seed)
+    data = folder / "data" / "toy"
+    (data / "audio").mkdir(parents=True)
+    (data / "kfold_3").mkdir()
+    clips, features = [], []
+    for actor in range(1, 7):
+        for label, emotion in enumerate(EMOTIONS):
+            for take in range(2):
+                sound = rng.normal(0, 1, (3, 24, 32))
+                sound[:, 6 * label : 6 * label + 3] += 2
+                features.append(sound)
+                clips.append(
+                    {
+                        "clip": f"{actor}-{emotion}-{take}", "shard": "0", "faces_row": "", "audio_row": str(len(clips)),
+                        "actor": str(actor), "gender": "male", "emotion": emotion, "group": f"{len(clips)}",
+                        "usable": "true", "reason": "",
+                    }
+                )  # fmt: skip
+    np.save(data / "audio" / "shard-0.npy", np.array(features, np.float16))
+    with (data / "kfold_3" / "clips.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, clips[0])
+        writer.writeheader()
+        writer.writerows(clips)
+    parts = {"1": "test", "2": "val"}
+    with (data / "kfold_3" / "folds.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["fold", "part", "clip"])
+        writer.writerows((0, parts.get(row["actor"], "train"), row["clip"]) for row in clips)
+    (folder / "stamp.json").write_text("{}")
+    return data
+
+
+def train(folder: Path, name: str, run: params.Run = RUN, seed: int = 1) -> Path:
+    output = folder / "models" / name / "fold-0.safetensors"
+    training.train(
+        folder / "data" / "toy", "kfold_3", 0, seed, run, EMOTIONS, output, folder / "checkpoints" / f"{name}.pt",
+        folder / "stamp.json", {},
+    )  # fmt: skip
+    return output
+
+
+def evaluate(folder: Path, model: Path, name: str, run: params.Run = RUN) -> Path:
+    output = folder / "results" / name
+    evaluation.evaluate(folder / "data" / "toy", ("toy", "kfold_3", name, 1, 0), run, EMOTIONS, model, output, {})
+    return output
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    one, two, other = train(tmp_path, "one"), train(tmp_path, "two"), train(tmp_path, "other", seed=2)
+    assert one.read_bytes() == two.read_bytes() != other.read_bytes()
+    assert one.with_suffix(".csv").read_text() == two.with_suffix(".csv").read_text()
+    first, second = (evaluate(tmp_path, model, "x") / "metrics.json" for model in (one, two))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    whole = train(tmp_path, "whole")
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import test_training, emofuse.training as training
+        from pathlib import Path
+        batches, seen = training._batches, 0
+        def dying(labels, settings, seed, fold, epoch):
+            for number, batch in enumerate(batches(labels, settings, seed, fold, epoch)):
+                if (epoch, number) == (2, 1) and labels.size:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield batch
+        training._batches = dying
+        test_training.train(Path({str(tmp_path)!r}), "killed")
+        """
+    )
+    process = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert (tmp_path / "checkpoints" / "killed.pt").is_file()
+    assert not (tmp_path / "models" / "killed").exists()
+    resumed = train(tmp_path, "killed")
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert resumed.with_suffix(".csv").read_text() == whole.with_suffix(".csv").read_text()
+    assert not (tmp_path / "checkpoints" / "killed.pt").exists()
+
+
+def test_a_checkpoint_of_other_parameters_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_corpus(tmp_path)
+    whole = train(tmp_path, "whole")
+
+    class Stop(Exception):
+        pass
+
+    class Stopper:
+        def epoch(self, row: object) -> None:
+            raise Stop
+
+    run = RUN.model_copy(update={"training": RUN.training.model_copy(update={"learning_rate": 0.1})})
+    (tmp_path / "stamp.json").write_text('{"learning_rate": 0.1}')
+    output = tmp_path / "models" / "again" / "fold-0.safetensors"
+    checkpoint = tmp_path / "checkpoints" / "again.pt"
+    arguments = (tmp_path / "data" / "toy", "kfold_3", 0, 1)
+    stop_after = Stopper()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_patience_over", lambda history, patience: len(history) > 1 and stop_after.epoch({}))
+        with pytest.raises(Stop):
+            training.train(*arguments, run, EMOTIONS, output, checkpoint, tmp_path / "stamp.json", {})
+    assert checkpoint.is_file()
+    (tmp_path / "stamp.json").write_text("{}")
+    training.train(*arguments, RUN, EMOTIONS, output, checkpoint, tmp_path / "stamp.json", {})
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_the_best_validation_epoch_is_kept_and_learns(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    run = RUN.model_copy(update={"training": RUN.training.model_copy(update={"epochs": 12, "learning_rate": 3e-3})})
+    model = train(tmp_path, "long", run)
+    rows = list(csv.DictReader(model.with_suffix(".csv").open()))
+    best = next(row for row in rows if row["best"] == "true")
+    assert float(best["val_uar"]) == max(float(row["val_uar"]) for row in rows)
+    record = read_json(model.with_suffix(".json"))
+    assert record["best_epoch"] == int(best["epoch"])
+    assert record["clips"] == {"train": 32, "val": 8}
+    scores = read_json(evaluate(tmp_path, model, "long", run) / "metrics.json")
+    assert scores["war"] >= 0.75
+    assert scores["validation"]["uar"] == float(best["val_uar"])
+
+
+def test_training_never_reads_a_test_clip(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)
+    whole = train(tmp_path, "whole").read_bytes()
+    features = np.load(data / "audio" / "shard-0.npy")
+    features[:8] = np.nan  # actor 1, the test actor
+    np.save(data / "audio" / "shard-0.npy", features)
+    assert train(tmp_path, "blind").read_bytes() == whole
+
+
+def test_a_loss_that_is_not_a_number_names_the_clips(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)
+    features = np.load(data / "audio" / "shard-0.npy")
+    features[-8:] = np.nan
+    np.save(data / "audio" / "shard-0.npy", features)
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 1; .* 6-"):
+        train(tmp_path, "nan")
+
+
+def test_predictions_and_metrics_agree(tmp_path: Path) -> None:
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+    make_corpus(tmp_path)
+    output = evaluate(tmp_path, train(tmp_path, "m"), "m")
+    rows = list(csv.DictReader((output / "predictions.csv").open()))
+    scores = json.loads((output / "metrics.json").read_text())
+    truth, predicted = [row["emotion"] for row in rows], [row["predicted"] for row in rows]
+    assert {row["actor"] for row in rows} == {"1"}
+    assert scores["war"] == pytest.approx(accuracy_score(truth, predicted))
+    assert scores["uar"] == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert scores["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"))
+    for row in rows:
+        chances = [float(row[f"p_{emotion}"]) for emotion in EMOTIONS]
+        assert sum(chances) == pytest.approx(1, abs=1e-4)
+        assert EMOTIONS[int(np.argmax(chances))] == row["predicted"]
+
+
+def test_a_model_of_another_network_is_refused(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    model = train(tmp_path, "m")
+    run = RUN.model_copy(update={"network": RUN.network.model_copy(update={"dimension": 32})})
+    with pytest.raises(UserError, match="trained with another network"):
+        evaluate(tmp_path, model, "m", run)
+    model.write_bytes(b"not a model")
+    with pytest.raises(UserError, match="is not a model"):
+        evaluate(tmp_path, model, "m")
+
+
+def test_missing_features_name_the_command(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)
+    (data / "audio" / "shard-0.npy").unlink()
+    with pytest.raises(UserError, match="run emofuse audio toy 0"):
+        train(tmp_path, "m")
+
+
+@given(st.lists(st.integers(0, 3), min_size=8, max_size=60), st.integers(2, 4), st.integers(2, 4), st.integers(0, 99))
+def test_batches_have_k_clips_of_each_of_their_emotions(labels: list[int], p: int, k: int, seed: int) -> None:
+    array = np.array(labels)
+    for batch in training.balanced_batches(array, p, k, np.random.default_rng(seed)):
+        counts = np.bincount(array[batch])
+        assert set(counts[counts > 0]) == {k}
+        assert (counts > 0).sum() == min(p, len(set(labels)))
+
+
+def test_an_epoch_shows_every_clip_of_a_balanced_set_once() -> None:
+    labels = np.arange(64) % 4
+    batches = list(training.balanced_batches(labels, 4, 4, np.random.default_rng(0)))
+    assert sorted(np.concatenate(batches)) == list(range(64))
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    section = RUN.training
+    rates = [training.learning_rate(step / 10, section) for step in range(10 * section.epochs + 1)]
+    top = rates.index(max(rates))
+    assert max(rates) == section.learning_rate
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80))
+def test_scores_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+    import warnings
+
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
+
+    truth, predicted = (np.array(column) for column in zip(*pairs, strict=True))
+    scores = metrics.scores(metrics.confusion(truth, predicted, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert scores["war"] == pytest.approx(accuracy_score(truth, predicted))
+        assert scores["uar"] == pytest.approx(balanced_accuracy_score(truth, predicted))
+        assert scores["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"))
+
+
+def test_augmentation_is_the_same_for_all_frames_of_a_clip() -> None:
+    from emofuse.augmentation import augment_audio, augment_video, mixup
+
+    torch.manual_seed(0)
+    settings = RUN.training.model_copy(update={"crop": 0.7, "flip": 0.5, "brightness": 0.3})
+    still = torch.rand(4, 1, 3, 1, 16, 16).expand(4, 3, 3, 5, 16, 16)
+    moved = augment_video(still, settings)
+    assert not torch.equal(moved, still)
+    torch.testing.assert_close(moved, moved[:, :1, :, :1].expand_as(moved))
+    sounds = torch.randn(4, 3, 24, 32)
+    masked = augment_audio(sounds, settings)
+    assert masked.shape == sounds.shape
+    assert (masked == 0).any()
+    inputs, targets = mixup({"audio": sounds}, torch.eye(4), 0.4)
+    assert (targets.argmax(1) == torch.arange(4)).all()
+    torch.testing.assert_close(targets.sum(1), torch.ones(4))
+    assert inputs["audio"].shape == sounds.shape
