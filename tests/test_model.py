@@ -107,7 +107,9 @@ def test_the_positions_are_those_of_the_last_map(size: int) -> None:
 @pytest.mark.parametrize("fusion", ["cross_attention", "concat"])
 @pytest.mark.parametrize("pooling", ["flatten", "mean"])
 @pytest.mark.parametrize("modalities", [["video", "audio"], ["audio"], ["video"]])
-def test_every_variant_gives_scores_and_trains_all_its_weights(fusion: str, pooling: str, modalities: list[str]) -> None:
+def test_every_variant_gives_scores_and_trains_all_its_weights(
+    fusion: str, pooling: str, modalities: list[str]
+) -> None:
     section = SMALL.model_copy(update={"fusion": fusion, "pooling": pooling, "modalities": modalities})
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
     inputs = {"video": torch.rand(2, 3, 3, 4, 32, 32), "audio": torch.randn(2, 3, 24, 32)}

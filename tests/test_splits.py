@@ -106,7 +106,11 @@ def test_the_first_reason_is_the_one_that_is_given() -> None:
         {"clip": "d", "sha256": "4", "status": "ok", "shard": "0"},
     ]
     faces = {"a": {"row": "0", "status": "ok"}, "c": {"row": "1", "status": "no face"}}
-    audio = {"a": {"row": "0", "status": "ok"}, "c": {"row": "1", "status": "silent"}, "d": {"row": "2", "status": "ok"}}
+    audio = {
+        "a": {"row": "0", "status": "ok"},
+        "c": {"row": "1", "status": "silent"},
+        "d": {"row": "2", "status": "ok"},
+    }
     rows = {row["clip"]: row for row in splits.join(index, {"faces": faces, "audio": audio})}
     assert [rows[clip]["usable"] for clip in "abcd"] == ["true", "false", "false", "false"]
     assert [rows[clip]["reason"] for clip in "abcd"] == ["", "wrong name", "no face", "not in the faces table"]

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from emofuse import __version__
@@ -188,7 +189,7 @@ ARGUMENTS: dict[str, tuple[type, str]] = {
     "port": (int, "the port to listen on"),
 }
 FOLD = ("corpus", "protocol", "variant", "seed", "fold")
-COMMANDS = {
+COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "download": (download, ("corpus", "shard")),
     "index": (index, ("corpus",)),
     "faces": (faces, ("corpus", "shard")),
@@ -300,3 +301,7 @@ def _shard(params: Params, corpus: str, shard: int, stage: str):  # type: ignore
         folder / stage / f"shard-{shard}.npy",
         lambda items: Progress(items, f"{stage} of {corpus}, shard {shard}"),
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,9 +31,13 @@ class EmotionDistance(nn.Module):
     towards 1 until it does not, which keeps the mean. It starts from the valence-arousal distances.
     """
 
+    pairs: torch.Tensor
+    start: torch.Tensor
+
     def __init__(self, emotions: Sequence[str], margin: float) -> None:
         super().__init__()
-        start = torch.cdist(*[torch.tensor([VALENCE_AROUSAL[emotion] for emotion in emotions])] * 2)
+        places = torch.tensor([VALENCE_AROUSAL[emotion] for emotion in emotions])
+        start = torch.cdist(places, places)
         self.register_buffer("pairs", torch.triu_indices(len(emotions), len(emotions), 1), persistent=False)
         start = start[self.pairs[0], self.pairs[1]]
         start = start / start.mean()

@@ -33,7 +33,7 @@ def _opened(data: bytes) -> Iterator[av.container.InputContainer]:
     if not data:
         raise BrokenClip("empty file")
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             yield container
     except (av.error.FFmpegError, ValueError) as error:
         raise BrokenClip(f"cannot be decoded: {getattr(error, 'strerror', None) or error}") from None

@@ -267,7 +267,7 @@ class Params(Section):
 
 def overridden(run: Run, changes: Mapping[str, Any], where: str) -> Run:
     """`run` with the overrides of some of its parameters laid over it, checked; `where` is for messages."""
-    resolved = {}
+    resolved: dict[str, Any] = {}
     for section in Run.model_fields:
         base: Section = getattr(run, section)
         if changes.get(section):

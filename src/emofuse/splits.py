@@ -197,17 +197,17 @@ def build(
             f" (most often: {reasons.most_common(1)[0][0] if reasons else 'there are none'}); see {folder / 'index.csv'}"
         )
     seed = f"{protocol} {corpus.split_seed}"
-    kind, _, number = protocol.rpartition("_")
+    kind, _, count = protocol.rpartition("_")
     if published is not None:
         folds = actor_folds(usable, published, corpus.validation_actors, seed)
     elif kind == "kfold":
         genders = {int(row["actor"]): row["gender"] for row in usable}
-        dealt = kfold(genders, int(number), corpus.split_seed)
+        dealt = kfold(genders, int(count), corpus.split_seed)
         folds = actor_folds(
             usable, {fold: {"test": actors} for fold, actors in dealt.items()}, corpus.validation_actors, seed
         )
     else:
-        folds = random_folds(usable, int(number), seed)
+        folds = random_folds(usable, int(count), seed)
     for fold in corpus.protocols[protocol]:
         for part in PARTS:
             if not folds.get(fold, {}).get(part):

@@ -73,7 +73,7 @@ def read_part(
     """The clips of a fold's part in the order of folds.csv, and their rows of clips.csv."""
     try:
         with (folder / protocol / "clips.csv").open(newline="", encoding="utf-8") as stream:
-            clips = {row["clip"]: row for row in csv.DictReader(stream)}
+            clips: dict[str, Row] = {row["clip"]: row for row in csv.DictReader(stream)}
         with (folder / protocol / "folds.csv").open(newline="", encoding="utf-8") as stream:
             names = [r["clip"] for r in csv.DictReader(stream) if (r["fold"], r["part"]) == (str(fold), part)]
     except FileNotFoundError as error:
@@ -193,11 +193,7 @@ def train(
     torch.manual_seed(seed * 1000 + fold)
     network = build_network(run, emotions, train_part)
     load_pretrained(network, run, weights)
-    network = (
-        network.to(device, memory_format=torch.channels_last)
-        if set(run.network.modalities) == {"audio"}
-        else network.to(device)
-    )
+    network.to(device)
     criterion = EmotionLoss(emotions, **run.loss.model_dump()).to(device)
     decayed = [p for p in network.parameters() if p.dim() > 1]
     others = [p for p in network.parameters() if p.dim() <= 1] + list(criterion.parameters())

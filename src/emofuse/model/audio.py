@@ -44,6 +44,7 @@ class AudioBranch(nn.Module):
     def __init__(self, layers: list[int], width: int, dimension: int, heads: int, residual: bool) -> None:
         super().__init__()
         self.trunk = Trunk(layers, width)
+        self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # several times faster on a CPU
         self.project = nn.Linear(self.trunk.channels, dimension)
         self.temporal = SelfAttention(dimension, heads, residual)
 

@@ -58,6 +58,9 @@ class VisualBranch(nn.Module):
     m → d and self-attention over the N snippets. `positions` is s, at the face size that is fed.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(
         self, layers: list[int], width: int, positions: int, dimension: int, heads: int, residual: bool
     ) -> None:

@@ -1,0 +1,84 @@
+"""Real RAVDESS and CREMA-D clips from a local folder through download, index, faces and audio."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from emofuse import cli
+
+
+def run_stages(
+    corpus: str, shared: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path, shard: int
+) -> None:
+    shutil.copytree(ROOT / "protocols", folder / "protocols")
+    text = (ROOT / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("body: resnet50", "body: mobilenet0.25"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv(f"EMOFUSE_{corpus.upper()}_SOURCE", str(source))
+    monkeypatch.setenv("EMOFUSE_WEIGHTS_SOURCE", str(shared / "weights"))
+    for k in range(8):
+        assert cli.main(["download", corpus, str(k)]) == 0
+    assert cli.main(["index", corpus]) == 0
+    assert cli.main(["weights", "retinaface_mobilenet0.25"]) == 0
+    assert cli.main(["faces", corpus, str(shard)]) == 0
+    assert cli.main(["audio", corpus, str(shard)]) == 0
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize(
+    ("corpus", "source", "shard", "clips", "actor", "emotions"),
+    [
+        ("ravdess", "ravdess_av", 1, 7, "5", {"neutral", "happy", "sad", "fearful", "surprised"}),
+        ("cremad", "cremad", 0, 4, "1001", {"angry", "happy", "neutral", "sad"}),
+    ],
+)
+def test_clips_become_faces_and_segments(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str, source: str, shard: int, clips: int,
+    actor: str, emotions: set[str],
+) -> None:  # fmt: skip
+    run_stages(corpus, shared_data, tmp_path, monkeypatch, shared_data / source, shard)
+    index = rows(Path("data") / corpus / "index.csv")
+    assert len(index) == clips
+    assert {row["status"] for row in index} == {"ok"}
+    assert {row["actor"] for row in index} == {actor}
+    assert {row["emotion"] for row in index} == emotions
+    for stage, shape in (("faces", (clips, 6, 16, 112, 112, 3)), ("audio", (clips, 6, 256, 64))):
+        assert {row["status"] for row in rows(Path("data") / corpus / stage / f"shard-{shard}.csv")} == {"ok"}
+        features = np.load(Path("data") / corpus / stage / f"shard-{shard}.npy", mmap_mode="r")
+        assert features.shape == shape
+        assert all(clip.any() for clip in features)
+
+
+def test_the_recordings_alone_become_folds(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six actors of the 24, so that it is quick: a partial corpus."""
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    text = (ROOT / "params.yaml").read_text()
+    old = "title: RAVDESS, speech recordings\n"
+    assert old in text
+    text = text.replace(old, old + "    actors: [1, 2, 3, 8, 10, 11]\n")
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMOFUSE_RAVDESS_AUDIO_SOURCE", str(shared_data / "ravdess_speech_16k"))
+    for k in range(8):
+        assert cli.main(["download", "ravdess_audio", str(k)]) == 0
+    assert cli.main(["index", "ravdess_audio"]) == 0
+    for k in range(8):
+        assert cli.main(["audio", "ravdess_audio", str(k)]) == 0
+    assert cli.main(["splits", "ravdess_audio", "luna_jimenez_2022_5cv"]) == 0
+    clips = rows(Path("data/ravdess_audio/luna_jimenez_2022_5cv/clips.csv"))
+    folds = rows(Path("data/ravdess_audio/luna_jimenez_2022_5cv/folds.csv"))
+    assert len(clips) == 360
+    assert {row["usable"] for row in clips} == {"true"}
+    assert sorted(row["clip"] for row in folds if row["part"] == "test") == sorted(row["clip"] for row in clips)
+    pair = {"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}
+    assert not pair & {row["clip"] for row in clips}
