@@ -4,6 +4,8 @@ UV_VERSION = 0.13.8
 BIN = .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY = true
+# A run is many short processes: compiled modules are worth keeping.
+unexport PYTHONDONTWRITEBYTECODE
 CORES ?= $(shell nproc)
 
 .PHONY: demo test soak lint format ui schema lock

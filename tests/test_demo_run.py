@@ -171,3 +171,15 @@ def test_the_mlflow_ui_shows_every_fold(clone: Path, tmp_path: Path) -> None:
     finally:
         os.killpg(server.pid, 15)
         server.wait(20)
+
+
+@pytest.mark.slow
+def test_the_demo_is_learned_and_shuffled_labels_are_not(clone: Path) -> None:
+    printed = run(clone, sys.executable, "benchmarks/demo.py")
+    figures = {name: float(value) for name, value in re.findall(r"^(\w+): ([\d.]+)$", printed, re.MULTILINE)}
+    assert figures["proposed_war_over_bayes"] >= 0.9
+    assert figures["audio_only_war_over_bayes"] >= 0.85
+    assert figures["video_only_war_over_bayes"] >= 0.85
+    assert figures["proposed_war"] > max(figures["audio_only_war"], figures["video_only_war"])
+    # 480 clips: a guess is right 12.5 % ± 1.5 %.
+    assert abs(figures["shuffled_labels_war"] - figures["chance_war"]) < 0.06

@@ -27,9 +27,16 @@ def augment_video(faces_BNCTHW: torch.Tensor, training: Training) -> torch.Tenso
 
 
 def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tensor:
-    """SpecAugment: two masks of bands and two of time a clip, and a shift of the bands, a change of pitch."""
+    """SpecAugment: two masks of bands and two of time a clip; a shift of the bands, a change of pitch; a stretch
+    of the time, a change of tempo."""
     batch, segments, bands, frames = segments_BNFT.shape
     device = segments_BNFT.device
+    if training.stretch_time:
+        affine_B23 = torch.zeros(batch, 2, 3, device=device)
+        affine_B23[:, 0, 0] = 1 + training.stretch_time * (2 * torch.rand(batch, device=device) - 1)
+        affine_B23[:, 1, 1] = 1
+        grid = F.affine_grid(affine_B23, list(segments_BNFT.shape), align_corners=False)
+        segments_BNFT = F.grid_sample(segments_BNFT, grid, align_corners=False)
     if training.shift_bands:
         shift = torch.randint(-training.shift_bands, training.shift_bands + 1, (batch, 1), device=device)
         source = (torch.arange(bands, device=device) + shift).clamp(0, bands - 1)

@@ -113,6 +113,9 @@ class Training(Section):
     shift_bands: Annotated[int, Field(ge=0)] = Field(
         0, description="largest random shift of the mel bands, a change of pitch"
     )
+    stretch_time: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="largest random change of the time scale within a segment, a change of tempo"
+    )
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Count = Field(
         2, description="CPU threads of one training; results are equal bit for bit only at equal threads"

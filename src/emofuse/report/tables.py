@@ -424,6 +424,10 @@ def folds(corpus: CorpusResults) -> Table:
     )  # fmt: skip
 
 
+def _stopped(row: dict[str, str]) -> str:
+    return "" if row.get("finished", "true") == "true" else ", stopped"
+
+
 def search(corpus: CorpusResults) -> Table:
     """The configurations that were tried on validation actors, and which was chosen; raw rows in the CSV."""
     groups: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
@@ -434,7 +438,7 @@ def search(corpus: CorpusResults) -> Table:
             config,
             overrides or "none",
             ranges(int(row["fold"]) for row in tried),
-            "/".join(dict.fromkeys(row["epochs"] for row in tried)),
+            "/".join(dict.fromkeys(row["epochs"] + _stopped(row) for row in tried)),
             percent(float(np.mean([float(row["val_war"]) for row in tried]))),
             percent(float(np.mean([float(row["val_uar"]) for row in tried]))),
             duration(sum(float(row["seconds"]) for row in tried)),
