@@ -46,7 +46,7 @@ def shuffled_war(protocol: str, folds: list[int], seed: int, run: params.Run, em
         wars = []
         for fold in folds:
             model = root / f"fold-{fold}.safetensors"
-            training.train(data, protocol, fold, seed, run, emotions, model, root / "checkpoint.pt", stamp, {})
+            training.train(data, protocol, fold, seed, run, emotions, model, root / "checkpoint.pt", [stamp], {})
             output = root / f"fold-{fold}"
             evaluation.evaluate(data, (CORPUS, protocol, "shuffled", seed, fold), run, emotions, model, output, {})
             wars.append(read_json(output / "metrics.json")["war"])

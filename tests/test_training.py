@@ -86,7 +86,7 @@ def train(folder: Path, name: str, run: params.Run = RUN, seed: int = 1) -> Path
     output = folder / "models" / name / "fold-0.safetensors"
     training.train(
         folder / "data" / "toy", "kfold_3", 0, seed, run, EMOTIONS, output, folder / "checkpoints" / f"{name}.pt",
-        folder / "stamp.json", {},
+        [folder / "stamp.json"], {},
     )  # fmt: skip
     return output
 
@@ -155,10 +155,10 @@ def test_a_checkpoint_of_other_parameters_is_not_resumed(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(training, "_patience_over", lambda history, patience: len(history) > 1 and stop_after.epoch({}))
         with pytest.raises(Stop):
-            training.train(*arguments, run, EMOTIONS, output, checkpoint, tmp_path / "stamp.json", {})
+            training.train(*arguments, run, EMOTIONS, output, checkpoint, [tmp_path / "stamp.json"], {})
     assert checkpoint.is_file()
     (tmp_path / "stamp.json").write_text("{}")
-    training.train(*arguments, RUN, EMOTIONS, output, checkpoint, tmp_path / "stamp.json", {})
+    training.train(*arguments, RUN, EMOTIONS, output, checkpoint, [tmp_path / "stamp.json"], {})
     assert output.read_bytes() == whole.read_bytes()
 
 

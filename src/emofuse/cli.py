@@ -88,7 +88,7 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
             corpora.emotions(params.corpus(corpus).kind),
             ROOT / "models" / key.with_suffix(".safetensors"),
             ROOT / "checkpoints" / key.with_suffix(".pt"),
-            _stamp(params, corpus, f"train-{variant}"),
+            [_stamp(params, corpus, stage) for stage in (f"train-{variant}", *_features(run))],
             {name: ROOT / weights.path(name) for name in names},
             live,
         )
@@ -277,6 +277,11 @@ def _check_run(params: Params, corpus: str, protocol: str, variant: str, seed: i
     _known(seed, section.seeds, f"corpora.{corpus}.seeds", "seed")
     _known(fold, section.protocols[protocol], f"corpora.{corpus}.protocols.{protocol}", "fold")
     return params.run(corpus, variant)
+
+
+def _features(run: parameters.Run) -> list[str]:
+    """The stages whose features a run reads."""
+    return [{"video": "faces", "audio": "audio"}[modality] for modality in run.network.modalities]
 
 
 def _stamp(params: Params, corpus: str, stage: str) -> Path:

@@ -55,12 +55,13 @@ def run(
         log.info("%s: %s", name, overrides)
         scratch = root / "checkpoints" / "search" / corpus / protocol / f"{name}-fold-{fold}"
         stamp = scratch.with_suffix(".stamp.json")
-        write_json(stamp, resolved.model_dump())
+        features = {stage: getattr(params.corpus(corpus), stage) for stage in ("faces", "audio")}
+        write_json(stamp, {**resolved.model_dump(), **{k: v.model_dump() for k, v in features.items() if v}})
         row = {"config": name, "overrides": overrides, "fold": str(fold), "finished": "false"}
         done = [other for other in done if other not in known] + [row]
         training.train(
             root / "data" / corpus, protocol, fold, params.corpus(corpus).seeds[0], resolved, emotions,
-            scratch.with_suffix(".safetensors"), scratch.with_suffix(".pt"), stamp, {}, _Row(row, table, done),
+            scratch.with_suffix(".safetensors"), scratch.with_suffix(".pt"), [stamp], {}, _Row(row, table, done),
         )  # fmt: skip
         row["finished"] = "true"
         _write(table, done)

@@ -171,7 +171,7 @@ def train(
     emotions: Sequence[str],
     output: Path,
     checkpoint: Path,
-    stamp: Path,
+    stamps: Sequence[Path],
     weights: Mapping[str, Path],
     live: EpochLog | None = None,
 ) -> None:
@@ -179,8 +179,8 @@ def train(
 
     `folder` is data/<corpus>; `output` the model, beside which go its history (.csv) and record (.json).
     After every epoch all that is needed to go on is in `checkpoint`: a killed run resumes from it, to the
-    same result bit for bit on a CPU, if `stamp` (the resolved parameters), clips and folds are what they
-    were; else it starts anew. Raises `UserError` for missing
+    same result bit for bit on a CPU, if `stamps` (files that change with the parameters of the features and
+    of the training), clips and folds are what they were; else it starts anew. Raises `UserError` for missing
     features and for a loss that is not a number, with the batch's clips.
     """
     training = run.training
@@ -205,13 +205,9 @@ def train(
     history: list[dict[str, float]] = []
     seconds = 0.0
 
+    splits = (folder / protocol / "clips.csv", folder / protocol / "folds.csv")
     identity = hashlib.sha256(
-        "".join(
-            [
-                *(sha256(p) for p in (stamp, folder / protocol / "clips.csv", folder / protocol / "folds.csv")),
-                f"{seed} {fold}",
-            ]
-        ).encode()
+        " ".join([*(sha256(path) for path in (*stamps, *splits)), f"{seed} {fold}"]).encode()
     ).hexdigest()
     if checkpoint.is_file():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
