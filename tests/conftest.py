@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is slow now and then; how long an example took says nothing.
+settings.register_profile("emofuse", deadline=None)
+settings.load_profile("emofuse")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -28,7 +28,7 @@ def slow_metric(embeddings: np.ndarray, labels: list[int], distance: np.ndarray,
     return float(np.mean(violated)) if violated else 0.0
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.floats(0.05, 1.5))
 def test_the_metric_is_its_equation(seed: int, margin: float) -> None:
     rng = np.random.default_rng(seed)
@@ -55,7 +55,7 @@ def test_the_gradient_is_the_numerical_one() -> None:
         torch.Tensor.float = original  # type: ignore[method-assign]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-30, 30), min_size=28, max_size=28), st.floats(0.05, 1.8))
 def test_the_distance_is_a_bounded_metric_of_mean_one_whatever_is_learned(raw: list[float], margin: float) -> None:
     distance = EmotionDistance(EMOTIONS, margin)

@@ -36,7 +36,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 4))
 def test_self_attention_is_its_equation(tokens: int, dimension: int, heads: int) -> None:
     attention = SelfAttention(dimension, heads, residual=False).double()

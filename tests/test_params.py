@@ -36,7 +36,11 @@ def load_changed(folder: Path, old: str, new: str) -> params.Params:
         ("{fusion: concat}", "{fusion: sum}", "variants.concat_fusion.network.fusion: Input should be"),
         ("concat_fusion, cross_entropy]", "nothing]", "corpora.ravdess.variants: there is no variant 'nothing'"),
         ("variants: [audio_only]", "variants: [proposed]", "corpora.ravdess_audio.variants: proposed needs video"),
-        ("segments: 3", "segments: 4", "corpora.demo.audio.segments: 4 differs from faces.snippets 3"),
+        (
+            "segments: 3, frames: 48",
+            "segments: 4, frames: 48",
+            "corpora.demo.audio.segments: 4 differs from faces.snippets 3",
+        ),
         ("shards: [0, 1]", "shards: [0, 2]", "corpora.demo.shards: must count up from 0"),
         ("seeds: [1]", "seeds: [1, 1]", "corpora.ravdess.seeds: a value is listed twice"),
         ("paper: [ravdess", "paper: [ravdes", "paper: there is no corpus 'ravdes'"),
