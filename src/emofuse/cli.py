@@ -74,6 +74,7 @@ def splits(params: Params, corpus: str, protocol: str) -> None:
 def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> None:
     """Train one variant on one fold, to models/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>.*."""
     from emofuse import corpora, tracking, training, weights
+    from emofuse.features import FOLDERS
 
     run = _check_run(params, corpus, protocol, variant, seed, fold)
     key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
@@ -88,7 +89,7 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
             corpora.emotions(params.corpus(corpus).kind),
             ROOT / "models" / key.with_suffix(".safetensors"),
             ROOT / "checkpoints" / key.with_suffix(".pt"),
-            [_stamp(params, corpus, stage) for stage in (f"train-{variant}", *_features(run))],
+            _stamps(params, corpus, f"train-{variant}", *(FOLDERS[modality] for modality in run.network.modalities)),
             {name: ROOT / weights.path(name) for name in names},
             live,
         )
@@ -100,6 +101,7 @@ def evaluate(params: Params, corpus: str, protocol: str, variant: str, seed: int
 
     run = _check_run(params, corpus, protocol, variant, seed, fold)
     key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
+    train_stamp, evaluate_stamp = _stamps(params, corpus, f"train-{variant}", f"evaluate-{variant}")
     evaluation.evaluate(
         ROOT / "data" / corpus,
         (corpus, protocol, variant, seed, fold),
@@ -107,7 +109,7 @@ def evaluate(params: Params, corpus: str, protocol: str, variant: str, seed: int
         corpora.emotions(params.corpus(corpus).kind),
         ROOT / "models" / key.with_suffix(".safetensors"),
         ROOT / "results" / key,
-        {f"{stage}_stamp": _stamp(params, corpus, f"{stage}-{variant}") for stage in ("train", "evaluate")},
+        {"train_stamp": train_stamp, "evaluate_stamp": evaluate_stamp},
     )
 
 
@@ -279,17 +281,10 @@ def _check_run(params: Params, corpus: str, protocol: str, variant: str, seed: i
     return params.run(corpus, variant)
 
 
-def _features(run: parameters.Run) -> list[str]:
-    """The stages whose features a run reads."""
-    return [{"video": "faces", "audio": "audio"}[modality] for modality in run.network.modalities]
-
-
-def _stamp(params: Params, corpus: str, stage: str) -> Path:
-    """The stamp of a stage, brought up to date first, so that a stage run by hand has the right one."""
-    from emofuse import stamps as stage_stamps
-
-    stage_stamps.write(corpus, params, ROOT)
-    return ROOT / "stamps" / corpus / f"{stage}.json"
+def _stamps(params: Params, corpus: str, *stages: str) -> list[Path]:
+    """The stamps of stages, brought up to date first, so that a stage run by hand has the right ones."""
+    stamps(params, corpus)
+    return [ROOT / "stamps" / corpus / f"{stage}.json" for stage in stages]
 
 
 def _shard(params: Params, corpus: str, shard: int, stage: str):  # type: ignore[no-untyped-def]
