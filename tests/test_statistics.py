@@ -22,11 +22,10 @@ from emofuse.report import statistics
 def test_scores_are_scikit_learns(labels: np.ndarray) -> None:
     truth, predicted = labels
     confusion = statistics.actor_confusions(np.zeros_like(truth), truth, predicted, 4)[1][0]
-    ours = statistics.scores(confusion)
+    ours = metrics.scores(confusion)
     assert ours["war"] == pytest.approx(accuracy_score(truth, predicted))
     assert ours["uar"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert ours["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"))
-    assert {name: float(value) for name, value in ours.items()} == pytest.approx(metrics.scores(confusion))
 
 
 def test_confusions_are_kept_apart_by_actor() -> None:
@@ -37,7 +36,7 @@ def test_confusions_are_kept_apart_by_actor() -> None:
 
 
 def test_recall_of_an_emotion_that_does_not_occur_is_not_zero() -> None:
-    recall = statistics.recall(np.array([[3, 1], [0, 0]]))
+    recall = metrics.recall(np.array([[3, 1], [0, 0]]))
     assert recall[0] == 0.75
     assert np.isnan(recall[1])
 

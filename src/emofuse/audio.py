@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -14,7 +13,7 @@ import torch
 import torchaudio
 
 from emofuse.corpora import base
-from emofuse.files import atomic, new_array
+from emofuse.files import atomic, new_array, write_table
 from emofuse.media import BrokenClip, read_audio
 
 if TYPE_CHECKING:
@@ -94,9 +93,8 @@ def extract(
     """
     torch.set_num_threads(1)
     shape = (len(rows), audio.segments, audio.bands, audio.frames)
-    with atomic(output) as features_file, atomic(table) as table_file, table_file.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["clip", "row", "status"])
+    told: list[tuple[str, int, str]] = []
+    with atomic(output) as features_file:
         features = new_array(features_file, np.float16, shape)
         for number, row in enumerate(progress(rows)):
             try:
@@ -111,5 +109,6 @@ def extract(
                 status = "ok"
             except BrokenClip as error:
                 status = str(error)
-            writer.writerow([row["clip"], number, status])
+            told.append((row["clip"], number, status))
         features.flush()
+    write_table(table, ("clip", "row", "status"), told)

@@ -17,11 +17,7 @@ def augment_video(faces_BNCTHW: torch.Tensor, training: Training) -> torch.Tenso
     scale = training.crop + (1 - training.crop) * torch.rand(batch, device=device)
     mirror = torch.where(torch.rand(batch, device=device) < training.flip, -1.0, 1.0)
     shift = (2 * torch.rand(batch, 2, device=device) - 1) * (1 - scale)[:, None]
-    affine_B23 = torch.zeros(batch, 2, 3, device=device)
-    affine_B23[:, 0, 0], affine_B23[:, 1, 1], affine_B23[:, :, 2] = scale * mirror, scale, shift
-    pictures = faces_BNCTHW.flatten(1, 3)
-    grid = F.affine_grid(affine_B23, list(pictures.shape), align_corners=False)
-    moved = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    moved = _resample(faces_BNCTHW.flatten(1, 3), torch.stack((scale * mirror, scale), 1), shift, "border")
     bright = 1 + training.brightness * (2 * torch.rand(batch, 1, 1, 1, device=device) - 1)
     return (moved * bright).clamp(0, 1).view_as(faces_BNCTHW)
 
@@ -32,11 +28,9 @@ def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tens
     batch, segments, bands, frames = segments_BNFT.shape
     device = segments_BNFT.device
     if training.stretch_time:
-        affine_B23 = torch.zeros(batch, 2, 3, device=device)
-        affine_B23[:, 0, 0] = 1 + training.stretch_time * (2 * torch.rand(batch, device=device) - 1)
-        affine_B23[:, 1, 1] = 1
-        grid = F.affine_grid(affine_B23, list(segments_BNFT.shape), align_corners=False)
-        segments_BNFT = F.grid_sample(segments_BNFT, grid, align_corners=False)
+        tempo = 1 + training.stretch_time * (2 * torch.rand(batch, device=device) - 1)
+        scale_B2 = torch.stack((tempo, torch.ones_like(tempo)), 1)
+        segments_BNFT = _resample(segments_BNFT, scale_B2, torch.zeros_like(scale_B2), "zeros")
     if training.shift_bands:
         shift = torch.randint(-training.shift_bands, training.shift_bands + 1, (batch, 1), device=device)
         source = (torch.arange(bands, device=device) + shift).clamp(0, bands - 1)
@@ -45,6 +39,15 @@ def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tens
     keep_BX = _keep(batch, segments * frames, training.mask_time, device)
     # Zero is the mean of every band.
     return segments_BNFT * keep_BF[:, None, :, None] * keep_BX.view(batch, segments, 1, frames)
+
+
+def _resample(
+    pictures_BCHW: torch.Tensor, scale_B2: torch.Tensor, shift_B2: torch.Tensor, outside: str
+) -> torch.Tensor:
+    """Look at each picture through a window: `scale` and `shift` in x and y, of half its width and height."""
+    affine_B23 = torch.cat((torch.diag_embed(scale_B2), shift_B2[:, :, None]), 2)
+    grid = F.affine_grid(affine_B23, list(pictures_BCHW.shape), align_corners=False)
+    return F.grid_sample(pictures_BCHW, grid, padding_mode=outside, align_corners=False)
 
 
 def _keep(batch: int, length: int, widest: float, device: torch.device) -> torch.Tensor:

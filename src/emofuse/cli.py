@@ -289,8 +289,8 @@ def _stamps(params: Params, corpus: str, *stages: str) -> list[Path]:
 
 def _shard(params: Params, corpus: str, shard: int, stage: str):  # type: ignore[no-untyped-def]
     """What a feature stage reads and writes: the shard's zip, its usable rows of the index, output, progress."""
+    from emofuse.files import read_table
     from emofuse.progress import Progress
-    from emofuse.splits import read_table
 
     _known(shard, params.corpus(corpus).shards, f"corpora.{corpus}.shards", "shard")
     folder = ROOT / "data" / corpus

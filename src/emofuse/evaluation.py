@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import save_file
 
 from emofuse import metrics
 from emofuse.errors import UserError
-from emofuse.files import atomic, sha256, write_json
+from emofuse.files import atomic, read_table, sha256, write_json, write_table
 from emofuse.training import build_network, predict, read_part
 
 if TYPE_CHECKING:
@@ -67,15 +66,16 @@ def evaluate(
 
     counts = metrics.confusion(part.labels, predicted, len(emotions))
     occurs = counts.sum(1)
-    with model.with_suffix(".csv").open(newline="") as stream:
-        best = next(row for row in csv.DictReader(stream) if row["best"] == "true")
-    with atomic(output / "predictions.csv") as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["clip", "actor", "emotion", "predicted", *(f"p_{emotion}" for emotion in emotions)])
-        for row, choice, chances in zip(rows, predicted, probabilities.tolist(), strict=True):
-            writer.writerow(
-                [row["clip"], row["actor"], row["emotion"], emotions[choice], *(f"{p:.6f}" for p in chances)]
-            )
+    history = read_table(model.with_suffix(".csv"), ("best", "val_war", "val_uar"))
+    best = next(row for row in history if row["best"] == "true")
+    write_table(
+        output / "predictions.csv",
+        ("clip", "actor", "emotion", "predicted", *(f"p_{emotion}" for emotion in emotions)),
+        (
+            (row["clip"], row["actor"], row["emotion"], emotions[choice], *(f"{p:.6f}" for p in chances))
+            for row, choice, chances in zip(rows, predicted, probabilities.tolist(), strict=True)
+        ),
+    )
     with atomic(output / "embeddings.safetensors") as temporary:
         save_file({"embeddings": embeddings}, temporary)
     write_json(
@@ -89,7 +89,7 @@ def evaluate(
             "emotions": list(emotions),
             "actors": sorted({int(row["actor"]) for row in rows}),
             "clips": len(rows),
-            **metrics.scores(counts),
+            **{name: float(value) for name, value in metrics.scores(counts).items()},
             "recall": {emotion: counts[i, i] / occurs[i] if occurs[i] else None for i, emotion in enumerate(emotions)},
             "confusion": counts.tolist(),
             "validation": {"war": float(best["val_war"]), "uar": float(best["val_uar"])},

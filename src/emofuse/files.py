@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,37 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path} is missing: run the stage that writes it") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from None
+
+
+def read_table(path: Path | str, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows of a CSV file that a stage wrote.
+
+    One that is missing, is no CSV, lacks one of `columns` or ends within a row is a `UserError`.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that writes it") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
+    absent = [column for column in columns if column not in (reader.fieldnames or ())]
+    if absent:
+        raise UserError(f"{path}: no column {absent[0]}; run its stage again")
+    if any(value is None for row in rows for value in row.values()):
+        raise UserError(f"{path}: a row is cut short; run its stage again")
+    return rows
+
+
+def write_table(
+    path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[str, object] | Sequence[object]]
+) -> None:
+    """Write a CSV file, whole or not at all; of a row that is a mapping, its `columns`."""
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row[c] for c in columns] if isinstance(row, Mapping) else row for row in rows)
 
 
 def sha256(path: Path | str) -> str:

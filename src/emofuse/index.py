@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import zipfile
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from emofuse import corpora, media
 from emofuse.corpora import base
 from emofuse.errors import UserError
-from emofuse.files import atomic
+from emofuse.files import write_table
 from emofuse.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,10 +44,7 @@ def build(name: str, corpus: Corpus, root: Path | str = ".") -> None:
         raise UserError(f"{folder / 'raw'}: there is no clip of {name} in its shards; see corpora.{name}.source")
     for reason, number in Counter(row["status"] for row in rows if row["status"] != "ok").most_common():
         log.warning("%s: %d of %d clips not usable: %s", name, number, len(rows), reason)
-    with atomic(folder / "index.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(folder / "index.csv", COLUMNS, rows)
 
 
 def _shard(folder: Path, corpus: Corpus, shard: int) -> Iterator[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import time
@@ -13,13 +12,14 @@ import yaml
 
 from emofuse import training
 from emofuse.errors import UserError
-from emofuse.files import atomic, write_json
+from emofuse.features import FOLDERS
+from emofuse.files import read_json, read_table, write_json, write_table
 from emofuse.params import Params, Run, overridden
-from emofuse.splits import read_table
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("config", "overrides", "fold", "epochs", "val_war", "val_uar", "val_loss", "seconds", "finished", "chosen")
+SCORES = ("val_war", "val_uar", "val_loss")
+COLUMNS = ("config", "overrides", "fold", "epochs", *SCORES, "seconds", "finished", "chosen")
 
 
 def run(
@@ -38,12 +38,14 @@ def run(
         raise UserError(f"{candidates} is missing: it names the configurations to try") from None
     except yaml.YAMLError as error:
         raise UserError(f"{candidates}: not YAML: {' '.join(str(error).split())}") from None
+    settings = {stage: getattr(params.corpus(corpus), stage) for stage in FOLDERS.values()}
+    features = {stage: made.model_dump(exclude_defaults=True) for stage, made in settings.items() if made}
     runs: dict[str, tuple[str, Run]] = {}
     for name, changes in chosen_from.items():
         changes = dict(changes)
         variant = changes.pop("base")
         runs[name] = (
-            json.dumps({"base": variant, **changes}),
+            json.dumps({"base": variant, "features": features, **changes}),
             overridden(params.run(corpus, variant), changes, f"{candidates}: {name}"),
         )
     table = root / "results" / corpus / "search.csv"
@@ -55,14 +57,18 @@ def run(
         log.info("%s: %s", name, overrides)
         scratch = root / "checkpoints" / "search" / corpus / protocol / f"{name}-fold-{fold}"
         stamp = scratch.with_suffix(".stamp.json")
-        features = {stage: getattr(params.corpus(corpus), stage) for stage in ("faces", "audio")}
-        write_json(stamp, {**resolved.model_dump(), **{k: v.model_dump() for k, v in features.items() if v}})
+        write_json(stamp, {**resolved.model_dump(), **{k: v.model_dump() for k, v in settings.items() if v}})
         row = {"config": name, "overrides": overrides, "fold": str(fold), "finished": "false"}
         done = [other for other in done if other not in known] + [row]
         training.train(
             root / "data" / corpus, protocol, fold, params.corpus(corpus).seeds[0], resolved, emotions,
             scratch.with_suffix(".safetensors"), scratch.with_suffix(".pt"), [stamp], {}, _Row(row, table, done),
         )  # fmt: skip
+        # All its epochs: what is above heard only of those since it was last begun.
+        history = read_table(scratch.with_suffix(".csv"))
+        best = next(epoch for epoch in history if epoch["best"] == "true")
+        row.update({key: f"{float(best[key]):.4f}" for key in SCORES})
+        row["seconds"] = f"{read_json(scratch.with_suffix('.json'))['seconds']:.0f}"
         row["finished"] = "true"
         _write(table, done)
 
@@ -76,7 +82,7 @@ class _Row:
 
     def epoch(self, row: Mapping[str, float]) -> None:
         if float(self._row.get("val_uar", -1)) < row["val_uar"]:
-            self._row.update({key: f"{row[key]:.4f}" for key in ("val_war", "val_uar", "val_loss")})
+            self._row.update({key: f"{row[key]:.4f}" for key in SCORES})
         self._row["epochs"] = str(row["epoch"])
         self._row["seconds"] = f"{time.monotonic() - self._started:.0f}"
         _write(self._table, self._rows)
@@ -85,7 +91,4 @@ class _Row:
 def _write(table: Path, rows: Sequence[dict[str, str]]) -> None:
     tried = [row for row in rows if "val_uar" in row]
     best = max(tried, key=lambda row: float(row["val_uar"]))
-    with atomic(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({**row, "chosen": str(row is best).lower()} for row in tried)
+    write_table(table, COLUMNS, ({**row, "chosen": str(row is best).lower()} for row in tried))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emofuse.errors import UserError
-from emofuse.files import atomic
+from emofuse.files import read_table, write_table
 
 if TYPE_CHECKING:
     from emofuse.params import Corpus
@@ -23,22 +22,6 @@ PARTS = ("train", "val", "test")
 
 Row = dict[str, str]
 Parts = dict[str, list[str]]  # part → clips
-
-
-def read_table(path: Path) -> list[Row]:
-    """The rows of a CSV file that a stage wrote; a missing one is a `UserError`."""
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            return list(csv.DictReader(stream))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the stage that writes it") from None
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object] | Sequence[object]]) -> None:
-    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([row[c] for c in columns] if isinstance(row, Mapping) else row for row in rows)
 
 
 def join(index: Sequence[Row], features: Mapping[str, Mapping[str, Row]]) -> list[Row]:
@@ -215,8 +198,8 @@ def build(
                     f"corpora.{name}.protocols.{protocol}: fold {fold} has no {part} clips here; leave it out"
                 )
     target = folder / protocol
-    _write_table(target / "clips.csv", CLIP_COLUMNS, clips)
-    _write_table(
+    write_table(target / "clips.csv", CLIP_COLUMNS, clips)
+    write_table(
         target / "folds.csv",
         ("fold", "part", "clip"),
         ((fold, part, clip) for fold in sorted(folds) for part in PARTS for clip in folds[fold][part]),

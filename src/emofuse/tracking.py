@@ -19,7 +19,6 @@ Importing MLflow costs seconds, so it is imported where it is first needed.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -42,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock
 
 from emofuse.errors import UserError
-from emofuse.files import atomic, read_json, sha256
+from emofuse.files import atomic, read_json, read_table, sha256, write_table
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Metric, Run
@@ -470,10 +469,11 @@ def track(corpus: str, params: Params, root: Path | str = ".") -> None:
             written = _mirror(client, experiment, folds, root)
             _settle(client, experiment, wanted, folds, root)
     log.info("MLflow: %d folds of %s, %d of them written, the others up to date", len(folds), corpus, written)
-    with atomic(root / "results" / corpus / "tracked.csv") as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["run_key", *SCORES, "fingerprint"])
-        writer.writerows([fold.key, *(fold.metrics[score] for score in SCORES), fold.fingerprint] for fold in folds)
+    write_table(
+        root / "results" / corpus / "tracked.csv",
+        ("run_key", *SCORES, "fingerprint"),
+        ((fold.key, *(fold.metrics[score] for score in SCORES), fold.fingerprint) for fold in folds),
+    )
 
 
 @contextmanager
@@ -508,8 +508,7 @@ def _read(key: RunKey, params: Params, root: Path) -> _Fold:
     curve, record = model.parent / f"{model.name}.csv", model.parent / f"{model.name}.json"
     history: list[dict[str, str]] = []
     if curve.is_file():
-        with curve.open(newline="", encoding="utf-8") as stream:
-            history = list(csv.DictReader(stream))
+        history = read_table(curve)
     if not all((row.get("epoch") or "").isdigit() for row in history):
         raise UserError(f"{curve}: not what `emofuse train` writes; delete it and train again")
     stamp = root / "stamps" / key.corpus / f"train-{key.variant}.json"

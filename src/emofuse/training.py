@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import csv
 import hashlib
 import json
 import logging
@@ -25,7 +24,7 @@ from emofuse import metrics
 from emofuse.augmentation import augment_audio, augment_video, mixup
 from emofuse.errors import UserError
 from emofuse.features import Features, to_input
-from emofuse.files import atomic, sha256, write_json
+from emofuse.files import atomic, read_table, sha256, write_json, write_table
 from emofuse.losses import EmotionLoss
 from emofuse.model.network import EmotionNetwork
 
@@ -71,13 +70,9 @@ def read_part(
     folder: Path, protocol: str, fold: int, part: str, modalities: Sequence[str], emotions: Sequence[str]
 ) -> tuple[Part, list[Row]]:
     """The clips of a fold's part in the order of folds.csv, and their rows of clips.csv."""
-    try:
-        with (folder / protocol / "clips.csv").open(newline="", encoding="utf-8") as stream:
-            clips: dict[str, Row] = {row["clip"]: row for row in csv.DictReader(stream)}
-        with (folder / protocol / "folds.csv").open(newline="", encoding="utf-8") as stream:
-            names = [r["clip"] for r in csv.DictReader(stream) if (r["fold"], r["part"]) == (str(fold), part)]
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing: run emofuse splits {folder.name} {protocol}") from None
+    clips: dict[str, Row] = {row["clip"]: row for row in read_table(folder / protocol / "clips.csv")}
+    folds = read_table(folder / protocol / "folds.csv")
+    names = [row["clip"] for row in folds if (row["fold"], row["part"]) == (str(fold), part)]
     if not names:
         raise UserError(f"{folder / protocol / 'folds.csv'}: fold {fold} has no {part} clips")
     rows = [clips[name] for name in names]
@@ -256,7 +251,7 @@ def train(
 
         val_scores, _ = predict(kept, val_part, device)
         counts = metrics.confusion(val_part.labels, val_scores.argmax(1).numpy(), len(emotions))
-        val = metrics.scores(counts)
+        val = {name: float(value) for name, value in metrics.scores(counts).items()}
         train_loss, train_cross_entropy, train_metric = (sums / batches_per_epoch).tolist()
         history.append(
             {
@@ -304,17 +299,19 @@ def train(
             # One key: safetensors writes several in no fixed order.
             {"emofuse": json.dumps({"emotions": list(emotions), "network": run.network.model_dump(mode="json")})},
         )
-    with atomic(output.with_suffix(".csv")) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, HISTORY, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, "best": str(row["epoch"] == best_epoch(history)).lower()} for row in history)
+    best_row = best_epoch(history)
+    write_table(
+        output.with_suffix(".csv"),
+        HISTORY,
+        ({**row, "best": str(row["epoch"] == best_row).lower()} for row in history),
+    )
     write_json(
         output.with_suffix(".json"),
         {
             "seconds": round(seconds, 1),
             "seconds_per_epoch": round(seconds / len(history), 2),
             "epochs": len(history),
-            "best_epoch": best_epoch(history),
+            "best_epoch": best_row,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             "threads": training.threads,
             "torch": torch.__version__,

@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from emofuse import metrics
 from emofuse.files import atomic
-from emofuse.report import statistics
 from emofuse.report.results import CorpusResults, Run
 
 # The page turns these two into the colours of its own light or dark scheme.
@@ -85,7 +85,7 @@ def folds(corpus: CorpusResults) -> Figure:
         for run, axis in zip(runs, axes, strict=True):
             few = max(len(fold.actors) for fold in run.folds) <= 6
             for place, fold in enumerate(run.folds):
-                accuracy = 100 * statistics.scores(fold.confusions)["war"]
+                accuracy = 100 * metrics.scores(fold.confusions)["war"]
                 lowest = min(lowest, float(accuracy.min()))
                 spots = place + np.linspace(-0.3, 0.3, len(accuracy)) if len(accuracy) > 1 else np.array([place])
                 whole = 100 * fold.scores["war"]

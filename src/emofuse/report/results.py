@@ -6,7 +6,6 @@ fold was scored on other clips or folds than those on disk, that is an error and
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emofuse import metrics
 from emofuse.errors import UserError
-from emofuse.files import read_json, sha256
+from emofuse.files import read_json, read_table, sha256
 from emofuse.report import statistics
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Fold:
     @cached_property
     def scores(self) -> dict[str, float]:
         """war, uar and macro_f1 of the fold."""
-        return {metric: float(value) for metric, value in statistics.scores(self.confusion).items()}
+        return {metric: float(value) for metric, value in metrics.scores(self.confusion).items()}
 
     @property
     def clips(self) -> int:
@@ -226,7 +226,7 @@ def _fold(root: Path, run: Path, number: int) -> Fold:
         file = Path("data") / run.parts[0] / run.parts[1] / name
         if (root / file).is_file() and fingerprint.get(part) not in (None, sha256(root / file)):
             raise UserError(f"{folder}: made from another {file} than the one on disk; {again}")
-    rows = _rows(root / folder / "predictions.csv", ("actor", "emotion", "predicted"))
+    rows = read_table(root / folder / "predictions.csv", ("actor", "emotion", "predicted"))
     index = {emotion: position for position, emotion in enumerate(emotions)}
     try:
         actors, confusions = statistics.actor_confusions(
@@ -257,7 +257,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
     try:
         return [
             {key: float(value == "true") if key == "best" else float(value or "nan") for key, value in row.items()}
-            for row in _rows(path, ("epoch", "train_cross_entropy", "val_loss", "val_uar", "best"))
+            for row in read_table(path, ("epoch", "train_cross_entropy", "val_loss", "val_uar", "best"))
         ]
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: not a history of training: {error}; run the train stage of this fold again") from None
@@ -266,7 +266,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 def _clips(path: Path) -> Clips | None:
     if not path.is_file():
         return None
-    rows = _rows(path, ("actor", "usable", "reason"))
+    rows = read_table(path, ("actor", "usable", "reason"))
     usable = [row for row in rows if row["usable"] == "true"]
     reasons = Counter(row["reason"] for row in rows if row["usable"] != "true")
     return Clips(
@@ -280,7 +280,7 @@ def _published(path: Path) -> list[Published]:
     if not path.is_file():
         raise UserError(f"{PUBLISHED} is missing: run emofuse in the folder that holds params.yaml and literature/")
     texts = ("corpus", "variant", "metric", "authors", "doi", "evidence", "note")
-    rows = _rows(path, (*texts, "value", "year"))
+    rows = read_table(path, (*texts, "value", "year"))
     try:
         return [
             Published(value=float(row["value"]), year=int(row["year"]), **{key: row[key] for key in texts})
@@ -293,7 +293,7 @@ def _published(path: Path) -> list[Published]:
 def _search(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    rows = _rows(path, ("config", "overrides", "fold", "epochs", "val_war", "val_uar", "seconds", "chosen"))
+    rows = read_table(path, ("config", "overrides", "fold", "epochs", "val_war", "val_uar", "seconds", "chosen"))
     for row in rows:
         try:
             if not all(0 <= float(row[key]) <= 1 for key in ("val_war", "val_uar")):
@@ -301,22 +301,4 @@ def _search(path: Path) -> list[dict[str, str]]:
             float(row["seconds"])
         except ValueError as error:
             raise UserError(f"{path}, configuration {row['config']}: {error}") from None
-    return rows
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a CSV file that has at least these columns; else `UserError`."""
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the stage that writes it") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
-    absent = [column for column in columns if column not in (reader.fieldnames or ())]
-    if absent:
-        raise UserError(f"{path}: no column {absent[0]}; run its stage again")
-    if any(row[column] is None for row in rows for column in columns):
-        raise UserError(f"{path}: a row is cut short; run its stage again")
     return rows

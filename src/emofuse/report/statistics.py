@@ -1,8 +1,4 @@
-"""The numbers of the tables: scores of a confusion matrix, spread over folds, intervals over actors.
-
-Scores are fractions in [0, 1]. A confusion matrix has rows for the true and columns for the
-predicted emotion; leading axes are allowed everywhere.
-"""
+"""The numbers of the tables: spread over folds, intervals over actors. Scores are fractions in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from emofuse.metrics import scores
 
 METRICS = ("war", "uar", "macro_f1")
 RESAMPLES = 2000
@@ -41,32 +39,6 @@ def actor_confusions(
     confusions = np.zeros((len(names), classes, classes), dtype=np.int64)
     np.add.at(confusions, (rows, truth, predicted), 1)
     return names, confusions
-
-
-def scores(confusion: NDArray[np.number]) -> dict[str, NDArray[np.float64]]:
-    """WAR, UAR and macro-F1 of confusion matrices (..., classes, classes), each (...).
-
-    WAR is the accuracy. UAR is the mean recall of the emotions that occur, macro-F1 the mean F1 of
-    those that occur or are predicted: what scikit-learn's `accuracy_score`,
-    `balanced_accuracy_score` and `f1_score(average="macro")` give.
-    """
-    confusion = np.asarray(confusion, dtype=np.float64)
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    true, predicted = confusion.sum(-1), confusion.sum(-2)
-    f1 = 2 * right / np.maximum(true + predicted, 1)
-    return {
-        "war": right.sum(-1) / np.maximum(true.sum(-1), 1),
-        "uar": recall(confusion, absent=0.0).sum(-1) / np.maximum((true > 0).sum(-1), 1),
-        "macro_f1": f1.sum(-1) / np.maximum((true + predicted > 0).sum(-1), 1),
-    }
-
-
-def recall(confusion: NDArray[np.number], absent: float = np.nan) -> NDArray[np.float64]:
-    """The recall of each emotion (..., classes) of confusion matrices; `absent` where no clip has it."""
-    confusion = np.asarray(confusion, dtype=np.float64)
-    true = confusion.sum(-1)
-    right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return np.where(true > 0, right / np.maximum(true, 1), absent)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:

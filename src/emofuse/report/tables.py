@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from emofuse import metrics
 from emofuse.report import statistics
 from emofuse.report.results import CorpusResults, Published, Run
 
@@ -347,8 +348,8 @@ def recall(corpus: CorpusResults) -> Table:
             rows.append([protocol, str(seed), NOT_RUN, NONE, *([NOT_RUN] * len(variants))])
             continue
         emotions = next(iter(by_variant.values())).folds[0].emotions
-        recalls = {variant: statistics.recall(run.confusion) for variant, run in by_variant.items()}
-        pooled = {variant: float(statistics.scores(run.confusion)["uar"]) for variant, run in by_variant.items()}
+        recalls = {variant: metrics.recall(run.confusion) for variant, run in by_variant.items()}
+        pooled = {variant: float(metrics.scores(run.confusion)["uar"]) for variant, run in by_variant.items()}
         for index, emotion in enumerate(emotions):
             counts = {int(run.confusion[index].sum()) for run in by_variant.values()}
             rows.append([
