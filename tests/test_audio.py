@@ -6,15 +6,23 @@ import csv
 import io
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import torch
+import torchaudio
+from hypothesis import given
+from hypothesis import strategies as st
 
-from emofuse import audio
+from emofuse import audio, cli, media
 from emofuse.corpora import base
+from emofuse.errors import UserError
+from emofuse.features import Features
 from emofuse.media import write_clip
 from emofuse.params import Audio
 
 SMALL = Audio(bands=32, fft=1024, segments=4, frames=20)
+RATE = 16000
 
 
 def clip_bytes(folder: Path, samples: np.ndarray) -> bytes:
@@ -22,6 +30,36 @@ def clip_bytes(folder: Path, samples: np.ndarray) -> bytes:
     frames = np.zeros((round(len(samples) / 16000 * 25), 32, 32, 3), np.uint8)
     write_clip(path, frames, 25, samples, 16000)
     return path.read_bytes()
+
+
+def remuxed(
+    data: bytes, keep: tuple[str, ...] = ("video", "audio"), late: float = 0.0, container: str = "mp4"
+) -> bytes:
+    """The same packets in a new file: only some tracks, the sound `late` by some seconds or, below zero, the picture."""
+    copy = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(copy, "w", format=container) as target:
+        tracks = [track for track in source.streams if track.type in keep]
+        copies = {track.index: target.add_stream_from_template(track) for track in tracks}
+        for packet in source.demux(tracks):
+            if packet.dts is not None:
+                delay = max(late, 0) if packet.stream.type == "audio" else max(-late, 0)
+                packet.pts += round(delay / packet.time_base)
+                packet.dts += round(delay / packet.time_base)
+                packet.stream = copies[packet.stream.index]
+                target.mux(packet)
+    return copy.getvalue()
+
+
+def film(folder: Path, moments: tuple[float, ...], late: float = 0.0, seconds: float = 3.0) -> bytes:
+    """Black and silent but for flashes and clicks, together once the sound track is played `late` seconds late."""
+    frames = np.zeros((round(seconds * 25), 64, 64, 3), np.uint8)
+    time = np.arange(round((seconds - late) * RATE)) / RATE + late
+    samples = np.zeros_like(time)
+    for moment in moments:
+        frames[round(moment * 25) :][:2] = 255
+        samples += np.where((time >= moment) & (time < moment + 0.08), 0.5 * np.sin(2000 * np.pi * time), 0)
+    write_clip(folder / "film.mp4", frames, 25, samples, RATE)
+    return (folder / "film.mp4").read_bytes()
 
 
 def test_the_segments_are_where_the_sound_is() -> None:
@@ -55,7 +93,33 @@ def test_a_segment_outside_a_short_clip_is_padded() -> None:
 
 def test_an_fft_too_short_for_the_bands_is_refused() -> None:
     with pytest.raises(ValueError, match="mel bands empty"):
-        audio.log_mel(np.zeros(16000, np.float32), Audio(bands=256, fft=512, window_ms=32.0))
+        Audio(bands=256, fft=512, window_ms=32.0)
+    with pytest.raises(ValueError, match="fft: 512 points are fewer than the 640 samples of a window"):
+        Audio(bands=20, fft=512, window_ms=40.0)
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")
+@given(st.sampled_from([8000, 16000, 48000]), st.integers(20, 300), st.sampled_from([256, 400, 512, 1024, 2048]))
+def test_parameters_are_refused_exactly_where_a_mel_band_is_empty(sample_rate: int, bands: int, fft: int) -> None:
+    mel = torchaudio.functional.melscale_fbanks(fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate)
+    try:
+        Audio(sample_rate=sample_rate, bands=bands, fft=fft, window_ms=4.0)
+        refused = False
+    except ValueError:
+        refused = True
+    assert refused == bool((mel.sum(0) == 0).any())
+
+
+def test_the_spectrogram_is_torchaudios() -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, 20000).astype(np.float32)
+    section = Audio(bands=80, fft=1024, hop_ms=12.5)
+    theirs = torchaudio.transforms.MelSpectrogram(
+        16000, n_fft=1024, win_length=512, hop_length=200, n_mels=80, window_fn=torch.hamming_window
+    )(torch.from_numpy(samples))
+    logarithm = torch.log(theirs + audio.FLOOR)
+    centred = logarithm - logarithm.mean(1, keepdim=True)
+    expected = (centred / centred.std(1, keepdim=True, correction=0)).numpy()
+    np.testing.assert_allclose(audio.log_mel(samples, section), expected, atol=1e-4)
 
 
 def test_each_clip_has_a_row_and_a_bad_one_its_reason(tmp_path: Path) -> None:
@@ -89,3 +153,68 @@ def test_trimming_cuts_the_quiet_ends_only() -> None:
     trimmed = audio.log_mel(samples.astype(np.float32), SMALL.model_copy(update={"trim_db": 35.0}))
     assert whole.shape[1] == 301
     assert trimmed.shape[1] == pytest.approx(100, abs=14)
+
+
+@pytest.mark.parametrize("container", ["mp4", "flv"])
+@pytest.mark.parametrize("late", [0.0, 0.4, -0.4])
+def test_the_sound_is_on_the_clock_of_the_picture(tmp_path: Path, container: str, late: float) -> None:
+    moments = (0.52, 1.24, 2.2)
+    data = remuxed(film(tmp_path, moments, late), late=late, container=container)
+    samples = media.read_audio(data, RATE)
+    loud = np.flatnonzero(np.abs(samples) > 0.2) / RATE
+    clicks = loud[np.diff(loud, prepend=-1.0) > 0.3]
+    assert clicks == pytest.approx(moments, abs=0.005)
+    assert media.probe(data).duration == pytest.approx(3.0, abs=0.08)  # and the last packets of sound
+
+
+@pytest.mark.parametrize("late", [0.0, 0.4, -0.4])
+def test_segment_and_snippet_of_one_number_are_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: float
+) -> None:
+    """A click and a flash together, in the features that the stages wrote of them."""
+    # Two moments a clip, each in the middle of a slice of half a second; before the second one there may be no sound.
+    pairs = {1: (1, 3), 2: (2, 4), 3: (1, 5)}
+    stem = "Actor_02/01-01-{:02d}-01-01-01-02.mp4"
+    members = {}
+    for emotion, pair in pairs.items():
+        moments = tuple(0.5 * (number + 0.5) - 0.04 for number in pair)
+        members[stem.format(emotion)] = remuxed(film(tmp_path, moments, late), late=late)
+    (tmp_path / "params.yaml").write_text(
+        """
+paper: [films]
+corpora:
+  films:
+    kind: ravdess
+    title: films
+    faces: {detector: centre, snippets: 6, frames: 8, size: 32}
+    audio: {bands: 32, fft: 1024, segments: 6, frames: 40}
+    shards: [0]
+    protocols: {kfold_2: [0]}
+    variants: [proposed]
+variants: {proposed: {}}
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    base.write_shard(tmp_path / "data/films/raw/shard-0.zip", sorted(members.items()))
+    for command in (["index", "films"], ["faces", "films", "0"], ["audio", "films", "0"]):
+        assert cli.main(command) == 0
+    rows = [{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(pairs))]
+    pictures = Features(Path("data/films"), rows, "video").batch(range(len(pairs))).numpy()
+    sounds = Features(Path("data/films"), rows, "audio").batch(range(len(pairs))).numpy()
+    brightness = pictures.max(axis=2).mean(axis=(2, 3, 4))
+    loudness = sounds.astype(np.float32).mean(2).max(2)
+    for number, pair in enumerate(pairs.values()):
+        assert set(np.argsort(brightness[number])[-2:]) == set(pair)
+        assert set(np.argsort(loudness[number])[-2:]) == set(pair)
+
+
+def test_a_shard_that_is_gone_or_of_another_index_is_one_line(tmp_path: Path) -> None:
+    archive = tmp_path / "data" / "toy" / "raw" / "shard-3.zip"
+    row = {"clip": "a", "sound": "a.mp4", "duration": "1.0"}
+    with pytest.raises(UserError, match="is missing: run emofuse download toy 3"):
+        audio.extract([row], archive, SMALL, tmp_path / "a.npy", tmp_path / "a.csv")
+    archive.parent.mkdir(parents=True)
+    base.write_shard(archive, [("b.mp4", b"")])
+    with pytest.raises(UserError, match="run emofuse index again"):
+        audio.extract([row], archive, SMALL, tmp_path / "a.npy", tmp_path / "a.csv")
+    assert not (tmp_path / "a.npy").exists()

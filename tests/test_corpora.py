@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from emofuse import corpora, shards
 from emofuse.corpora import base, cremad, ravdess
+from emofuse.errors import UserError
 from emofuse.params import Audio, Corpus, Faces
 
 
@@ -184,7 +185,7 @@ def test_a_wrong_name_is_its_folders_actors() -> None:
 
 def test_ravdess_names_the_published_archives() -> None:
     def names(actors: tuple[int, ...], **changes: object) -> list[str]:
-        return [file.path for file in ravdess.remote("http://host", actors, corpus("ravdess", **changes))]
+        return [file.path for file in ravdess.remote(("http://host",), actors, corpus("ravdess", **changes))]
 
     assert names((17, 18)) == ["Video_Speech_Actor_17.zip", "Video_Speech_Actor_18.zip"]
     assert names((17, 18), vocal=["song", "speech"])[2:] == ["Video_Song_Actor_17.zip"]
@@ -194,13 +195,13 @@ def test_ravdess_names_the_published_archives() -> None:
 
 def test_cremad_asks_only_for_what_the_corpus_needs() -> None:
     def files(**changes: object) -> list[str]:
-        return [file.path for file in cremad.remote("http://host", (1001,), corpus("cremad", **changes))]
+        return [file.path for file in cremad.remote(("http://host",), (1001,), corpus("cremad", **changes))]
 
     assert len(files()) == 82
     assert all(path.startswith("VideoFlash/") for path in files())
     assert len(files(sound="wav")) == 164
     # Sound alone never pulls video, and pictures alone no sound.
-    assert all(path.startswith("AudioWAV/") for path in files(sound="wav", modalities=["audio"]))
+    assert all(path.startswith("AudioWAV/") for path in files(modalities=["audio"]))
     assert all(path.startswith("VideoFlash/") for path in files(sound="wav", modalities=["video"]))
     assert files(labels="perceived")[-1] == cremad.VOTES
 
@@ -274,7 +275,7 @@ def test_the_same_members_make_the_same_bytes(tmp_path) -> None:
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
     assert base.members(tmp_path / "first.zip") == ["Actor_01/a.wav", "Actor_02/b.wav"]
     assert base.read_member(tmp_path / "first.zip", "Actor_02/b.wav") == b"two"
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError, match="run emofuse index again"):
         base.read_member(tmp_path / "first.zip", "Actor_03/c.wav")
 
 

@@ -1,4 +1,4 @@
-"""Clips from folders, zips and a web server to shards, and what is said where that fails."""
+"""Clips from folders, zips and the web to shards, and what is said where that fails."""
 
 from __future__ import annotations
 
@@ -6,80 +6,35 @@ import hashlib
 import io
 import json
 import logging
-import socket
+import shutil
 import stat
-import threading
 import zipfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
 from test_corpora import corpus
+from web import Server, serving
 
-from emofuse import download, remote, weights
+from emofuse import download, params, published, remote, weights
 from emofuse.corpora import base, cremad, ravdess
 from emofuse.errors import UserError
 from emofuse.params import Demo
-from emofuse.remote import Remote
+from emofuse.published import Remote
 
 FIRST = "03-01-03-01-01-01-01.wav"
 SECOND = "03-01-04-01-01-01-02.wav"
 RECORD = "/records/1188976/files"
-
-
-class Server(ThreadingHTTPServer):
-    """Answers a path with its file, after the faults that are queued for it."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.faults: dict[str, list[str]] = defaultdict(list)
-        self.asked: list[str] = []
-        self.address = f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path)
-        fault = self.server.faults[path].pop(0) if self.server.faults[path] else ""
-        data = self.server.files.get(path)
-        if fault.isdigit() or data is None:
-            self.send_response(int(fault or 404))
-            if fault == "429":
-                self.send_header("Retry-After", "0")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if fault == "wrong":
-            data = bytes(len(data))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if fault in ("truncated", "silent") else data)
-        if fault == "silent":
-            threading.Event().wait(1)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+API = "/api/records/1188976"
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "PAUSE", 0.01)
-    served = Server()
-    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield served
-    served.shutdown()
-    thread.join()
-    served.server_close()
+    monkeypatch.setattr(remote, "PAUSE", 0.001)
+    with serving() as served:
+        yield served
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
@@ -116,7 +71,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def leftovers(folder: Path) -> list[str]:
     """Files that are no locks, under any name."""
-    return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock-"))
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
 CLIPS = {f"Actor_01/{FIRST}": b"one", f"Actor_02/{SECOND}": b"two"}
@@ -208,10 +163,9 @@ def test_a_damaged_member_is_refused_and_leaves_no_shard(tmp_path: Path) -> None
     assert leftovers(tmp_path / "data") == []
 
 
-@pytest.mark.parametrize(("source", "message"), [(None, "there is none"), ("/no/such/folder", "there is no /no/such")])
-def test_a_missing_source_names_the_setting(tmp_path: Path, source: str | None, message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        download.run("voices", sounds(), 0, source, tmp_path)
+def test_a_missing_source_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no /no/such/folder") as error:
+        download.run("voices", sounds(), 0, "/no/such/folder", tmp_path)
     assert "EMOFUSE_VOICES_SOURCE" in str(error.value)
 
 
@@ -246,43 +200,123 @@ def test_the_demo_is_made(tmp_path: Path) -> None:
     assert sum(name.startswith("Actor_04/") and name.endswith(".mp4") for name in names) == 8
 
 
-def test_archives_come_from_the_web_once_and_are_held_to_the_record(server: Server, tmp_path: Path) -> None:
-    clip, other = "Actor_01/01-01-03-01-01-01-01.mp4", "Actor_01/02-01-03-01-01-01-01.mp4"
+def metadata(*archives: tuple[str, bytes]) -> bytes:
+    """What Zenodo says of a record, as far as it matters."""
+    files = [{"key": n, "size": len(d), "checksum": f"md5:{hashlib.md5(d).hexdigest()}"} for n, d in archives]
+    return json.dumps({"id": 1188976, "files": files}).encode()
+
+
+def films_of(server: Server) -> dict[str, bytes]:
+    """Serve a record with the video archive of each actor."""
+    archives = {}
     for actor in ravdess.ACTORS:
-        stem = clip.replace("01.mp4", f"{actor:02d}.mp4")
-        server.files[f"{RECORD}/Video_Speech_Actor_{actor:02d}.zip"] = zipped({stem: b"clip", other: b"silent"})
-    first = server.files[f"{RECORD}/Video_Speech_Actor_01.zip"]
-    listed = {
-        "key": "Video_Speech_Actor_01.zip",
-        "size": len(first),
-        "checksum": f"md5:{hashlib.md5(first).hexdigest()}",
-    }
-    server.files["/api/records/1188976"] = json.dumps({"files": [listed]}).encode()
+        clip = zipped({f"Actor_{actor:02d}/{kind}-01-03-01-01-01-{actor:02d}.mp4": b"clip" for kind in ("01", "02")})
+        archives[f"Video_Speech_Actor_{actor:02d}.zip"] = clip
+    server.files |= {f"{RECORD}/{name}": data for name, data in archives.items()}
+    server.files[API] = metadata(*archives.items())
+    return archives
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, kind: str, *bases: str) -> None:
+    """Let a corpus be published there."""
+    known = {**published.registry(), kind: Remote("", bases)}
+    for module in (download, ravdess, cremad):
+        monkeypatch.setattr(module, "registry", lambda: known)
+
+
+def test_archives_come_once_from_where_they_are_published_and_are_held_to_the_record(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives = films_of(server)
+    publish(monkeypatch, "ravdess", server.address + RECORD)
     server.faults[f"{RECORD}/Video_Speech_Actor_01.zip"] = ["truncated", "wrong", "503"]
     for _ in range(2):
+        download.run("films", pictures(), 0, None, tmp_path)
+    clips = contents(shard(tmp_path, name="films"))
+    assert clips == {f"Actor_{a:02d}/01-01-03-01-01-01-{a:02d}.mp4": b"clip" for a in range(1, 13)}
+    kept = tmp_path / "data" / "films" / "archives"
+    assert {path.name for path in kept.iterdir()} == {"record-1188976.json", *list(archives)[:12]}
+    assert (kept / "record-1188976.json").read_bytes() == server.files[API]
+    assert server.asked.count(API) == 1
+    assert server.asked.count(f"{RECORD}/Video_Speech_Actor_01.zip") == 4
+    assert len(server.asked) == 1 + 4 + 11
+
+
+def test_what_the_record_said_at_first_use_is_what_archives_are_held_to(server: Server, tmp_path: Path) -> None:
+    archives = films_of(server)
+    download.run("films", pictures(), 0, server.address + RECORD, tmp_path)
+    path = f"{RECORD}/Video_Speech_Actor_24.zip"
+    server.files[path] = b"PK" + archives["Video_Speech_Actor_24.zip"]
+    server.files[API] = metadata(("Video_Speech_Actor_24.zip", server.files[path]))
+    with pytest.raises(UserError, match=r"what it sends is something else: it has \d+ bytes, not \d+"):
+        download.run("films", pictures(), 1, server.address + RECORD, tmp_path)
+    assert not shard(tmp_path, 1, "films").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (metadata(("another.zip", b"")), "the record has no checksum of Video_Speech_Actor_01.zip"),
+        (b"{}", f"{API} lists no files"),
+        (b"<html>", "is not valid JSON"),
+        (None, f"{API}: the host answers 404 Not Found"),
+    ],
+)
+def test_a_record_without_checksums_is_said_and_stops_nothing(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes | None, said: str
+) -> None:
+    films_of(server)
+    del server.files[API]
+    if answer is not None:
+        server.files[API] = answer
+    with caplog.at_level(logging.WARNING):
         download.run("films", pictures(), 0, server.address + RECORD, tmp_path)
     assert len(base.members(shard(tmp_path, name="films"))) == 12
-    assert contents(shard(tmp_path, name="films"))[clip] == b"clip"
-    archives = tmp_path / "data" / "films" / "archives"
-    assert (archives / "Video_Speech_Actor_01.zip").read_bytes() == first
-    assert server.asked.count("/api/records/1188976") == 1
-    assert server.asked.count(f"{RECORD}/Video_Speech_Actor_01.zip") == 4
-    assert server.asked.count(f"{RECORD}/Video_Speech_Actor_02.zip") == 1
-    assert f"{RECORD}/Video_Speech_Actor_13.zip" not in server.asked
-    assert len(leftovers(archives)) == 13
+    assert caplog.text.count(said) == 1
+
+
+def test_songs_come_with_the_speech_where_they_are_asked_for(server: Server, tmp_path: Path) -> None:
+    for channel, number in (("Speech", "01"), ("Song", "02")):
+        for actor in (17, 18):
+            clip = zipped({f"Actor_{actor}/01-{number}-03-01-01-01-{actor}.mp4": channel.encode()})
+            server.files[f"{RECORD}/Video_{channel}_Actor_{actor}.zip"] = clip
+    del server.files[f"{RECORD}/Video_Song_Actor_18.zip"]  # who sings nothing
+    section = corpus("ravdess", shards=[0], actors=[17, 18], vocal=["speech", "song"])
+    download.run("films", section, 0, server.address + RECORD, tmp_path)
+    assert sorted(contents(shard(tmp_path, name="films")).values()) == [b"Song", b"Speech", b"Speech"]
 
 
 def test_an_archive_put_by_hand_is_used(server: Server, tmp_path: Path) -> None:
-    folder_of(
-        tmp_path / "data" / "films" / "archives",
-        {
-            f"Video_Speech_Actor_{actor:02d}.zip": zipped({f"01-01-03-01-01-01-{actor:02d}.mp4": b"clip"})
-            for actor in ravdess.ACTORS
-        },
-    )
-    download.run("films", pictures(), 1, server.address, tmp_path)
+    archives = films_of(server)
+    folder_of(tmp_path / "data" / "films" / "archives", {**archives, "record-1188976.json": server.files[API]})
+    download.run("films", pictures(), 1, server.address + RECORD, tmp_path)
     assert len(base.members(shard(tmp_path, 1, "films"))) == 12
     assert server.asked == []
+
+
+def test_local_archives_are_held_to_the_record_and_used_as_they_are(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    archives = films_of(server)
+    publish(monkeypatch, "ravdess", server.address + RECORD)
+    archives["Video_Speech_Actor_02.zip"] = zipped({"mine/01-01-03-01-01-01-02.mp4": b"my own"})
+    source = folder_of(tmp_path / "source", archives)
+    with caplog.at_level(logging.WARNING):
+        download.run("films", pictures(), 0, str(source), tmp_path)
+    assert contents(shard(tmp_path, name="films"))["Actor_02/01-01-03-01-01-01-02.mp4"] == b"my own"
+    assert caplog.text.count("is not the archive that the corpus publishes") == 1
+    assert "Video_Speech_Actor_02.zip is not the archive" in caplog.text
+    assert server.asked == [API]
+
+
+def test_a_local_zip_of_the_recordings_is_held_to_its_published_checksum(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = folder_of(tmp_path / "source", {"Audio_Speech_Actors_01-24.zip": zipped(CLIPS)})
+    with caplog.at_level(logging.WARNING):
+        download.run("voices", sounds(), 0, str(source), tmp_path)
+    assert contents(shard(tmp_path)) == CLIPS
+    assert "Audio_Speech_Actors_01-24.zip is not the archive that the corpus publishes: it has" in caplog.text
 
 
 def test_one_zip_can_be_an_address(server: Server, tmp_path: Path) -> None:
@@ -291,86 +325,75 @@ def test_one_zip_can_be_an_address(server: Server, tmp_path: Path) -> None:
     assert contents(shard(tmp_path)) == CLIPS
 
 
+@pytest.mark.parametrize("kind", ["outside", "link"])
+def test_a_fetched_zip_that_cannot_be_trusted_is_refused(server: Server, tmp_path: Path, kind: str) -> None:
+    member = zipfile.ZipInfo(f"../{FIRST}" if kind == "outside" else FIRST)
+    member.external_attr = ((stat.S_IFLNK if kind == "link" else stat.S_IFREG) | 0o777) << 16
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(member, "/etc/passwd")
+    server.files["/mine.zip"] = buffer.getvalue()
+    with pytest.raises(UserError, match="do not trust this zip"):
+        download.run("voices", sounds(), 0, f"{server.address}/mine.zip", tmp_path)
+    assert leftovers(tmp_path) == ["mine.zip"]
+
+
 def test_the_recordings_archive_is_held_to_its_published_checksum(server: Server, tmp_path: Path) -> None:
     path = f"{RECORD}/Audio_Speech_Actors_01-24.zip"
     server.files[path] = zipped(CLIPS)
     with pytest.raises(UserError, match=r"it has .* bytes, not 208,468,073") as error:
         download.run("voices", sounds(), 0, server.address + RECORD, tmp_path)
-    assert len(server.asked) == remote.TRIES
+    assert server.asked == [path] * remote.TRIES
     assert str(tmp_path / "data/voices/archives/Audio_Speech_Actors_01-24.zip") in str(error.value)
     assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("faults", "tries", "reason"),
-    [
-        (["404"], 1, "the host answers 404 Not Found"),
-        (["403"], 1, "the host answers 403 Forbidden"),
-        (["503"] * 9, remote.TRIES, "the host answers 503 Service Unavailable"),
-        (["429"] * 9, remote.TRIES, "the host answers 429 Too Many Requests"),
-        (["truncated"] * 9, remote.TRIES, "the connection broke before the end"),
-        (["wrong"] * 9, remote.TRIES, "what it sends is something else: its sha256 is"),
-        (["silent"] * 9, remote.TRIES, "the host falls silent"),
-    ],
+    ("name", "folder"), [("ravdess", "Audio_Speech_Actors_01-24.zip"), ("cremad", "AudioWAV/1001_DFA_ANG_XX.wav")]
 )
-def test_a_fault_that_stays_is_one_line_and_no_file(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: list[str], tries: int, reason: str
+def test_work_on_sound_alone_never_pulls_video(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
 ) -> None:
-    monkeypatch.setattr(remote, "SILENCE", 0.2)
-    server.files["/file"] = b"content" * 1000
-    server.faults["/file"] = faults
-    known = Remote("file", f"{server.address}/file", 7000, f"sha256:{hashlib.sha256(b'content' * 1000).hexdigest()}")
-    with pytest.raises(UserError) as error:
-        remote.fetch(known, tmp_path / "file", "EMOFUSE_X_SOURCE")
-    assert reason in str(error.value)
-    assert f"put it at {tmp_path / 'file'}, or set EMOFUSE_X_SOURCE to a local copy" in str(error.value)
-    assert "\n" not in str(error.value)
-    assert len(server.asked) == tries
-    assert leftovers(tmp_path) == []
+    """A newcomer leaves one variant in params.yaml and nothing else changes."""
+    text = (ROOT / "params.yaml").read_text()
+    every = "variants: [proposed, audio_only, video_only, concat_fusion, cross_entropy]"
+    assert every in text
+    (tmp_path / "params.yaml").write_text(text.replace(every, "variants: [audio_only]"))
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    section = params.load(tmp_path / "params.yaml").corpus(name)
+    publish(monkeypatch, name, server.address)
+    with pytest.raises(UserError, match="404"):
+        download.run(name, section, 0, None, tmp_path)
+    assert server.asked == [f"/{folder}"]
 
 
 def test_a_host_out_of_reach_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAUSE", 0.01)
-    with socket.socket() as taken:  # bound, but nobody listens
-        taken.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError) as error:
-            download.run("films", pictures(), 0, address, tmp_path)
+    monkeypatch.setattr(remote, "PAUSE", 0.001)
+    with serving() as gone:
+        address = gone.address
+    with pytest.raises(UserError) as error:
+        download.run("films", pictures(), 0, address, tmp_path)
     archive = tmp_path / "data/films/archives/Video_Speech_Actor_01.zip"
     assert str(error.value) == (
         f"{address}/Video_Speech_Actor_01.zip?download=1: the host cannot be reached."
-        f" Fetch it by hand and put it at {archive}, or set EMOFUSE_FILMS_SOURCE to a local copy"
+        f" Fetch it by hand and put it at {archive}, or set EMOFUSE_FILMS_SOURCE to a local copy (a folder, or the zips)"
     )
 
 
-def test_parallel_jobs_fetch_a_shared_file_once(server: Server, tmp_path: Path) -> None:
-    server.files["/file"] = b"content" * 100_000
-    known = Remote("file", f"{server.address}/file")
-    jobs = [threading.Thread(target=remote.fetch, args=(known, tmp_path / "file", "X")) for _ in range(4)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    assert (tmp_path / "file").read_bytes() == server.files["/file"]
-    assert server.asked == ["/file"]
+def test_the_disk_must_have_room_for_the_whole_corpus_before_it_starts(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives = films_of(server)
+    whole = sum(map(len, archives.values()))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * whole - 1))
+    with pytest.raises(UserError, match=r"GB are needed there and .* GB are free; free some"):
+        download.run("films", pictures(), 0, server.address + RECORD, tmp_path)
+    assert server.asked == [API]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * whole))
+    download.run("films", pictures(), 0, server.address + RECORD, tmp_path)
 
 
-def test_what_a_killed_process_left_is_cleared(server: Server, tmp_path: Path) -> None:
-    server.files["/file.zip"] = b"content"
-    (tmp_path / ".file.zip.abc123.zip").write_bytes(b"cont")
-    remote.fetch(Remote("file.zip", f"{server.address}/file.zip"), tmp_path / "file.zip", "X")
-    assert leftovers(tmp_path) == ["file.zip"]
-
-
-def test_a_file_that_is_not_what_it_should_be_is_fetched_again(server: Server, tmp_path: Path) -> None:
-    server.files["/file"] = b"right"
-    (tmp_path / "file").write_bytes(b"wrong")
-    known = Remote("file", f"{server.address}/file", 5, f"md5:{hashlib.md5(b'right').hexdigest()}")
-    remote.fetch(known, tmp_path / "file", "X")
-    assert (tmp_path / "file").read_bytes() == b"right"
-
-
-def test_real_cremad_clips_come_from_a_mirror_and_are_checked(
+def test_real_cremad_clips_come_from_the_mirror_or_else_from_the_official_host(
     server: Server, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = sorted((shared_data / "cremad" / "VideoFlash").glob("*.flv"))
@@ -379,13 +402,17 @@ def test_real_cremad_clips_come_from_a_mirror_and_are_checked(
     (tmp_path / "cremad.csv").write_text("".join(line for line in lines if line[:15] in {"clip,flv_bytes,", *stems}))
     monkeypatch.setattr(cremad, "REGISTRY", tmp_path)
     section = corpus("cremad", shards=list(range(8)))
-    server.files = {f"/base/VideoFlash/{clip.name}": clip.read_bytes() for clip in clips}
-    download.run("faces", section, 0, f"{server.address}/base/", tmp_path)
+    server.files = {f"/{host}/VideoFlash/{clip.name}": clip.read_bytes() for clip in clips for host in ("m", "o")}
+    # A pointer of Git LFS, as a host without the content sends, is not the clip.
+    server.files[f"/m/VideoFlash/{clips[0].name}"] = b"version https://git-lfs.github.com/spec/v1\n"
+    del server.files[f"/m/VideoFlash/{clips[1].name}"]
+    publish(monkeypatch, "cremad", f"{server.address}/m", f"{server.address}/o")
+    download.run("faces", section, 0, None, tmp_path)
     assert contents(shard(tmp_path, name="faces")) == {f"VideoFlash/{c.name}": c.read_bytes() for c in clips}
-    # A pointer of Git LFS, as a host without the content sends, is refused.
-    server.files[f"/base/VideoFlash/{clips[0].name}"] = b"version https://git-lfs.github.com/spec/v1\n"
+    assert [path for path in server.asked if path.startswith("/o/")] == [f"/o/VideoFlash/{c.name}" for c in clips[:2]]
+    # Where there is but one host, that is the end of it.
     with pytest.raises(UserError, match="not 265,922"):
-        download.run("more_faces", section, 0, f"{server.address}/base", tmp_path)
+        download.run("more_faces", section, 0, f"{server.address}/m/", tmp_path)
     assert not shard(tmp_path, name="more_faces").exists()
 
 
@@ -407,8 +434,8 @@ def test_weights_come_from_a_folder_or_the_web_and_are_checked(
     monkeypatch.delenv(weights.SETTING)
     target.unlink()
     server.files["/weights"] = real
-    known = Remote(target.name, f"{server.address}/weights", len(real), "sha256:2979b33f")
-    monkeypatch.setattr(remote, "registry", lambda: {name: known})
+    known = Remote(target.name, (f"{server.address}/weights",), len(real), "sha256:2979b33f")
+    monkeypatch.setattr(weights, "registry", lambda: {name: known})
     weights.fetch(name, tmp_path)
     assert target.read_bytes() == real
 
@@ -416,18 +443,6 @@ def test_weights_come_from_a_folder_or_the_web_and_are_checked(
 def test_every_weights_name_has_a_path_and_an_address() -> None:
     assert weights.path("resnet18") == "data/weights/resnet18-f37072fd.pth"
     for name in weights.NAMES:
-        assert remote.registry()[name].address.startswith("https://")
+        assert published.registry()[name].addresses
     with pytest.raises(UserError, match="weights: there are none named 'resnet50'"):
         weights.path("resnet50")
-
-
-def test_a_record_without_checksums_stops_nothing(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.files[f"{RECORD}/Video_Speech_Actor_01.zip"] = zipped({"01-01-03-01-01-01-01.mp4": b"clip"})
-    server.files["/api/records/1188976"] = b'{"files": []}'
-    section = corpus("ravdess", shards=[0, 1], actors=[1, 2])
-    with caplog.at_level(logging.WARNING):
-        download.run("films", section, 0, server.address + RECORD, tmp_path)
-    assert len(base.members(shard(tmp_path, name="films"))) == 1
-    assert "Video_Speech_Actor_01.zip: no published checksum could be had (it is not in the record)" in caplog.text

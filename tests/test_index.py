@@ -103,6 +103,13 @@ def test_each_bad_clip_has_its_reason_and_stops_nothing(tmp_path: Path, film: by
     assert {wrong[label] for label in index.LABELS} == {""}
 
 
+def test_a_clip_far_shorter_or_longer_than_a_sentence_is_no_clip(tmp_path: Path) -> None:
+    stem = "Actor_07/03-01-{:02d}-01-01-01-07.wav"
+    members = {stem.format(n): tone(seconds) for n, seconds in enumerate((0.2, 0.3, 19.9, 20.2), 1)}
+    rows = built(tmp_path, "voices", corpus("ravdess", modalities=["audio"], shards=[0]), members)
+    assert [row["status"] for row in rows] == ["too short: 0.2 seconds", "ok", "ok", "too long: 20.2 seconds"]
+
+
 def test_a_modality_that_the_corpus_lacks_is_no_fault(tmp_path: Path, film: bytes) -> None:
     rows = built(
         tmp_path,

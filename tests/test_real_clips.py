@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from emofuse import cli
+from emofuse import cli, faces
 
 
 def run_stages(
@@ -57,6 +60,27 @@ def test_clips_become_faces_and_segments(
         features = np.load(Path("data") / corpus / stage / f"shard-{shard}.npy", mmap_mode="r")
         assert features.shape == shape
         assert all(clip.any() for clip in features)
+
+
+def test_a_job_keeps_to_the_threads_it_is_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake grants them by OMP_NUM_THREADS; DVC, which runs one job at a time, says nothing."""
+    granted: list[int] = []
+    monkeypatch.setattr(faces, "extract", lambda *arguments: granted.append(arguments[-1]))
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    index = tmp_path / "data" / "demo" / "index.csv"
+    index.parent.mkdir(parents=True)
+    index.write_text("clip,shard,status\n")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Snakefile").write_text(
+        'rule all:\n    output: "threads"\n    threads: 2\n    shell: "echo $OMP_NUM_THREADS > {output}"\n'
+    )
+    subprocess.run([sys.executable, "-m", "snakemake", "--cores", "2", "--quiet", "all"], check=True)
+    for given, expected in ((Path("threads").read_text().strip(), 2), ("", 7)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert cli.main(["faces", "demo", "0"]) == 0
+        assert granted.pop() == expected
 
 
 def test_the_recordings_alone_become_folds(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

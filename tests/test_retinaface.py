@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import importlib
 import io
 import pickle
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from emofuse import retinaface
+from emofuse import media, retinaface
 from emofuse.errors import UserError
 
 BODY = "mobilenet0.25"
@@ -23,7 +25,7 @@ def weights(shared_data: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def detector(weights: Path) -> retinaface.Detector:
-    return retinaface.Detector(BODY, weights, detect_size=320, score=0.7, device="cpu")
+    return retinaface.Detector(BODY, weights, score=0.7, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,18 @@ def test_every_still_has_one_face(detector: retinaface.Detector, stills: np.ndar
 def test_a_batch_finds_what_single_frames_do(detector: retinaface.Detector, stills: np.ndarray) -> None:
     for still, found in zip(stills, detector(stills), strict=True):
         assert np.allclose(detector(still[None])[0], found, atol=0.01)
+
+
+def test_more_pictures_than_one_batch_are_told_apart(
+    detector: retinaface.Detector, stills: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = np.full_like(stills[0], 127)
+    pictures = np.stack([stills[0], none, np.roll(stills[1], 40, axis=1), none, none, stills[2], stills[3]])
+    whole = detector(pictures)
+    assert [len(found) for found in whole] == [1, 0, 1, 0, 0, 1, 1]
+    monkeypatch.setattr(retinaface, "BATCH", 3)
+    for found, again in zip(whole, detector(pictures), strict=True):
+        assert np.allclose(found, again, atol=0.01)
 
 
 def test_a_mirrored_frame_has_a_mirrored_box(detector: retinaface.Detector, stills: np.ndarray) -> None:
@@ -97,12 +111,12 @@ def test_prefixed_and_zipped_weights_are_the_same_weights(tmp_path: Path) -> Non
 def test_wrong_weights_are_one_line(tmp_path: Path) -> None:
     plain = untrained(tmp_path)
     with pytest.raises(UserError, match=r"untrained\.pth: not the weights of RetinaFace on resnet50"):
-        retinaface.Detector("resnet50", plain, 320, 0.7)
+        retinaface.Detector("resnet50", plain, 0.7)
     state = retinaface.read_weights(plain)
     state.popitem()
     torch.save(state, plain)
     with pytest.raises(UserError, match="not the weights"):
-        retinaface.Detector(BODY, plain, 320, 0.7)
+        retinaface.Detector(BODY, plain, 0.7)
     for number, content in enumerate((b"", b"<html>not found</html>", pickle.dumps([1, 2]))):
         path = tmp_path / f"{number}.pth"
         path.write_bytes(content)
@@ -126,25 +140,80 @@ def test_a_pickle_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "code ran" not in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # the package builds its body in torchvision's old way
-def test_resnet50_finds_what_the_package_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The package's own detector of one image at a time."""
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer release
-    from retinaface.predict_single import Model
+    return importlib.import_module("retinaface.predict_single")
 
+
+@pytest.fixture(scope="module")
+def frames(shared_data: Path) -> dict[str, np.ndarray]:
+    """Three frames of a real clip of each corpus, whole: uint8 (3, H, W, 3)."""
+    clips = {
+        "ravdess": shared_data / "ravdess_av" / "Actor_05" / "01-01-03-01-01-02-05.mp4",
+        "cremad": shared_data / "cremad" / "VideoFlash" / "1001_DFA_HAP_XX.flv",
+    }
+    return {name: media.read_frames(clip.read_bytes(), [0.1, 0.9, 1.7]) for name, clip in clips.items()}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the package builds its body in torchvision's old way
+def test_resnet50_says_what_the_package_says(
+    package: ModuleType, frames: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any choice, at every prior, on frames of real clips; then after it."""
     torch.manual_seed(1)
-    model = Model(max_size=160)
+    model = package.Model(max_size=160)
     model.eval()
     monkeypatch.setattr(retinaface, "read_weights", lambda path: model.model.state_dict())
-    image = np.random.default_rng(1).integers(0, 256, (120, 160, 3), np.uint8)
-    threshold = float(np.median(_scores(model, image)))
-    theirs = model.predict_jsons(image, confidence_threshold=threshold)
-    (ours,) = retinaface.Detector("resnet50", Path("any"), 160, threshold, device="cpu")(image[None])
-    assert len(ours) == len(theirs) > 5
-    assert np.allclose(ours[:, :4], [found["bbox"] for found in theirs], atol=0.02)
-    assert np.allclose(ours[:, 4], [found["score"] for found in theirs], atol=0.01)
+    detector = retinaface.Detector("resnet50", Path("any"), score=0.5, device="cpu")
+    for whole in frames.values():
+        height, width = round(160 * whole.shape[1] / whole.shape[2]), 160
+        pictures = np.stack([np.asarray(Image.fromarray(frame).resize((width, height))) for frame in whole])
+        boxes_BP4, scores_BP = detector.candidates(pictures)
+        for picture, boxes_P4, scores_P in zip(pictures, boxes_BP4, scores_BP, strict=True):
+            normalised = package.tensor_from_rgb_image(model.transform(image=picture)["image"])[None]
+            with torch.inference_mode():
+                offsets, logits, _ = model.model(normalised)
+            priors = package.priorbox([[16, 32], [64, 128], [256, 512]], [8, 16, 32], False, (height, width))
+            theirs = package.decode(offsets[0], priors, model.variance) * torch.tensor([width, height] * 2)
+            assert len(boxes_P4) == len(theirs) > 500
+            assert torch.allclose(boxes_P4, theirs, atol=2e-3)
+            assert torch.allclose(scores_P, logits.softmax(-1)[0, :, 1], atol=1e-5)
+        for picture, ours in zip(pictures, detector(pictures), strict=True):
+            found = model.predict_jsons(picture, confidence_threshold=0.5)
+            assert len(ours) == len(found) > 5
+            assert np.allclose(ours[:, :4], [face["bbox"] for face in found], atol=0.02)
+            assert np.allclose(ours[:, 4], [face["score"] for face in found], atol=0.01)
 
 
-def _scores(model, image: np.ndarray) -> np.ndarray:  # type: ignore[no-untyped-def]
-    pixels = torch.from_numpy(model.transform(image=image)["image"]).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        return model.model(pixels)[1].softmax(-1)[0, :, 1].numpy()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("longer", [112, 160, 320, 640])
+def test_mobilenet_in_the_packages_detector_finds_the_same_boxes(
+    package: ModuleType, detector: retinaface.Detector, weights: Path, frames: dict[str, np.ndarray], longer: int
+) -> None:
+    """Its own `predict_jsons`, with the other body and that body's pixels."""
+    model = package.Model(max_size=longer)
+    model.model = retinaface.build(BODY)
+    model.model.load_state_dict(retinaface.read_weights(weights))
+    model.eval()
+    model.transform = lambda image: {"image": image[..., ::-1] - np.array([104, 117, 123], np.float32)}
+    for whole in frames.values():
+        size = longer, round(longer * whole.shape[1] / whole.shape[2])
+        pictures = np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in whole])
+        for picture, ours in zip(pictures, detector(pictures), strict=True):
+            theirs = model.predict_jsons(picture, confidence_threshold=0.7)
+            assert len(ours) == len(theirs) == 1
+            assert np.abs(ours[0, :4] - theirs[0]["bbox"]).max() < 0.1
+            assert ours[0, 4] == pytest.approx(theirs[0]["score"], abs=0.01)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_half_precision_on_a_gpu_finds_the_same_boxes(
+    detector: retinaface.Detector, weights: Path, stills: np.ndarray
+) -> None:
+    on_gpu = retinaface.Detector(BODY, weights, score=0.7, device="cuda")
+    assert on_gpu.precision == torch.float16
+    for ours, theirs in zip(on_gpu(stills), detector(stills), strict=True):
+        assert len(ours) == len(theirs) == 1
+        assert np.abs(ours[:, :4] - theirs[:, :4]).max() < 2

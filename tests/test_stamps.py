@@ -61,7 +61,6 @@ def test_a_stamp_holds_the_resolved_parameters_of_its_stage_and_a_hash(tmp_path:
         ),
         ("title: demo, made", "title: Demo, made", {"report"}),
         ("title: CREMA-D", "title: Crema", set()),
-        ("source: https", "source: http", set()),
         ("# Made on the spot", "# Made here", set()),
     ],
 )
@@ -72,7 +71,7 @@ def test_a_parameter_touches_the_stages_that_it_concerns(
 
 
 def test_where_clips_come_from_touches_nothing(tmp_path: Path) -> None:
-    assert changed(tmp_path, "ravdess", "source: https", "source: http") == set()
+    assert changed(tmp_path, "ravdess", "kind: ravdess", "kind: ravdess\n    source: /a/folder") == set()
 
 
 def test_an_unchanged_stamp_keeps_its_time_and_one_of_a_gone_variant_goes(tmp_path: Path) -> None:

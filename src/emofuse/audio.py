@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import torch
 import torchaudio
 
 from emofuse.corpora import base
-from emofuse.files import atomic, new_array, write_table
+from emofuse.files import atomic, write_table
 from emofuse.media import BrokenClip, read_audio
 
 if TYPE_CHECKING:
@@ -21,25 +22,46 @@ if TYPE_CHECKING:
 
 SILENCE = 1e-4  # −80 dB of full scale: the quietest recording of RAVDESS peaks 40 dB above it
 FLOOR = 1e-6
+STORED = np.dtype("<f2")
+TOGETHER = 16  # clips
+
+
+BLOCK = 16  # mel bands of one product
+
+
+@dataclass(frozen=True)
+class _Bands:
+    """Some neighbouring mel bands: the bins of the spectrum that they hear, and their filters, (bins, bands)."""
+
+    bins: slice
+    bands: slice
+    filters: torch.Tensor
 
 
 @cache
-def _mel(audio: Audio) -> torchaudio.transforms.MelSpectrogram:
-    window = round(audio.window_ms * audio.sample_rate / 1000)
-    if window > audio.fft:
-        raise ValueError(f"a window of {window} samples does not fit an FFT of {audio.fft} points")
-    mel = torchaudio.transforms.MelSpectrogram(
-        sample_rate=audio.sample_rate,
+def _transforms(audio: Audio) -> tuple[torchaudio.transforms.Spectrogram, list[_Bands]]:
+    """The short-time Fourier transform, complex, and the mel bands.
+
+    A mel band hears few bins: products of some bands with the bins between them take a fraction of the time of one
+    with all the zeros.
+    """
+    fourier = torchaudio.transforms.Spectrogram(
         n_fft=audio.fft,
-        win_length=window,
+        win_length=round(audio.window_ms * audio.sample_rate / 1000),
         hop_length=round(audio.hop_ms * audio.sample_rate / 1000),
         window_fn=torch.hamming_window,
-        n_mels=audio.bands,
-        mel_scale="htk",
+        power=None,
     )
-    if not bool((mel.mel_scale.fb.sum(0) > 0).all()):
-        raise ValueError(f"an FFT of {audio.fft} points leaves some of {audio.bands} mel bands empty")
-    return mel
+    filters = torchaudio.functional.melscale_fbanks(
+        audio.fft // 2 + 1, 0.0, audio.sample_rate / 2, audio.bands, audio.sample_rate
+    )
+    blocks = []
+    for first in range(0, audio.bands, BLOCK):
+        bands = slice(first, min(first + BLOCK, audio.bands))
+        heard = torch.nonzero(filters[:, bands].sum(1))
+        bins = slice(int(heard[0]), int(heard[-1]) + 1)
+        blocks.append(_Bands(bins, bands, filters[bins, bands].contiguous()))
+    return fourier, blocks
 
 
 def log_mel(samples: np.ndarray, audio: Audio) -> np.ndarray:
@@ -49,15 +71,20 @@ def log_mel(samples: np.ndarray, audio: Audio) -> np.ndarray:
     centred on the first sample; with `trim_db`, without the quiet at both ends.
     """
     with torch.inference_mode():
-        power_FT = _mel(audio)(torch.from_numpy(samples))
+        fourier, blocks = _transforms(audio)
+        spectrum_TF = fourier(torch.from_numpy(samples)).T
+        power_TF = torch.from_numpy(np.abs(spectrum_TF.numpy()) ** 2)  # NumPy's abs() is six times as fast as torch's
+        mel_TB = torch.empty(len(power_TF), audio.bands)
+        for block in blocks:
+            torch.mm(power_TF[:, block.bins], block.filters, out=mel_TB[:, block.bands])
         if audio.trim_db is not None:
-            energy_T = power_FT.sum(0)
+            energy_T = mel_TB.sum(1)
             loud = torch.nonzero(energy_T >= energy_T.max() * 10 ** (-audio.trim_db / 10))
-            power_FT = power_FT[:, int(loud[0]) : int(loud[-1]) + 1]
-        spectrogram_FT = torch.log(power_FT + FLOOR)
-        spectrogram_FT -= spectrogram_FT.mean(1, keepdim=True)
-        spectrogram_FT /= spectrogram_FT.std(1, keepdim=True, correction=0).clamp_min(1e-3)
-    return spectrogram_FT.numpy()
+            mel_TB = mel_TB[int(loud[0]) : int(loud[-1]) + 1]
+        mel_TB.add_(FLOOR).log_()
+        mel_TB -= mel_TB.mean(0)
+        mel_TB /= mel_TB.square().mean(0).sqrt_().clamp_min_(1e-3)
+    return mel_TB.T.numpy()
 
 
 def segments(spectrogram_FT: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
@@ -68,14 +95,40 @@ def segments(spectrogram_FT: np.ndarray, duration: float, audio: Audio) -> np.nd
     Returns float32 (N, bands, frames).
     """
     bands, columns = spectrogram_FT.shape
-    padded = np.pad(spectrogram_FT, ((0, 0), (audio.frames, audio.frames)))
-    cut = np.empty((audio.segments, bands, audio.frames), np.float32)
+    cut = np.zeros((audio.segments, bands, audio.frames), np.float32)
     for index in range(audio.segments):
         centre = (index + 0.5) * duration / audio.segments * 1000 / audio.hop_ms
         start = math.floor(centre - audio.frames / 2 + 0.5)
-        start = min(max(start, -audio.frames), columns) + audio.frames
-        cut[index] = padded[:, start : start + audio.frames]
+        first, end = max(start, 0), min(start + audio.frames, columns)
+        if first < end:
+            cut[index, :, first - start : end - start] = spectrogram_FT[:, first:end]
     return cut
+
+
+def clip_sound(data: bytes, duration: float, audio: Audio) -> np.ndarray:
+    """The sound of one clip, float32 (samples,).
+
+    `data` is the file with its sound, `duration` the clip's length in seconds. Raises `BrokenClip` for a sound
+    track that cannot be decoded, is silent, or lasts for less than half of the clip.
+    """
+    samples = read_audio(data, audio.sample_rate)
+    heard = len(samples) / audio.sample_rate
+    if heard < duration / 2 or len(samples) <= audio.fft // 2:  # a transform needs half of its points
+        raise BrokenClip(f"the sound is too short: {heard:.1f} of {duration:.1f} seconds")
+    loudest = np.abs(samples).max()
+    if not np.isfinite(loudest):
+        raise BrokenClip("the sound is not all numbers")
+    if loudest < SILENCE:
+        raise BrokenClip("the sound track is silent")
+    return samples
+
+
+def clip_segments(samples: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
+    """The segments of one clip, float32 (N, bands, frames), of its sound and its length in seconds."""
+    spectrogram_FT = log_mel(samples, audio)
+    if audio.trim_db is not None:
+        duration = spectrogram_FT.shape[1] * audio.hop_ms / 1000
+    return segments(spectrogram_FT, duration, audio)
 
 
 def extract(
@@ -84,31 +137,37 @@ def extract(
     audio: Audio,
     output: Path,
     table: Path,
-    progress: Callable[[Sequence[Mapping[str, str]]], Sequence[Mapping[str, str]]] = lambda rows: rows,
+    progress: Callable[[Sequence[Mapping[str, str]]], Iterable[Mapping[str, str]]] = lambda rows: rows,
 ) -> None:
-    """Write the features of one shard.
+    """Write the features of one shard, clip by clip.
 
     `rows` are the shard's usable rows of index.csv, `archive` its zip. Writes `output`, float16
-    (clips, N, bands, frames), and `table`, clip, row, status: "ok" or why the clip has no features.
+    (clips, N, bands, frames), zeros where a clip has no features, and `table`, in the same order: clip, row,
+    status ("ok" or why the clip has no features).
     """
     torch.set_num_threads(1)
     shape = (len(rows), audio.segments, audio.bands, audio.frames)
+    header = {"descr": np.lib.format.dtype_to_descr(STORED), "fortran_order": False, "shape": shape}
     told: list[tuple[str, int, str]] = []
-    with atomic(output) as features_file:
-        features = new_array(features_file, np.float16, shape)
+    sounds: list[np.ndarray | BrokenClip] = []
+    # Written, not mapped: what is mapped counts as memory until it is on the disk.
+    with atomic(output) as features_file, features_file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
         for number, row in enumerate(progress(rows)):
-            try:
-                samples = read_audio(base.read_member(archive, row["sound"]), audio.sample_rate)
-                if np.abs(samples).max() < SILENCE:
-                    raise BrokenClip("the sound track is silent")
-                spectrogram_FT = log_mel(samples, audio)
-                duration = float(row["duration"])
-                if audio.trim_db is not None:
-                    duration = spectrogram_FT.shape[1] * audio.hop_ms / 1000
-                features[number] = segments(spectrogram_FT, duration, audio)
-                status = "ok"
-            except BrokenClip as error:
-                status = str(error)
+            if not sounds:  # some clips at once: decoding and transforming in turn drive each other out of the caches
+                sounds = [_sound(ahead, archive, audio) for ahead in rows[number : number + TOGETHER]]
+            sound = sounds.pop(0)
+            if isinstance(sound, BrokenClip):
+                features, status = np.zeros(shape[1:]), str(sound)
+            else:
+                features, status = clip_segments(sound, float(row["duration"]), audio), "ok"
+            stream.write(features.astype(STORED).tobytes())
             told.append((row["clip"], number, status))
-        features.flush()
     write_table(table, ("clip", "row", "status"), told)
+
+
+def _sound(row: Mapping[str, str], archive: Path, audio: Audio) -> np.ndarray | BrokenClip:
+    try:
+        return clip_sound(base.read_member(archive, row["sound"]), float(row["duration"]), audio)
+    except BrokenClip as reason:
+        return reason

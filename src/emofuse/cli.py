@@ -45,7 +45,7 @@ def faces(params: Params, corpus: str, shard: int) -> None:
         raise UserError(f"corpora.{corpus}: it has no video, so there are no faces to cut")
     archive, rows, output, progress = _shard(params, corpus, shard, "faces")
     detector = ROOT / weights.path(f"retinaface_{section.body}") if section.detector == "retinaface" else None
-    stage.extract(rows, archive, section, output, output.with_suffix(".csv"), detector, progress)
+    stage.extract(rows, archive, section, output, output.with_suffix(".csv"), detector, progress, _threads())
 
 
 def audio(params: Params, corpus: str, shard: int) -> None:
@@ -285,6 +285,12 @@ def _stamps(params: Params, corpus: str, *stages: str) -> list[Path]:
     """The stamps of stages, brought up to date first, so that a stage run by hand has the right ones."""
     stamps(params, corpus)
     return [ROOT / "stamps" / corpus / f"{stage}.json" for stage in stages]
+
+
+def _threads() -> int:
+    """The CPUs of this job: what its rule is granted, which Snakemake says in OMP_NUM_THREADS, else all there are."""
+    granted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(granted) if granted.isdigit() else os.cpu_count() or 1
 
 
 def _shard(params: Params, corpus: str, shard: int, stage: str):  # type: ignore[no-untyped-def]

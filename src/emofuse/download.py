@@ -24,7 +24,7 @@ from emofuse.corpora import base
 from emofuse.errors import UserError
 from emofuse.files import read_json
 from emofuse.progress import Progress
-from emofuse.remote import Remote
+from emofuse.published import Remote, registry
 
 if TYPE_CHECKING:
     from emofuse.params import Corpus
@@ -36,23 +36,26 @@ _ZENODO = re.compile(r"(https?://[^/]+)/records?/([0-9]+)/files/")
 
 @dataclass(frozen=True)
 class File:
-    """A file of a source: `path` within it, `place` as people know it, `read` for its bytes."""
+    """A file of a source: `path` within it, `place` as people know it, `read` for its bytes, the zip that it is in."""
 
     path: str
     place: str
     read: Callable[[], bytes]
+    archive: Path | None = None
 
 
 def run(name: str, corpus: Corpus, shard: int, source: str | None, root: Path | str = ".") -> None:
     """Write data/<corpus>/raw/shard-<shard>.zip, the clips of one run of the corpus's actors.
 
     `source` is a local folder (searched through, zips in it as well), a local zip, or an http address: of one
-    zip, or the base of the corpus's files. The corpus's actors are dealt to shards whoever of them is there,
-    so a shard can be empty. What is fetched stays in data/<corpus>/archives/. A file of the corpus's kind with
-    a wrong name goes along, for the index to say so; one of another modality does not.
+    zip, or the base of the corpus's files; without one they come from where they are published. The corpus's
+    actors are dealt to shards whoever of them is there, so a shard can be empty. What is fetched stays in
+    data/<corpus>/archives/. A file of the corpus's kind with a wrong name goes along, for the index to say so;
+    one of another modality does not.
 
     Raises `UserError` for a source that is not there, cannot be fetched, holds no clip of the corpus or not
-    one of an actor that `actors` names, for two files of one clip, and for an unsafe or damaged zip.
+    one of an actor that `actors` names, for two files of one clip, for an unsafe or damaged zip, and for a disk
+    without room.
     """
     root = Path(root)
     target = root / "data" / name / "raw" / f"shard-{shard}.zip"
@@ -61,29 +64,35 @@ def run(name: str, corpus: Corpus, shard: int, source: str | None, root: Path | 
         base.write_shard(target, reader.make_shard(corpus.demo, shard, len(corpus.shards), _Told(name, shard)))
         return
     setting = f"EMOFUSE_{name.upper()}_SOURCE"
-    if not source:
-        raise UserError(
-            f"corpora.{name}.source: there is none; name a folder, a zip or an address, there or in {setting}"
-        )
     everyone = _actors(name, corpus, reader)
     actors = shards.actors_of(everyone, shard, len(corpus.shards))
     archives = root / "data" / name / "archives"
-    served = reader.remote(source.rstrip("/"), actors, corpus)
+    bases = registry()[corpus.kind].addresses
     searched: Sequence[int] = everyone
-    if not _is_address(source):
+    if source and not _is_address(source):
         files = list(_local(Path(source).expanduser(), f"corpora.{name}.source (or {setting})"))
-    elif (path := PurePosixPath(urlsplit(source).path)).suffix == ".zip":
-        files = _fetched([Remote(path.name, source)], archives, setting)
+        served = reader.remote(bases, actors, corpus)
+        _say_other_editions(files, served, archives, setting)
+    elif source and (path := PurePosixPath(urlsplit(source).path)).suffix == ".zip":
+        served = [replace(registry().get(path.name) or Remote(path.name, ()), addresses=(source,))]
+        files = _fetched(served, archives, setting)
     else:
+        bases = (source.rstrip("/"),) if source else bases
+        own = {file.path for file in reader.remote(bases, actors, corpus)}
+        whole = _checked(reader.remote(bases, everyone, corpus), archives, setting) if own else []
+        # Of every shard, not to find out after hours: once as they are fetched, once more in the shards.
+        remote.check_room(archives, 2 * sum(f.size or 0 for f in whole if not (archives / f.path).exists()))
+        served = [file for file in whole if file.path in own]
         files = _fetched(served, archives, setting)
         searched = actors if served else ()  # the others' clips are in other files
     chosen, present = _choose(files, corpus, reader, actors, first=shard == 0)
     absent = sorted(set(searched) - present)
+    place = source or bases[0]
     if searched and len(absent) == len(searched):
-        raise UserError(f"{source}: no clip of {name} is there; see corpora.{name} in params.yaml and {setting}")
+        raise UserError(f"{place}: no clip of {name} is there; see corpora.{name} in params.yaml and {setting}")
     if absent and corpus.actors != "all":
         raise UserError(
-            f"corpora.{name}.actors: no clip of {_list(absent)} in {source}; add them or leave the actors out"
+            f"corpora.{name}.actors: no clip of {_list(absent)} in {place}; add them or leave the actors out"
         )
     if missing := sorted(set(absent) & set(actors)):
         log.warning("%s, shard %d: no clip of actors %s is there", name, shard, _list(missing))
@@ -205,13 +214,7 @@ def _zip(path: Path) -> Iterator[File]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} is not a zip file that can be read ({error}); get it again") from None
-    known = remote.registry().get(path.name)
-    if known is not None:
-        try:
-            remote.check_file(path, known)
-        except remote.WrongBytes as error:
-            log.warning("%s is not the archive that the corpus publishes: %s", path, error)
+        raise UserError(f"{path} is not a zip file that can be read ({error}); delete it or get it again") from None
     for entry in archive.infolist():
         parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
         if ".." in parts or parts[:1] == ("/",) or ":" in "".join(parts[:1]):
@@ -219,7 +222,7 @@ def _zip(path: Path) -> Iterator[File]:
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise UserError(f"{path}: member {entry.filename} is a link; do not trust this zip")
         if not entry.is_dir() and not any(_is_hidden(part) for part in parts):
-            yield File(entry.filename, f"{path}:{entry.filename}", partial(_read_member, archive, entry))
+            yield File(entry.filename, f"{path}:{entry.filename}", partial(_read_member, archive, entry), path)
 
 
 def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
@@ -229,11 +232,20 @@ def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         raise UserError(f"{archive.filename}: {entry.filename} cannot be read ({error}); get the zip again") from None
 
 
+def _say_other_editions(files: Sequence[File], served: Sequence[Remote], archives: Path, setting: str) -> None:
+    """Check the zips of a local copy that bear the names of published ones; a copy is used as it is."""
+    zips = {file.archive.name: file.archive for file in files if file.archive is not None}
+    for published in _checked([file for file in served if file.path in zips], archives, setting):
+        try:
+            remote.check_file(zips[published.path], published)
+        except remote.WrongBytes as error:
+            log.warning("%s is not the archive that the corpus publishes: %s", zips[published.path], error)
+
+
 def _fetched(served: Sequence[Remote], archives: Path, setting: str) -> list[File]:
     """Fetch files to the folder of archives; the files in them, or they themselves where they are no zips."""
     files: list[File] = []
-    for wanted in Progress(served, "fetching"):
-        path = remote.fetch(_checked(wanted, archives, setting), archives / wanted.path, setting)
+    for wanted, path in zip(served, remote.fetch(served, archives, setting), strict=True):
         if path.suffix == ".zip":
             files += (replace(file, path=f"{path.stem}/{file.path}") for file in _zip(path))
         else:
@@ -241,29 +253,34 @@ def _fetched(served: Sequence[Remote], archives: Path, setting: str) -> list[Fil
     return files
 
 
-def _checked(wanted: Remote, archives: Path, setting: str) -> Remote:
-    """A file with its checksum: its own, the registry's, or that of the Zenodo record which it is in."""
-    if wanted.checksum:
-        return wanted
-    if known := remote.registry().get(wanted.path):
-        return replace(wanted, size=known.size, checksum=known.checksum)
-    record = _ZENODO.match(wanted.address)
-    if record is None:
-        return wanted
-    host, number = record.groups()
-    # Kept beside the archives: what was read of it at first use is what later files are held to.
-    metadata = Remote(f"record-{number}.json", f"{host}/api/records/{number}")
+def _checked(files: Sequence[Remote], archives: Path, setting: str) -> list[Remote]:
+    """Files with their sizes and checksums: their own, or those of the Zenodo record which they are in."""
+    unknown = [file for file in files if not file.checksum]
+    record = _record(unknown[0].addresses[0], archives, setting) if unknown else {}
+    if record and (absent := [file.path for file in unknown if file.path not in record]):
+        log.warning("the record has no checksum of %s", ", ".join(absent))
+    return [file if file.checksum else Remote(file.path, file.addresses, *record.get(file.path, ())) for file in files]
+
+
+def _record(address: str, archives: Path, setting: str) -> dict[str, tuple[int, str]]:
+    """The size and the checksum of every file of the Zenodo record that an address is in; none for other addresses.
+
+    It is kept beside the archives: what was read at first use is what files are held to ever after. Where it cannot
+    be had, the zips' own checksums still tell whether they are whole.
+    """
+    match = _ZENODO.match(address)
+    if match is None:
+        return {}
+    host, number = match.groups()
+    metadata = Remote(f"record-{number}.json", (f"{host}/api/records/{number}",))
     try:
-        listed = read_json(remote.fetch(metadata, archives / metadata.path, setting))
-        return next(
-            replace(wanted, size=int(file["size"]), checksum=str(file["checksum"]))
-            for file in listed["files"]
-            if file["key"] == wanted.path
-        )
-    except (UserError, KeyError, TypeError, ValueError, StopIteration) as error:
-        # The zip's own checksums still tell whether it is whole.
-        log.warning("%s: no published checksum could be had (%s)", wanted.path, str(error) or "it is not in the record")
-        return wanted
+        (path,) = remote.fetch([metadata], archives, setting)
+        return {file["key"]: (int(file["size"]), str(file["checksum"])) for file in read_json(path)["files"]}
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        (archives / metadata.path).unlink(missing_ok=True)
+        reason = error if isinstance(error, UserError) else f"{metadata.addresses[0]} lists no files"
+        log.warning("no published checksums could be had: %s", reason)
+        return {}
 
 
 class _Told:

@@ -1,54 +1,104 @@
 """Faces: N snippets × T square crops of each clip's frames, on the clock of its audio segments.
 
-The detector "centre" takes the centre square of every frame. "retinaface" looks for the face in a few key
-frames and cuts one square, of one size, that follows the face through the clip.
+The detector "centre" takes the centre square of every frame. "retinaface" looks for the face in a few key frames,
+and one square, of one size, follows it through the clip. A clip is decoded once, and of its frames only what is
+looked at and what is stored is ever converted to RGB.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from emofuse.corpora import base
 from emofuse.errors import UserError
 from emofuse.files import atomic, new_array
-from emofuse.media import BrokenClip, read_frames
+from emofuse.media import BrokenClip, Frames, cut, decode_frames
 
 if TYPE_CHECKING:
     from emofuse.params import Faces
 
-# frames uint8 (B, H, W, 3) RGB → for each, float32 (faces, 5): left, top, right, bottom, score
-Detect = Callable[[np.ndarray], Sequence[np.ndarray]]
-Rows = Sequence[Mapping[str, str]]
+    # pictures uint8 (B, H, W, 3) RGB → for each, float32 (faces, 5): left, top, right, bottom in its pixels, score
+    Detect = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+A = TypeVar("A")
+B = TypeVar("B")
+Row = Mapping[str, str]
+
+KEYS = 3  # key frames to begin with, evenly spread
+TRIES = 3  # a frame in which there seems to be no face is searched at twice the size, then at twice that
+CLOSE = 1.25  # a close look takes in this much of the longer side of where the face should be
+ROUNDS = 6  # of close looks: again where the face was not where it should be, and between key frames that disagree
+SAME = 0.7  # overlap of the boxes of two key frames from which a straight line between them is trusted
+SMOOTH = 0.15  # seconds, the deviation of the bell over which the square's way is averaged
+NEAR = 1.5  # longer sides of a face that it may be away from where it was, or should be
+RIVAL = 0.25  # from this share of the area of the clip's face on another face is large
+MISSING = 0.25  # share of a clip that may be without a face
+BATCH = 2**27  # bytes: clips are gathered for the detector until their frames take this much
+DECODERS = 4  # more threads would decode faster than one can cut, and each holds a clip
+
+NOBODY = np.full(5, np.nan)
 
 
 @dataclass(frozen=True)
 class Track:
-    """The face of one clip: what was found in its key frames.
+    """The face of one clip: what was found in its K key frames, in order of time.
 
-    `times` (K,) in seconds; `boxes` (K, 4), left, top, right, bottom in pixels, and `scores` (K,) are NaN
-    where no face was found. K is 0 where nothing was looked for.
+    `times` (K,) in seconds; `faces` (K, 5): left, top, right, bottom in pixels and score, NaN where no face was
+    found; `rivals` is the share of the searched frames with a face that show another large one beside it.
     """
 
     times: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
+    faces: np.ndarray
+    rivals: float = 0.0
 
     @property
     def found(self) -> np.ndarray:
         """Which key frames show a face, bool (K,)."""
-        return ~np.isnan(self.scores)
+        return ~np.isnan(self.faces[:, 4])
+
+    @property
+    def side(self) -> float:
+        """The longer side of the face, in pixels: the median, so that a mouth that opens does not zoom out."""
+        faces = self.faces[self.found]
+        return float(np.median((faces[:, 2:4] - faces[:, :2]).max(1)))
+
+    def at(self, times_B: np.ndarray) -> np.ndarray:
+        """Where the face is at other times, a straight line between key frames: float (B, 5)."""
+        times, faces = self.times[self.found], self.faces[self.found]
+        return np.stack([np.interp(times_B, times, column) for column in faces.T], 1)
 
 
-NO_TRACK = Track(np.empty(0), np.empty((0, 4)), np.empty(0))
+NO_TRACK = Track(np.empty(0), np.empty((0, 5)))
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Parts of a clip's frames that the detector is to see.
+
+    `frames` are the frames' numbers, `corners` int (B, 2) left and top of the parts in pixels, `region` and `size`
+    the parts' width and height and those that they are scaled to.
+    """
+
+    frames: Sequence[int]
+    corners: np.ndarray
+    region: tuple[int, int]
+    size: tuple[int, int]
+
+
+# It yields looks, is sent for each the faces found there, float (faces, 5) in pixels of the frame, and returns what
+# it was after. So the way of one clip is told from top to bottom while the looks of many clips go in one batch.
+Tracker = Generator[Looks, Sequence[np.ndarray], A]
 
 
 def frame_times(duration: float, snippets: int, frames: int) -> np.ndarray:
@@ -60,92 +110,186 @@ def frame_times(duration: float, snippets: int, frames: int) -> np.ndarray:
     return ((np.arange(count) + 0.5) * duration / count).reshape(snippets, frames)
 
 
-def key_frames(snippets: int, frames: int) -> list[int]:
-    """Which of the N·T frames the detector sees: the first, the last and the middle one of each snippet."""
-    middles = {snippet * frames + frames // 2 for snippet in range(snippets)}
-    return sorted({0, snippets * frames - 1} | middles)
+def follow(frames: Frames, detect_size: int) -> Tracker[Track]:
+    """Find the face of a clip in its key frames.
+
+    It is searched for in a whole frame whose shorter side is scaled to `detect_size` and, unless that shows one face
+    and no other, in all of them; then verified by close looks, squares of `detect_size`, around where it should be.
+    Where a close look shows no face the whole frame is searched, larger. Where neighbours disagree there is another
+    key frame between them.
+    """
+    keys = np.unique(np.linspace(0, len(frames.pictures) - 1, KEYS).round().astype(int)).tolist()
+    sizes = [detect_size * 2**number for number in range(TRIES)]
+    middle = keys[len(keys) // 2]
+    seen = yield from _search(frames, [middle], sizes)
+    if len(seen[middle]) != 1:
+        seen |= yield from _search(frames, [key for key in keys if key != middle], sizes)
+    chosen = _largest(seen)
+    rivals = _rivals(seen, chosen)
+    track = _track(frames, chosen, rivals)
+    faces: dict[int, np.ndarray] = {}
+    for _ in range(ROUNDS):
+        if not keys or not track.found.any():
+            break
+        expected = dict(zip(keys, track.at(frames.times[keys]), strict=True))
+        seen = yield from _verify(frames, expected, round(track.side * CLOSE), detect_size)
+        faces |= {key: _near(seen[key], expected[key]) for key in keys}
+        track = _track(frames, faces, rivals)
+        keys = [key for key in keys if overlap(faces[key], expected[key]) < SAME] + _between(faces)
+    return track
 
 
-def track_face(frames_BHWC: np.ndarray, times_B: np.ndarray, detect: Detect) -> Track:
-    """Find the largest face in each of the frames, uint8 (B, H, W, 3) RGB, taken at `times_B` seconds."""
-    boxes = np.full((len(times_B), 4), np.nan)
-    scores = np.full(len(times_B), np.nan)
-    for number, faces in enumerate(detect(frames_BHWC)):
-        if len(faces):
-            areas = (faces[:, 2] - faces[:, 0]) * (faces[:, 3] - faces[:, 1])
-            largest = faces[areas.argmax()]
-            boxes[number], scores[number] = largest[:4], largest[4]
-    return Track(times_B, boxes, scores)
+def _search(frames: Frames, numbers: Sequence[int], sizes: Sequence[int]) -> Tracker[dict[int, np.ndarray]]:
+    """The faces in whole frames: frame → (faces, 5). A frame without one is looked at in the next of the sizes."""
+    whole = frames.width, frames.height
+    seen = {number: np.empty((0, 5)) for number in numbers}
+    for size in sizes:
+        left = [number for number in numbers if not len(seen[number])]
+        if left:
+            shrink = min(size / min(whole), 4 * size / max(whole))
+            width, height = (max(1, round(side * shrink)) for side in whole)
+            replies = yield Looks(left, np.zeros((len(left), 2), int), whole, (width, height))
+            seen.update(zip(left, replies, strict=True))
+    return seen
 
 
-def windows(track: Track, times_B: np.ndarray, margin: float) -> np.ndarray:
-    """The square to cut at each time: left, top, right, bottom in pixels, float (B, 4).
+def _verify(frames: Frames, expected: Mapping[int, np.ndarray], side: int, size: int) -> Tracker[dict[int, np.ndarray]]:
+    """The faces where one should be, in squares of that side around it or, if there is none, anywhere in the frame."""
+    numbers = list(expected)
+    corners, side = _squares(np.stack([expected[number] for number in numbers]), side)
+    replies = yield Looks(numbers, corners, (side, side), (size, size))
+    seen = dict(zip(numbers, replies, strict=True))
+    return seen | (yield from _search(frames, [number for number in numbers if not len(seen[number])], [size * 2]))
 
-    All are of one size, so that a mouth that opens does not zoom out: the median over the key frames of the
-    face's longer side, and `margin` of it more, half on each side. The centre follows the face: its places in
-    the key frames, averaged with their neighbours against the detector's noise, and a straight line between.
+
+def _largest(seen: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """The clip's face in the frames that were searched: the largest of all, and from there on the largest near it."""
+    numbers = sorted(seen)
+    first = max(numbers, key=lambda number: _areas(seen[number]).max(initial=0))
+    chosen = {}
+    for way in (numbers[numbers.index(first) :], numbers[numbers.index(first) :: -1]):
+        last = seen[first][_areas(seen[first]).argmax()] if len(seen[first]) else NOBODY
+        for number in way:
+            chosen[number] = _near(seen[number], last)
+            last = last if np.isnan(chosen[number][4]) else chosen[number]
+    return chosen
+
+
+def _near(faces: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The only face or, of several, the largest of those whose centre is near the box's: (5,), NaN for none."""
+    if len(faces) > 1:
+        away = np.abs((faces[:, :2] + faces[:, 2:4]) - (box[:2] + box[2:4])).max(1) / 2
+        faces = faces[away < NEAR * (box[2:4] - box[:2]).max()]
+    return faces[_areas(faces).argmax()] if len(faces) else NOBODY
+
+
+def _rivals(seen: Mapping[int, np.ndarray], chosen: Mapping[int, np.ndarray]) -> float:
+    """The share of the frames with a chosen face that show another large one."""
+    large = [int((_areas(seen[n]) >= RIVAL * _areas(face[None])).sum()) for n, face in chosen.items()]
+    return sum(number > 1 for number in large) / max(1, sum(number > 0 for number in large))
+
+
+def _areas(faces: np.ndarray) -> np.ndarray:
+    return (faces[:, 2] - faces[:, 0]) * (faces[:, 3] - faces[:, 1])
+
+
+def _between(faces: Mapping[int, np.ndarray]) -> list[int]:
+    """Frames half way between neighbours of which one has no face, or whose faces are at different places."""
+    numbers = sorted(faces)
+    halfway = []
+    for before, after in pairwise(numbers):
+        unlike = not overlap(faces[before], faces[after]) >= SAME
+        neither = np.isnan(faces[before][4]) and np.isnan(faces[after][4])
+        if after - before > 1 and unlike and not neither:
+            halfway.append((before + after) // 2)
+    return halfway
+
+
+def overlap(face: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes: left, top, right, bottom and what else there may be; NaN for no box."""
+    shared = np.clip(np.minimum(face[2:4], other[2:4]) - np.maximum(face[:2], other[:2]), 0, None).prod()
+    areas = (face[2:4] - face[:2]).prod() + (other[2:4] - other[:2]).prod()
+    return float(shared / (areas - shared))
+
+
+def _track(frames: Frames, faces: Mapping[int, np.ndarray], rivals: float) -> Track:
+    numbers = sorted(faces)
+    return Track(frames.times[numbers], np.stack([faces[number] for number in numbers]), rivals)
+
+
+def find(clips: Sequence[Frames], detect: Detect, detect_size: int) -> list[Track]:
+    """Find the face of each of several clips; what they want looked at in the same size goes in one batch."""
+    trackers = [follow(frames, detect_size) for frames in clips]
+    tracks: dict[int, Track] = {}
+    answers: dict[int, Any] = dict.fromkeys(range(len(clips)))
+    while answers:
+        looks: dict[tuple[int, int], dict[int, Looks]] = {}
+        for clip, answer in answers.items():
+            try:
+                asked = trackers[clip].send(answer)
+                looks.setdefault(asked.size, {})[clip] = asked
+            except StopIteration as end:
+                tracks[clip] = end.value
+        answers = {}
+        for size, wanted in looks.items():
+            parts = [
+                cut([clips[clip].pictures[number] for number in look.frames], look.corners, look.region, size)
+                for clip, look in wanted.items()
+            ]
+            seen = iter(detect(np.concatenate(parts)))
+            for clip, look in wanted.items():
+                scale = np.tile(np.divide(look.region, size), 2)
+                answers[clip] = [_moved(next(seen), scale, corner) for corner in look.corners]
+    return [tracks[clip] for clip in range(len(clips))]
+
+
+def _moved(faces: np.ndarray, scale: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """Faces in pixels of a look as faces in pixels of its frame, to a tenth, as the table has them."""
+    boxes = (faces[:, :4] * scale + np.tile(corner, 2)).round(1)
+    return np.concatenate((boxes, faces[:, 4:]), 1)
+
+
+def windows(track: Track, times_B: np.ndarray, margin: float) -> tuple[np.ndarray, int]:
+    """The square to cut at each time: left and top in pixels, int (B, 2), and its side.
+
+    All are of one size, the track's and `margin` of it more, half on each side. They follow the track smoothly: its
+    centre averaged over a bell of time, so that neither the detector's noise nor a corner of the track is seen.
     At least one key frame must show a face.
     """
-    boxes = track.boxes[track.found]
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    half = np.median(sizes.max(1)) * (1 + margin) / 2
-    centres = np.pad((boxes[:, :2] + boxes[:, 2:]) / 2, ((1, 1), (0, 0)), mode="edge")
-    centres = (centres[:-2] + 2 * centres[1:-1] + centres[2:]) / 4
-    x, y = (np.interp(times_B, track.times[track.found], centres[:, axis]) for axis in (0, 1))
-    return np.stack((x - half, y - half, x + half, y + half), 1)
+    # Turned around its ends the track goes on there, so that they are not drawn towards the middle.
+    beyond = len(times_B) - 1
+    times_P = np.pad(times_B, beyond, "reflect", reflect_type="odd")
+    boxes_P5 = np.pad(track.at(times_B), ((beyond, beyond), (0, 0)), "reflect", reflect_type="odd")
+    bell_BP = np.exp(-(((times_B[:, None] - times_P) / SMOOTH) ** 2) / 2)
+    return _squares(bell_BP / bell_BP.sum(1, keepdims=True) @ boxes_P5, track.side * (1 + margin))
 
 
-def centre_window(height: int, width: int) -> np.ndarray:
-    """The largest square in the middle of a frame: left, top, right, bottom in pixels, float (4,)."""
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    return np.array([left, top, left + side, top + side])
+def _squares(boxes: np.ndarray, side: float) -> tuple[np.ndarray, int]:
+    """Squares around the centres of boxes: corners on whole pixels, int (B, 2), and the side, an even number."""
+    even = max(2, 2 * round(side / 2))
+    return np.rint((boxes[:, :2] + boxes[:, 2:4] - even) / 2).astype(int), even
 
 
-def crop(frame_HWC: np.ndarray, window: np.ndarray, size: int) -> np.ndarray:
-    """Cut a window out of a frame, uint8 (H, W, 3), and scale it, antialiased, to uint8 (size, size, 3).
+def verdict(track: Track, times_F: np.ndarray) -> str:
+    """ "ok", or why a clip whose frames are at these times has no face that can be used."""
+    if track is NO_TRACK:
+        return "ok"
+    nearest = np.abs(times_F[:, None] - track.times).argmin(1)
+    missing = 1 - track.found[nearest].mean()
+    if missing > MISSING:
+        return f"no face: in {missing:.0%} of the frames"
+    return "two faces" if track.rivals > 0.5 else "ok"
 
-    `window` is left, top, right, bottom in pixels; it need not lie on whole pixels, so that a slow drift does
-    not become steps. Where it leaves the frame, the frame's border goes on.
-    """
-    height, width = frame_HWC.shape[:2]
-    left, top = math.floor(window[0]), math.floor(window[1])
-    right, bottom = math.ceil(window[2]), math.ceil(window[3])
-    if left < 0 or top < 0 or right > width or bottom > height:
-        rows, columns = np.arange(top, bottom).clip(0, height - 1), np.arange(left, right).clip(0, width - 1)
-        region = frame_HWC[np.ix_(rows, columns)]
+
+def crops(frames: Frames, track: Track, faces: Faces) -> np.ndarray:
+    """The N × T squares of a clip, uint8 (N, T, S, S, 3) RGB: around its face or, without a track, the centre."""
+    if track is NO_TRACK:
+        whole = np.array([[0, 0, frames.width, frames.height]])
+        corners, side = _squares(whole.repeat(len(frames.times), 0), min(frames.width, frames.height) // 2 * 2)
     else:
-        region = np.ascontiguousarray(frame_HWC[top:bottom, left:right])
-    box = (window[0] - left, window[1] - top, window[2] - left, window[3] - top)
-    return np.asarray(Image.fromarray(region).resize((size, size), Image.Resampling.BILINEAR, box=box))
-
-
-def crop_clip(
-    data: bytes, duration: float, faces: Faces, detect: Detect | None
-) -> tuple[np.ndarray | None, str, Track]:
-    """The face crops of one clip.
-
-    `data` is the clip's file, `duration` its length in seconds; without `detect` the crops are the frames'
-    centre squares. Returns the crops, uint8 (N, T, S, S, 3) RGB, or None; "ok" or why there are none; and
-    what the detector found. Raises `BrokenClip` where the file cannot be read.
-    """
-    if not duration > 0:
-        raise BrokenClip("it lasts no time")
-    times = frame_times(duration, faces.snippets, faces.frames).ravel()
-    frames = read_frames(data, times.tolist())
-    if detect is None:
-        track = NO_TRACK
-        cuts = np.tile(centre_window(*frames.shape[1:3]), (len(times), 1))
-    else:
-        keys = key_frames(faces.snippets, faces.frames)
-        track = track_face(frames[keys], times[keys], detect)
-        missing = int((~track.found).sum())
-        # Between faces half a snippet apart a straight line is a fair guess; across half the clip it is not.
-        if missing * 2 > len(keys):
-            return None, f"no face found in {missing} of {len(keys)} key frames", track
-        cuts = windows(track, times, faces.margin)
-    crops = np.stack([crop(frame, cut, faces.size) for frame, cut in zip(frames, cuts, strict=True)])
-    return crops.reshape(faces.snippets, faces.frames, faces.size, faces.size, 3), "ok", track
+        corners, side = windows(track, frames.times, faces.margin)
+    squares = cut(frames.pictures, corners, (side, side), (faces.size, faces.size))
+    return squares[frames.shown].reshape(faces.snippets, faces.frames, faces.size, faces.size, 3)
 
 
 def detector(faces: Faces, weights: Path | None) -> Detect | None:
@@ -156,25 +300,26 @@ def detector(faces: Faces, weights: Path | None) -> Detect | None:
         raise UserError(f"faces.detector: retinaface on {faces.body} needs a file of weights")
     from emofuse.retinaface import Detector  # torch takes seconds to import; "centre" does without
 
-    return Detector(faces.body, weights, faces.detect_size, faces.score)
+    return Detector(faces.body, weights, faces.score)
 
 
 def extract(
-    rows: Rows,
+    rows: Sequence[Row],
     archive: Path,
     faces: Faces,
     output: Path,
     table: Path,
     weights: Path | None = None,
-    progress: Callable[[Rows], Iterable[Mapping[str, str]]] = lambda rows: rows,
+    progress: Callable[[Sequence[Row]], Iterable[Row]] = lambda rows: rows,
+    threads: int = 1,
 ) -> None:
     """Write the faces of one shard, clip by clip.
 
-    `rows` are the shard's usable rows of index.csv, `archive` its zip, `weights` RetinaFace's. Writes
-    `output`, uint8 (clips, N, T, S, S, 3) RGB, zeros where a clip has no faces, and `table`, in the same
-    order: clip, row, status ("ok" or why the clip has no faces), and the JSON lists scores, boxes (left, top,
-    right, bottom in pixels) and times (seconds) of the key frames, null where one shows no face and empty
-    where nothing was looked for.
+    `rows` are the shard's usable rows of index.csv, `archive` its zip, `weights` RetinaFace's; with more than one of
+    `threads` the others decode ahead. Writes `output`, uint8 (clips, N, T, S, S, 3) RGB, zeros where a clip has no
+    faces, and `table`, in the same order: clip, row, status ("ok" or why the clip has no faces), and the JSON lists
+    scores, boxes (left, top, right, bottom in pixels) and times (seconds) of the key frames, null where one shows no
+    face and empty where nothing was looked for.
     Raises `UserError` for unusable weights and a full disk.
     """
     detect = detector(faces, weights)
@@ -182,18 +327,73 @@ def extract(
     with atomic(table) as table_file, table_file.open("w", newline="") as stream, atomic(output) as crops_file:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["clip", "row", "status", "scores", "boxes", "times"])
-        stored = new_array(crops_file, np.uint8, shape)
-        for number, row in enumerate(progress(rows)):
-            try:
-                data = base.read_member(archive, row["file"])
-                crops, status, track = crop_clip(data, float(row["duration"]), faces, detect)
-            except BrokenClip as error:
-                crops, status, track = None, str(error), NO_TRACK
-            if crops is not None:
-                stored[number] = crops
-            lists = (_json(track.scores, 4), _json(track.boxes, 1), _json(track.times, 4))
-            writer.writerow([row["clip"], number, status, *lists])
-        stored.flush()
+        # Written, not mapped: the pages of a map would count as this process's memory, more with every clip.
+        begin = new_array(crops_file, np.uint8, shape).offset
+        decoded = _ahead(partial(_decode, archive, faces), progress(rows), min(threads - 1, DECODERS))
+        results = (result for clips in _batches(decoded) for result in _results(clips, detect, faces))
+        with crops_file.open("rb+") as stored:
+            for number, (row, (squares, status, track)) in enumerate(zip(rows, results, strict=True)):
+                if squares is not None:
+                    stored.seek(begin + number * squares.nbytes)
+                    stored.write(squares.data)
+                lists = (_json(track.faces[:, 4], 4), _json(track.faces[:, :4], 1), _json(track.times, 4))
+                writer.writerow([row["clip"], number, status, *lists])
+
+
+def _decode(archive: Path, faces: Faces, row: Row) -> Frames | str:
+    """The frames of a clip, or why there are none."""
+    duration = float(row["duration"])
+    if not duration > 0:
+        return "it lasts no time"
+    try:
+        data = base.read_member(archive, row["file"])
+        return decode_frames(data, frame_times(duration, faces.snippets, faces.frames).ravel().tolist())
+    except BrokenClip as error:
+        return str(error)
+
+
+def _ahead(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """`function` of each item, in their order, worked out ahead of need in as many threads, one result in each."""
+    if workers < 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[B]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _batches(clips: Iterable[Frames | str]) -> Iterator[list[Frames | str]]:
+    """Clips in groups that the detector sees together, as many as fit in BATCH, or one."""
+    batch: list[Frames | str] = []
+    size = 0
+    for clip in clips:
+        batch.append(clip)
+        size += 0 if isinstance(clip, str) else clip.nbytes
+        if size >= BATCH:
+            yield batch
+            batch.clear()  # the one who took it has no other hold on the frames: they go before more are decoded
+            size = 0
+    yield batch
+
+
+def _results(
+    clips: Sequence[Frames | str], detect: Detect | None, faces: Faces
+) -> Iterator[tuple[np.ndarray | None, str, Track]]:
+    """Crops, status and track of each clip."""
+    readable = [clip for clip in clips if isinstance(clip, Frames)]
+    tracks = iter(find(readable, detect, faces.detect_size) if detect else [NO_TRACK] * len(readable))
+    for clip in clips:
+        if isinstance(clip, str):
+            yield None, clip, NO_TRACK
+        else:
+            track = next(tracks)
+            status = verdict(track, clip.times)
+            yield crops(clip, track, faces) if status == "ok" else None, status, track
 
 
 def _json(values: np.ndarray, digits: int) -> str:

@@ -80,8 +80,10 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from None
 
 
-def read_table(path: Path | str, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows of a CSV file that a stage wrote.
+def read_table(
+    path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it"
+) -> list[dict[str, str]]:
+    """The rows of a CSV file that `stage` wrote.
 
     One that is missing, is no CSV, lacks one of `columns` or ends within a row is a `UserError`.
     """
@@ -90,7 +92,7 @@ def read_table(path: Path | str, columns: Sequence[str] = ()) -> list[dict[str, 
             reader = csv.DictReader(stream)
             rows = list(reader)
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the stage that writes it") from None
+        raise UserError(f"{path} is missing: run {stage}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
     absent = [column for column in columns if column not in (reader.fieldnames or ())]

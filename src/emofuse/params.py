@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -138,7 +139,7 @@ class Faces(Section):
     size: Annotated[int, Field(ge=16)] = Field(112, description="side of a stored face, in pixels")
     margin: NotNegative = Field(0.2, description="added to the face's longer side, in all")
     detect_size: Annotated[int, Field(ge=64)] = Field(
-        320, description="longer side of what the detector sees, in pixels"
+        96, description="shorter side of what the detector sees, a whole frame or a close look, in pixels"
     )
     score: Fraction = Field(0.7, description="below it a detection is no face")
 
@@ -157,6 +158,18 @@ class Audio(Section):
         None, description="cut what is quieter than the loudest frame by more than this from both ends; sound alone"
     )
 
+    @model_validator(mode="after")
+    def _fft_is_long_enough(self) -> Audio:
+        window = round(self.window_ms * self.sample_rate / 1000)
+        if window > self.fft:
+            raise ValueError(f"fft: {self.fft} points are fewer than the {window} samples of a window")
+        top = 2595 * math.log10(1 + self.sample_rate / 2 / 700)  # of the mel scale, as HTK has it
+        edges = [700 * (10 ** (top * i / (self.bands + 1) / 2595) - 1) for i in range(self.bands + 2)]
+        points = [edge * self.fft / self.sample_rate for edge in edges]
+        if any(math.floor(low) + 1 >= high for low, high in zip(points, points[2:], strict=False)):
+            raise ValueError(f"fft: {self.fft} points leave some of {self.bands} mel bands empty")
+        return self
+
 
 class Demo(Section):
     """The made corpus."""
@@ -172,15 +185,21 @@ class Corpus(Section):
     kind: Literal["ravdess", "cremad", "demo"]
     title: str
     source: str | None = Field(
-        None, description="a local folder, a local zip, or the address of zips; EMOFUSE_<NAME>_SOURCE overrides it"
+        None,
+        description="a local folder, a local zip, or an address; without one the clips come from where they are"
+        " published; EMOFUSE_<NAME>_SOURCE overrides it",
     )
-    modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = ["video", "audio"]
+    modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = Field(
+        ["video", "audio"], description="of the clips; one that no variant uses is left out"
+    )
     actors: Literal["all"] | Annotated[list[int], Field(min_length=2)] = "all"
     vocal: Annotated[list[Literal["speech", "song"]], Field(min_length=1)] = Field(
         ["speech"], description="RAVDESS only"
     )
     labels: Literal["intended", "perceived"] = Field("intended", description="CREMA-D only")
-    sound: Literal["clip", "wav"] = Field("clip", description="CREMA-D only: the clip's own sound track or AudioWAV/")
+    sound: Literal["clip", "wav"] = Field(
+        "clip", description="CREMA-D only: the clip's own sound track or AudioWAV/; without video always the latter"
+    )
     demo: Demo | None = None
     shards: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3, 4, 5, 6, 7]
     faces: Faces | None = None
@@ -382,8 +401,18 @@ def load(path: Path | str = "params.yaml") -> Params:
     proposed = Run(network=params.network, loss=params.loss, training=params.training)
     for variant, overrides in params.variants.items():
         overridden(proposed, overrides.model_dump(), f"variants.{variant}")
-    _ = params._resolved
-    return params
+    return params.model_copy(update={"corpora": {name: _needed(params, name) for name in params.corpora}})
+
+
+def _needed(params: Params, name: str) -> Corpus:
+    """A corpus without the modality that no variant of it uses: nothing of that is fetched or computed."""
+    corpus = params.corpora[name]
+    used = {modality for variant in corpus.variants for modality in params.run(name, variant).network.modalities}
+    features = {"video": "faces", "audio": "audio"}
+    unused = {features[modality]: None for modality in corpus.modalities if modality not in used}
+    return corpus.model_copy(
+        update={"modalities": [modality for modality in corpus.modalities if modality in used], **unused}
+    )
 
 
 def protocol_path(kind: str, protocol: str) -> Path:
@@ -439,7 +468,7 @@ def _check_folds(name: str, corpus: Corpus, protocol: str, folds: list[int], roo
 
 
 def source(name: str, corpus: Corpus) -> str | None:
-    """Where the corpus's clips come from: EMOFUSE_<NAME>_SOURCE, else params.yaml.
+    """Where the corpus's clips come from: EMOFUSE_<NAME>_SOURCE, else params.yaml; None: where they are published.
 
     It changes where clips come from, never what they are, so it is part of no fingerprint.
     """

@@ -14,20 +14,21 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from retinaface.box_utils import decode
 from retinaface.net import FPN, SSH, conv_bn, conv_dw
 from retinaface.network import RetinaFace
 from retinaface.prior_box import priorbox
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.ops import nms
+from torchvision.ops import batched_nms
 
 from emofuse.errors import UserError
 
@@ -36,6 +37,8 @@ PRIOR_SIZES = [[16, 32], [64, 128], [256, 512]]
 PRIOR_STEPS = [8, 16, 32]
 VARIANCES = (0.1, 0.2)
 NMS_OVERLAP = 0.4
+
+BATCH = 64  # pictures in the network at once: more is no faster and takes more memory
 
 
 def mobilenet() -> nn.Module:
@@ -100,6 +103,16 @@ def build(body: str) -> Network:
     return Network(mobilenet(), {"stage1": 1, "stage2": 2, "stage3": 3}, 32, 64)
 
 
+def fold(network: nn.Module) -> nn.Module:
+    """`network` with each batch normalisation folded into the convolution before it: the same, a quarter faster."""
+    for module in list(network.modules()):
+        for (name, layer), (next_name, following) in pairwise(list(module.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(layer, following))
+                setattr(module, next_name, nn.Identity())
+    return network
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict: a torch file, or a zip of one, as the package's release is.
 
@@ -123,19 +136,18 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 class Detector:
-    """Finds faces in frames of one size, a batch at a time."""
+    """Finds faces in pictures of one size, a batch at a time; on CUDA at half precision."""
 
-    def __init__(self, body: str, weights: Path, detect_size: int, score: float, device: str | None = None) -> None:
+    def __init__(self, body: str, weights: Path, score: float, device: str | None = None) -> None:
         """Load `weights` into the network on `body`.
 
-        Frames are scaled so that their longer side is `detect_size` pixels; a face counts from `score` on.
-        `device` is torch's, by default CUDA where there is some.
+        A face counts from `score` on. `device` is torch's, by default CUDA where there is some.
         Raises `UserError` where the weights are missing or are another network's.
         """
-        self.detect_size = detect_size
         self.score = score
-        torch.set_num_threads(1)  # shards run side by side, and threads change the last bits
+        torch.set_num_threads(1)  # clips and shards run side by side, and threads change the last bits
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.precision = torch.float16 if self.device.type == "cuda" else torch.float32
         network = build(body)
         try:
             network.load_state_dict(read_weights(weights))
@@ -143,43 +155,50 @@ class Detector:
             raise UserError(
                 f"{weights}: not the weights of RetinaFace on {body}; see faces.body in params.yaml"
             ) from None
-        self.network = network.eval().to(self.device)
+        self.network = fold(network.eval()).to(self.device, self.precision)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast
         self.order = PIXELS[body].order
         self.mean = torch.tensor(PIXELS[body].mean, device=self.device).view(3, 1, 1)
         self.deviation = torch.tensor(PIXELS[body].deviation, device=self.device).view(3, 1, 1)
         self._priors: dict[tuple[int, int], torch.Tensor] = {}
 
     @torch.inference_mode()
-    def __call__(self, frames_BHWC: np.ndarray) -> list[np.ndarray]:
-        """Find the faces in frames, uint8 (B, H, W, 3) RGB.
+    def __call__(self, pictures_BHWC: np.ndarray) -> list[np.ndarray]:
+        """Find the faces in pictures, uint8 (B, H, W, 3) RGB.
 
-        Returns for each frame float32 (faces, 5), best first: left, top, right, bottom in pixels of the
-        frame, and score in [0, 1]; faces is 0 where there is none.
+        Returns for each picture float32 (faces, 5), best first: left, top, right, bottom in its pixels and
+        score in [0, 1]; faces is 0 where there is none.
         """
-        if not len(frames_BHWC):
-            return []
-        height, width = frames_BHWC.shape[1:3]
-        shrink = self.detect_size / max(height, width)
-        small = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        resized_BHWC = np.stack(
-            [np.asarray(Image.fromarray(frame).resize(small, Image.Resampling.BILINEAR)) for frame in frames_BHWC]
-        )
-        images_BCHW = torch.from_numpy(resized_BHWC).to(self.device).permute(0, 3, 1, 2)[:, self.order].float()
-        offsets_BP4, logits_BP2, _ = self.network((images_BCHW - self.mean) / self.deviation)
-        scores_BP = logits_BP2.softmax(-1)[..., 1]
-        priors_P4 = self._priors_for(small)
-        scale = torch.tensor([width, height, width, height], device=self.device)
-        found = []
-        for offsets_P4, scores_P in zip(offsets_BP4, scores_BP, strict=True):
-            sure = scores_P >= self.score
-            boxes, scores = decode(offsets_P4[sure], priors_P4[sure], VARIANCES) * scale, scores_P[sure]
-            kept = nms(boxes, scores, NMS_OVERLAP)
-            found.append(torch.cat((boxes[kept], scores[kept, None]), 1).cpu().numpy())
+        found: list[np.ndarray] = []
+        for start in range(0, len(pictures_BHWC), BATCH):
+            batch_BHWC = pictures_BHWC[start : start + BATCH]
+            boxes_BP4, scores_BP = self.candidates(batch_BHWC)
+            picture, prior = torch.nonzero(scores_BP >= self.score, as_tuple=True)
+            boxes, scores = boxes_BP4[picture, prior], scores_BP[picture, prior]
+            kept = batched_nms(boxes, scores, picture, NMS_OVERLAP)
+            faces = torch.cat((boxes[kept], scores[kept, None]), 1).cpu().numpy()
+            whose = picture[kept].cpu().numpy()
+            found += [faces[whose == number] for number in range(len(batch_BHWC))]
         return found
 
-    def _priors_for(self, size: tuple[int, int]) -> torch.Tensor:
-        """Priors (P, 4) as centre and size, in parts of an image of (width, height)."""
-        if size not in self._priors:
-            priors = priorbox(PRIOR_SIZES, PRIOR_STEPS, clip=False, image_size=(size[1], size[0]))
-            self._priors[size] = priors.to(self.device)
-        return self._priors[size]
+    @torch.inference_mode()
+    def candidates(self, pictures_BHWC: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network says at each of its P priors, before any choice.
+
+        Returns boxes (B, P, 4), left, top, right, bottom in pixels of the picture, and scores (B, P) in [0, 1].
+        """
+        height, width = pictures_BHWC.shape[1:3]
+        images_BCHW = torch.from_numpy(pictures_BHWC).to(self.device).permute(0, 3, 1, 2)[:, self.order].float()
+        images_BCHW = ((images_BCHW - self.mean) / self.deviation).to(self.precision, memory_format=torch.channels_last)
+        offsets_BP4, logits_BP2, _ = self.network(images_BCHW)
+        priors_P4 = self._priors_for(width, height)
+        boxes = decode(offsets_BP4.float().flatten(0, 1), priors_P4.repeat(len(offsets_BP4), 1), VARIANCES)
+        boxes *= torch.tensor([width, height, width, height], device=self.device)
+        return boxes.view_as(offsets_BP4), logits_BP2.float().softmax(-1)[..., 1]
+
+    def _priors_for(self, width: int, height: int) -> torch.Tensor:
+        """Priors (P, 4) as centre and size, in parts of an image of that size."""
+        if (width, height) not in self._priors:
+            priors = priorbox(PRIOR_SIZES, PRIOR_STEPS, clip=False, image_size=(height, width))
+            self._priors[width, height] = priors.to(self.device)
+        return self._priors[width, height]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emofuse import reasons
 from emofuse.errors import UserError
 from emofuse.files import read_table, write_table
 
@@ -170,14 +171,15 @@ def build(
     }
     clips = join(read_table(folder / "index.csv"), features)
     usable = [row for row in clips if row["usable"] == "true"]
-    reasons = Counter(row["reason"] for row in clips if row["usable"] == "false")
-    for reason, number in reasons.most_common():
+    why = reasons.by_kind(row["reason"] for row in clips if row["usable"] == "false")
+    for reason, number in why.items():
         log.warning("%s: %d of %d clips not usable: %s", name, number, len(clips), reason)
     if not usable or len(clips) - len(usable) > corpus.max_unusable * len(clips):
         raise UserError(
             f"{name}: {len(clips) - len(usable)} of {len(clips)} clips are not usable, more than"
             f" corpora.{name}.max_unusable {corpus.max_unusable:g} allows"
-            f" (most often: {reasons.most_common(1)[0][0] if reasons else 'there are none'}); see {folder / 'index.csv'}"
+            f" (most often: {next(iter(why), 'there are none')}); see the statuses in {folder}: index.csv"
+            f"{''.join(f', {stage}/*.csv' for stage in stages)}"
         )
     seed = f"{protocol} {corpus.split_seed}"
     kind, _, count = protocol.rpartition("_")

@@ -70,11 +70,12 @@ def read_part(
     folder: Path, protocol: str, fold: int, part: str, modalities: Sequence[str], emotions: Sequence[str]
 ) -> tuple[Part, list[Row]]:
     """The clips of a fold's part in the order of folds.csv, and their rows of clips.csv."""
-    clips: dict[str, Row] = {row["clip"]: row for row in read_table(folder / protocol / "clips.csv")}
-    folds = read_table(folder / protocol / "folds.csv")
+    made, stage = folder / protocol, f"emofuse splits {folder.name} {protocol}"
+    clips: dict[str, Row] = {row["clip"]: row for row in read_table(made / "clips.csv", stage=stage)}
+    folds = read_table(made / "folds.csv", stage=stage)
     names = [row["clip"] for row in folds if (row["fold"], row["part"]) == (str(fold), part)]
     if not names:
-        raise UserError(f"{folder / protocol / 'folds.csv'}: fold {fold} has no {part} clips")
+        raise UserError(f"{made / 'folds.csv'}: fold {fold} has no {part} clips")
     rows = [clips[name] for name in names]
     labels = np.array([emotions.index(row["emotion"]) for row in rows])
     return Part({modality: Features(folder, rows, modality) for modality in modalities}, labels), rows

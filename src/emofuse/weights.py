@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from emofuse import remote
 from emofuse.errors import UserError
 from emofuse.files import atomic
+from emofuse.published import Remote, registry
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def fetch(name: str, root: Path | str = ".") -> None:
     target = Path(root) / FOLDER / known.path
     source = os.environ.get(SETTING)
     if not source:
-        remote.fetch(known, target, SETTING)
+        remote.fetch([known], target.parent, SETTING)
         return
     found = next((file for file in sorted(Path(source).rglob(known.path)) if file.is_file()), None)
     if found is None:
@@ -50,7 +51,7 @@ def fetch(name: str, root: Path | str = ".") -> None:
     log.info("%s: copied from %s", target, found)
 
 
-def _known(name: str) -> remote.Remote:
+def _known(name: str) -> Remote:
     if name not in NAMES:
         raise UserError(f"weights: there are none named {name!r}; there are {', '.join(NAMES)}")
-    return remote.registry()[name]
+    return registry()[name]

@@ -1,7 +1,7 @@
 """The corpora: what their clips are called and what the names say. One module a kind: ravdess, cremad, demo.
 
 Each module has EMOTIONS, in the order in which classes are numbered, and parse(stem) -> Clip. Those of
-published corpora also have ACTORS, member(path, corpus) and remote(source, actors, corpus), which say which
+published corpora also have ACTORS, member(path, corpus) and remote(bases, actors, corpus), which say which
 files belong to the corpus and where they are served; a module may have its own entries(names, read, corpus)
 where one file is not one clip.
 """

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from emofuse.errors import UserError
 from emofuse.files import atomic
 
 TABLES = (".csv", ".json")  # members of a shard that are no clips
@@ -57,20 +59,31 @@ def _open(path: str, changed: int, size: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _archive(path: str | Path) -> zipfile.ZipFile:
+@contextmanager
+def _reading(path: Path) -> Iterator[zipfile.ZipFile]:
     """The opened zip. Its table of members is read once, not once a member: a shard holds hundreds."""
-    state = Path(path).stat()
-    return _open(str(path), state.st_mtime_ns, state.st_size)
+    try:
+        state = path.stat()
+        yield _open(str(path), state.st_mtime_ns, state.st_size)
+    except FileNotFoundError:
+        corpus, shard = path.parts[-3], path.stem.rpartition("-")[2]
+        raise UserError(f"{path} is missing: run emofuse download {corpus} {shard}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: {error.args[0]}; the index is of another download: run emofuse index again") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it and run emofuse download again") from None
 
 
 def read_member(path: str | Path, name: str) -> bytes:
-    """The bytes of one member of a shard; KeyError where there is none of that name."""
-    return _archive(path).read(name)
+    """The bytes of one member of a shard, data/<corpus>/raw/shard-<k>.zip; `UserError` where they cannot be had."""
+    with _reading(Path(path)) as archive:
+        return archive.read(name)
 
 
 def members(path: str | Path) -> list[str]:
-    """The names of a shard's members, sorted; folders left out."""
-    return sorted(name for name in _archive(path).namelist() if not name.endswith("/"))
+    """The names of a shard's members, sorted; folders left out. `UserError` where it cannot be read."""
+    with _reading(Path(path)) as archive:
+        return sorted(name for name in archive.namelist() if not name.endswith("/"))
 
 
 @dataclass(frozen=True)

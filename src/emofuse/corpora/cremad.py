@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from emofuse.corpora.base import TABLES, Clip, Entry, NotAClip, Place
-from emofuse.remote import REGISTRY, Remote, registry
+from emofuse.published import REGISTRY, Remote, registry
 
 if TYPE_CHECKING:
     from emofuse.params import Corpus
@@ -71,9 +71,9 @@ def parse(stem: str) -> Clip:
 
 
 def _folders(corpus: Corpus) -> tuple[str, ...]:
-    """The folders that a corpus's clips come from: pictures, sound or both."""
-    wav = "audio" in corpus.modalities and corpus.sound == "wav"
-    video = "video" in corpus.modalities or not wav
+    """The folders that a corpus's clips come from: pictures, sound or both. Sound alone never needs the pictures'."""
+    video = "video" in corpus.modalities
+    wav = "audio" in corpus.modalities and (corpus.sound == "wav" or not video)
     return (SOUND,) * wav + (VIDEO,) * video
 
 
@@ -95,7 +95,7 @@ def member(path: str, corpus: Corpus) -> Place | None:
         return Place(int(hint[0]) if hint and int(hint[0]) in ACTORS else None, path, is_clip=False)
 
 
-def remote(source: str, actors: Sequence[int], corpus: Corpus) -> list[Remote]:
+def remote(bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[Remote]:
     """The published files with the clips of some actors, and with the votes where those are the labels."""
     suffixes = {VIDEO: "flv", SOUND: "wav"}
     files = []
@@ -106,9 +106,9 @@ def remote(source: str, actors: Sequence[int], corpus: Corpus) -> list[Remote]:
                     suffix = suffixes[folder]
                     path = f"{folder}/{row['clip']}.{suffix}"
                     size, checksum = int(row[f"{suffix}_bytes"]), f"sha256:{row[f'{suffix}_sha256']}"
-                    files.append(Remote(path, f"{source}/{path}", size, checksum))
+                    files.append(Remote(path, tuple(f"{base}/{path}" for base in bases), size, checksum))
     if corpus.labels == "perceived" and actors:
-        # The addresses of the clips serve Git LFS files alone, and the votes are none.
+        # The addresses of the clips serve Git LFS files, and the votes are none.
         files.append(registry()[VOTES])
     return files
 

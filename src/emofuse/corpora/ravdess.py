@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from emofuse.corpora.base import Clip, NotAClip, Place
-from emofuse.remote import Remote
+from emofuse.published import Remote, registry
 
 if TYPE_CHECKING:
     from emofuse.params import Corpus
@@ -86,7 +87,7 @@ def member(path: str, corpus: Corpus) -> Place | None:
     return Place(clip.actor, f"Actor_{clip.actor:02d}/{place.stem}{suffix}", is_clip=True)
 
 
-def remote(source: str, actors: Sequence[int], corpus: Corpus) -> list[Remote]:
+def remote(bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[Remote]:
     """The published archives with the clips of some actors: with video one an actor, without one for all."""
     names = []
     for channel in sorted(corpus.vocal, reverse=True):
@@ -95,4 +96,8 @@ def remote(source: str, actors: Sequence[int], corpus: Corpus) -> list[Remote]:
         else:
             sung = [a for a in actors if channel == "speech" or a != ACTOR_WITHOUT_SONG]
             names += [f"Video_{channel.title()}_Actor_{actor:02d}.zip" for actor in sung]
-    return [Remote(name, f"{source}/{name}?download=1") for name in names]
+    known = registry()
+    return [
+        replace(known.get(name) or Remote(name, ()), addresses=tuple(f"{base}/{name}?download=1" for base in bases))
+        for name in names
+    ]

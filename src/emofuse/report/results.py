@@ -6,7 +6,6 @@ fold was scored on other clips or folds than those on disk, that is an error and
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emofuse import metrics
+from emofuse import metrics, reasons
 from emofuse.errors import UserError
 from emofuse.files import read_json, read_table, sha256
 from emofuse.report import statistics
@@ -102,7 +101,7 @@ class Clips:
     """Who and what was there, from the clips.csv of a protocol."""
 
     usable: int
-    unusable: dict[str, int]  # reason: clips, the commonest first
+    unusable: dict[str, int]  # reason: clips, the commonest first, as `reasons.by_kind` has it
     actors: tuple[int, ...]  # with a usable clip
 
     @property
@@ -268,10 +267,9 @@ def _clips(path: Path) -> Clips | None:
         return None
     rows = read_table(path, ("actor", "usable", "reason"))
     usable = [row for row in rows if row["usable"] == "true"]
-    reasons = Counter(row["reason"] for row in rows if row["usable"] != "true")
     return Clips(
         usable=len(usable),
-        unusable=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        unusable=reasons.by_kind(row["reason"] for row in rows if row["usable"] != "true"),
         actors=tuple(sorted({int(row["actor"]) for row in usable})),
     )
 

@@ -1,0 +1,293 @@
+"""Real clips, damaged: each has a row and a plain reason, is counted, and stops nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_audio import RATE, SMALL, remuxed
+from test_corpora import corpus
+
+from emofuse import audio, cli, index, media
+from emofuse.corpora import base, cremad
+from emofuse.reasons import by_kind
+
+FILM = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
+SILENT = "ravdess_av/Actor_05/02-01-08-01-02-01-05.mp4"
+FLASH = "cremad/VideoFlash/1001_DFA_ANG_XX.flv"
+VOICE = "ravdess_speech_16k/Actor_{0:02d}/03-01-03-01-01-01-{0:02d}.flac"
+
+PARAMS = """
+paper: [acted]
+corpora:
+  acted:
+    kind: ravdess
+    title: acted
+    faces: {detector: retinaface, body: mobilenet0.25, snippets: 3, frames: 4, size: 32}
+    audio: {bands: 32, fft: 1024, segments: 3, frames: 40}
+    shards: [0]
+    max_unusable: 0.9
+    protocols: {kfold_2: [0, 1]}
+    validation_actors: 1
+    variants: [proposed]
+variants: {proposed: {}}
+"""
+
+
+def made(folder: Path, picture: np.ndarray, samples: np.ndarray, seconds: float = 1.5, rate: float = 10) -> bytes:
+    """A film of one picture, uint8 (H, W, 3), and a sound."""
+    frames = np.repeat(picture[None], round(seconds * rate), axis=0)
+    media.write_clip(folder / "made.mp4", frames, rate, samples[: round(seconds * RATE)], RATE)
+    return (folder / "made.mp4").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def stills(shared_data: Path) -> dict[int, np.ndarray]:
+    return {n: np.asarray(Image.open(shared_data / f"faces/Actor_{n:02d}.png").convert("RGB")) for n in range(1, 5)}
+
+
+def voice(shared: Path, actor: int) -> np.ndarray:
+    return media.read_audio((shared / VOICE.format(actor)).read_bytes(), RATE)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_corpus_of_good_and_bad_clips(
+    shared_data: Path,
+    stills: dict[int, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = (shared_data / FILM).read_bytes()
+    speech = voice(shared_data, 1)
+    bars = np.kron(np.eye(4, 7, dtype=np.uint8) * 200, np.ones((56, 56), np.uint8))[..., None].repeat(3, 2)
+    good = {actor: made(tmp_path, picture, voice(shared_data, actor)) for actor, picture in stills.items()}
+    minute = made(tmp_path, stills[1][:32, :32], np.resize(speech, 61 * RATE), 61, 1)
+    stem = "Actor_{1:02d}/01-01-{0:02d}-01-01-01-{1:02d}.mp4"
+    files = {stem.format(1, actor): data for actor, data in good.items()}
+    files["Actor_02/01-01-01-01-01-02-02.mp4"] = good[2]  # the second repetition, the same recording
+    files[stem.format(1, 5)] = real
+    expected = dict.fromkeys(files, "")
+    bad = {
+        stem.format(2, 5): (remuxed(real, keep=("video",)), "no sound track"),
+        stem.format(3, 5): ((shared_data / SILENT).read_bytes(), "the sound track is silent"),
+        stem.format(4, 5): (remuxed(real, keep=("audio",)), "no video track"),
+        stem.format(5, 5): (b"", "empty file"),
+        stem.format(6, 5): (real[: len(real) // 2], r"truncated: 1\.6 of 3\.2 seconds"),
+        stem.format(7, 5): (b"<html>404: not found</html>" * 100, "cannot be decoded: .+"),
+        stem.format(2, 1): (made(tmp_path, bars, speech), "no face.*"),
+        stem.format(3, 1): (made(tmp_path, np.hstack([stills[n][:, 100:300] for n in (1, 2)]), speech), "two faces.*"),
+        stem.format(4, 1): (minute, r"too long: 61\.\d seconds"),
+        stem.format(5, 1): (
+            good[3],
+            "duplicate content: 01-01-01-01-01-01-03 is the same, of another actor or emotion",
+        ),
+        "Actor_01/smile.mp4": (good[1][:-1], "wrong name: not seven numbers of two digits with hyphens between"),
+    }
+    files |= {name: data for name, (data, _) in bad.items()}
+    expected |= {name: reason for name, (_, reason) in bad.items()}
+    expected[stem.format(1, 3)] = "duplicate content: 01-01-05-01-01-01-01 is the same, of another actor or emotion"
+    for name, data in files.items():
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    (tmp_path / "literature").symlink_to(ROOT / "literature")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMOFUSE_ACTED_SOURCE", str(tmp_path / "source"))
+    monkeypatch.setenv("EMOFUSE_WEIGHTS_SOURCE", str(shared_data / "weights"))
+    for command in (
+        ["download", "acted", "0"],
+        ["index", "acted"],
+        ["weights", "retinaface_mobilenet0.25"],
+        ["faces", "acted", "0"],
+        ["audio", "acted", "0"],
+        ["splits", "acted", "kfold_2"],
+        ["report", "acted"],
+    ):
+        assert cli.main(command) == 0
+
+    clips = {row["clip"]: row for row in rows(Path("data/acted/kfold_2/clips.csv"))}
+    assert len(clips) == len(files)
+    for name, reason in expected.items():
+        row = clips[name if "smile" in name else Path(name).stem]
+        assert re.fullmatch(reason, row["reason"]), (name, row["reason"])
+        assert row["usable"] == ("false" if reason else "true")
+    usable = {clip for clip, row in clips.items() if row["usable"] == "true"}
+    folds = rows(Path("data/acted/kfold_2/folds.csv"))
+    assert {row["clip"] for row in folds} == usable
+    pair = {"01-01-01-01-01-01-02", "01-01-01-01-01-02-02"}
+    sides = {(row["fold"], row["part"]) for row in folds if row["clip"] in pair}
+    assert Counter(fold for fold, _ in sides) == {"0": 1, "1": 1}
+
+    page = Path("results/acted/report.html").read_text()
+    assert f"{len(usable)} of {len(files)} clips are usable" in page
+    for line in ("2 not usable: duplicate content", "1 not usable: no sound track", "1 not usable: truncated: 1.6 of"):
+        assert line in page
+
+    (tmp_path / "params.yaml").write_text(PARAMS.replace("max_unusable: 0.9", "max_unusable: 0.5"))
+    capsys.readouterr()
+    assert cli.main(["splits", "acted", "kfold_2"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"{len(files) - len(usable)} of {len(files)} clips are not usable" in message
+    assert "corpora.acted.max_unusable 0.5" in message
+
+
+@settings(max_examples=60)
+@given(file=st.sampled_from([FILM, FLASH, VOICE.format(1)]), part=st.floats(0, 1, exclude_max=True))
+def test_a_clip_cut_off_anywhere_has_a_reason_or_nearly_all_of_its_sound(
+    shared_data: Path, file: str, part: float
+) -> None:
+    whole = (shared_data / file).read_bytes()
+    length = media.probe(whole).duration
+    cut = whole[: int(part * len(whole))]
+    with suppress(media.BrokenClip):
+        media.probe(cut)
+        assert len(media.read_audio(cut, RATE)) / RATE > length - media.ROUNDING - 0.1  # what the picture lasts longer
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "reason"),
+    [
+        (FILM, 0.01, "truncated: 0.0 of 3.2 seconds"),
+        (FILM, 0.99, "truncated: 3.0 of 3.2 seconds"),
+        (FLASH, 0.01, "truncated: 0.0 of 2.2 seconds"),
+        (FLASH, 0.3, "truncated: 0.5 of 2.2 seconds"),
+        (FLASH, 0.9, "truncated: 2.0 of 2.2 seconds"),
+        (VOICE.format(1), 0.01, "truncated: it ends before it says what it holds"),
+        (VOICE.format(1), 0.5, "truncated: 1.5 of 3.5 seconds"),
+    ],
+)
+def test_a_clip_cut_off_says_how_much_is_left(shared_data: Path, file: str, part: float, reason: str) -> None:
+    whole = (shared_data / file).read_bytes()
+    with pytest.raises(media.BrokenClip) as broken:
+        media.probe(whole[: int(part * len(whole))])
+    assert str(broken.value) == reason
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
+def test_a_film_whose_table_comes_last_is_truncated_too(
+    stills: dict[int, np.ndarray], tmp_path: Path, part: float
+) -> None:
+    film = made(tmp_path, stills[1], np.resize(TONE, 2 * RATE))
+    with pytest.raises(media.BrokenClip, match="truncated: it ends before it says what it holds"):
+        media.probe(film[: int(part * len(film))])
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_flipped_bytes_never_stop_a_stage(shared_data: Path, data: st.DataObject) -> None:
+    clip = bytearray((shared_data / data.draw(st.sampled_from([FLASH, VOICE.format(1)]))).read_bytes())
+    places = st.one_of(st.integers(0, 2000), st.integers(0, len(clip) - 1))
+    for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=50)):
+        clip[place] = value
+    with suppress(media.BrokenClip):
+        media.probe(bytes(clip))
+    with suppress(media.BrokenClip):
+        sound = audio.clip_sound(bytes(clip), 2.0, SMALL)
+        assert np.isfinite(audio.clip_segments(sound, 2.0, SMALL)).all()
+
+
+def test_the_known_bad_clips_of_cremad_are_named(shared_data: Path, tmp_path: Path) -> None:
+    whole = (shared_data / FLASH).read_bytes()
+    names = [*cremad.BAD_VIDEO, "1001_DFA_ANG_XX"]
+    base.write_shard(
+        tmp_path / "data/acted/raw/shard-0.zip", sorted((f"VideoFlash/{name}.flv", whole) for name in names)
+    )
+    index.build("acted", corpus("cremad", shards=[0]), tmp_path)
+    status = {row["clip"]: row["status"] for row in rows(tmp_path / "data/acted/index.csv")}
+    assert status == {
+        "1001_DFA_ANG_XX": "ok",
+        "1064_IEO_DIS_MD": "known bad clip: a minute long, with every emotion",
+        "1064_TIE_SAD_XX": "known bad clip: without duration",
+        "1076_MTI_NEU_XX": "known bad clip: very short, without sound",
+        "1076_MTI_SAD_XX": "known bad clip: an error picture, without sound",
+    }
+
+
+@pytest.mark.parametrize("file", [FILM, FLASH, VOICE.format(1)])
+def test_the_sound_is_what_the_decoder_gives_from_the_first_frame_on(shared_data: Path, file: str) -> None:
+    data = (shared_data / file).read_bytes()
+    with av.open(io.BytesIO(data)) as container:
+        video = container.streams.video
+        early = round(float(video[0].start_time * video[0].time_base) * RATE) if video else 0
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        frames = (*container.decode(container.streams.audio[0]), None)
+        expected = np.concatenate([b.to_ndarray()[0] for frame in frames for b in resampler.resample(frame)])
+    assert early == (432 if file == FLASH else 0)
+    np.testing.assert_array_equal(media.read_audio(data, RATE), np.clip(expected[early:], -1, 1))
+
+
+def sound(samples: np.ndarray, codec: str, container: str, rate: int = RATE, jump: float = 0.0) -> bytes:
+    """A recording; after half of it the packets' times jump by some seconds."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as target:
+        stream = target.add_stream(codec, rate=rate, layout="mono")
+        for start in range(0, len(samples), 1024):
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], "fltp", "mono")
+            frame.sample_rate, frame.pts = rate, start
+            for packet in stream.encode(frame):
+                if start > len(samples) / 2:
+                    packet.pts += round(jump / packet.time_base)
+                    packet.dts = packet.pts
+                target.mux(packet)
+        if not jump:
+            target.mux(stream.encode(None))
+    return file.getvalue()
+
+
+TONE = (0.3 * np.sin(np.arange(2 * RATE) * 0.3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (sound(TONE, "aac", "mp4", jump=0.5), "the sound track is out of step: .* differ by 0.5 seconds"),
+        (sound(TONE, "aac", "adts") + sound(TONE, "aac", "adts", 32000), "the sound changes its format"),
+        (sound(TONE[: RATE // 2], "aac", "mp4"), r"the sound is too short: 0\.\d of 2\.0 seconds"),
+        (sound(np.where(np.arange(2 * RATE) == 9, np.nan, TONE).astype("f4"), "pcm_f32le", "wav"), "not all numbers"),
+        (sound(TONE * 1e-4, "pcm_f32le", "wav"), "the sound track is silent"),
+    ],
+)
+def test_a_sound_that_cannot_be_used_says_why(data: bytes, reason: str) -> None:
+    with pytest.raises(media.BrokenClip, match=reason):
+        audio.clip_sound(data, 2.0, SMALL)
+
+
+def test_an_unknown_codec_and_odd_letters_in_a_title(stills: dict[int, np.ndarray], tmp_path: Path) -> None:
+    film = made(tmp_path, stills[1], np.resize(TONE, 2 * RATE))
+    for look in (media.probe, lambda data: media.read_frames(data, [0.1])):
+        with pytest.raises(media.BrokenClip, match="cannot be decoded: a track's codec is unknown"):
+            look(film.replace(b"avc1", b"zzzz"))
+    titled = io.BytesIO()
+    with av.open(io.BytesIO(film)) as source, av.open(titled, "w", format="mp4", options={}) as target:
+        target.metadata["title"] = "ABCDEFGH"
+        tracks = {track.index: target.add_stream_from_template(track) for track in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = tracks[packet.stream.index]
+                target.mux(packet)
+    latin = titled.getvalue().replace(b"ABCDEFGH", b"\xe4BCDEFG\xff")
+    assert media.probe(latin) == media.probe(film)
+
+
+def test_reasons_are_counted_by_kind() -> None:
+    reasons = ["truncated: 1 of 3", "truncated: 2 of 3", "wrong name: a", "wrong name: a", "no face", "too long: 60"]
+    assert by_kind(reasons) == {"truncated": 2, "wrong name: a": 2, "no face": 1, "too long: 60": 1}
+    assert by_kind([]) == {}
