@@ -99,6 +99,11 @@ def detector_gpu(wildcards):
     return GPU if detector(wildcards) else 0
 
 
+def detector_threads(wildcards):
+    """Threads of a face job: on a GPU, which one job has at a time, the others decode ahead of it."""
+    return 5 if detector_gpu(wildcards) else 1
+
+
 def pretrained(wildcards):
     """The weights that any variant of the corpus starts from."""
     networks = [

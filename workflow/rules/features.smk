@@ -14,8 +14,7 @@ rule faces:
         "logs/{corpus}/faces/shard-{shard}.log",
     conda:
         "../../environment.yml"
-    # On a GPU, which one job has at a time, the others of its threads decode ahead of it.
-    threads: lambda wildcards: 5 if detector_gpu(wildcards) else 1
+    threads: detector_threads
     resources:
         gpu=detector_gpu,
     shell:
