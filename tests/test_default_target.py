@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -22,8 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from conftest import ROOT
-from test_demo_run import run
+from test_demo_run import commit, copy_tree, run
 from web import Server, serving
 
 from emofuse import files, media, published, weights
@@ -140,13 +138,7 @@ def write_registry(folder: Path, server: Server) -> None:
 
 def clone(folder: Path, server: Server) -> Path:
     """A clone of the working tree, for which the server is all the web there is, with tiny sizes."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in listed.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    copy_tree(folder)
     write_registry(folder / "src" / "emofuse" / "registry", server)
     tree = yaml.safe_load((folder / "params.yaml").read_text())
     for name, actors in ACTORS.items():
@@ -155,9 +147,7 @@ def clone(folder: Path, server: Server) -> Path:
     tree["network"] |= NETWORK
     tree["training"] |= TRAINING
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "clone"]):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+    commit(folder)
     return folder
 
 

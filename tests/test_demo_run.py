@@ -34,10 +34,8 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the working tree in which `snakemake demo` has run."""
-    folder = tmp_path_factory.mktemp("demo") / "emofuse"
+def copy_tree(folder: Path) -> None:
+    """Put a copy of the working tree there: what git tracks or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -45,9 +43,21 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+
+
+def commit(folder: Path) -> None:
+    """Make a repository of a folder, with one commit of all that is in it."""
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "clone"]):
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the working tree in which `snakemake demo` has run."""
+    folder = tmp_path_factory.mktemp("demo") / "emofuse"
+    copy_tree(folder)
+    commit(folder)
     run(folder, "snakemake", "demo", "--cores", "2")
     return folder
 

@@ -14,7 +14,7 @@ import torch
 import torchaudio
 
 from emofuse.corpora import base
-from emofuse.files import atomic, write_table
+from emofuse.files import array_file, write_table
 from emofuse.media import BrokenClip, read_audio
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 SILENCE = 1e-4  # −80 dB of full scale: the quietest recording of RAVDESS peaks 40 dB above it
 FLOOR = 1e-6
-STORED = np.dtype("<f2")
-TOGETHER = 16  # clips
-
-
+TOGETHER = 16  # clips decoded one after the other, then transformed
 BLOCK = 16  # mel bands of one product
 
 
@@ -147,21 +144,19 @@ def extract(
     """
     torch.set_num_threads(1)
     shape = (len(rows), audio.segments, audio.bands, audio.frames)
-    header = {"descr": np.lib.format.dtype_to_descr(STORED), "fortran_order": False, "shape": shape}
     told: list[tuple[str, int, str]] = []
     sounds: list[np.ndarray | BrokenClip] = []
-    # Written, not mapped: what is mapped counts as memory until it is on the disk.
-    with atomic(output) as features_file, features_file.open("wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
+    with array_file(output, np.float16, shape) as add:
         for number, row in enumerate(progress(rows)):
             if not sounds:  # some clips at once: decoding and transforming in turn drive each other out of the caches
                 sounds = [_sound(ahead, archive, audio) for ahead in rows[number : number + TOGETHER]]
             sound = sounds.pop(0)
             if isinstance(sound, BrokenClip):
-                features, status = np.zeros(shape[1:]), str(sound)
+                add(None)
+                status = str(sound)
             else:
-                features, status = clip_segments(sound, float(row["duration"]), audio), "ok"
-            stream.write(features.astype(STORED).tobytes())
+                add(clip_segments(sound, float(row["duration"]), audio))
+                status = "ok"
             told.append((row["clip"], number, status))
     write_table(table, ("clip", "row", "status"), told)
 

@@ -74,7 +74,7 @@ def splits(params: Params, corpus: str, protocol: str) -> None:
 def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> None:
     """Train one variant on one fold, to models/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>.*."""
     from emofuse import corpora, tracking, training, weights
-    from emofuse.features import FOLDERS
+    from emofuse.shards import FOLDERS
 
     run = _check_run(params, corpus, protocol, variant, seed, fold)
     key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")

@@ -7,7 +7,6 @@ looked at and what is stored is ever converted to RGB.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 
 from emofuse.corpora import base
 from emofuse.errors import UserError
-from emofuse.files import atomic, new_array
+from emofuse.files import array_file, write_table
 from emofuse.media import BrokenClip, Frames, cut, decode_frames
 
 if TYPE_CHECKING:
@@ -324,20 +323,15 @@ def extract(
     """
     detect = detector(faces, weights)
     shape = (len(rows), faces.snippets, faces.frames, faces.size, faces.size, 3)
-    with atomic(table) as table_file, table_file.open("w", newline="") as stream, atomic(output) as crops_file:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["clip", "row", "status", "scores", "boxes", "times"])
-        # Written, not mapped: the pages of a map would count as this process's memory, more with every clip.
-        begin = new_array(crops_file, np.uint8, shape).offset
-        decoded = _ahead(partial(_decode, archive, faces), progress(rows), min(threads - 1, DECODERS))
-        results = (result for clips in _batches(decoded) for result in _results(clips, detect, faces))
-        with crops_file.open("rb+") as stored:
-            for number, (row, (squares, status, track)) in enumerate(zip(rows, results, strict=True)):
-                if squares is not None:
-                    stored.seek(begin + number * squares.nbytes)
-                    stored.write(squares.data)
-                lists = (_json(track.faces[:, 4], 4), _json(track.faces[:, :4], 1), _json(track.times, 4))
-                writer.writerow([row["clip"], number, status, *lists])
+    told: list[tuple[str, int, str, str, str, str]] = []
+    decoded = _ahead(partial(_decode, archive, faces), progress(rows), min(threads - 1, DECODERS))
+    results = (result for clips in _batches(decoded) for result in _results(clips, detect, faces))
+    with array_file(output, np.uint8, shape) as add:
+        for number, (row, (squares, status, track)) in enumerate(zip(rows, results, strict=True)):
+            add(squares)
+            lists = (_json(track.faces[:, 4], 4), _json(track.faces[:, :4], 1), _json(track.times, 4))
+            told.append((row["clip"], number, status, *lists))
+    write_table(table, ("clip", "row", "status", "scores", "boxes", "times"), told)
 
 
 def _decode(archive: Path, faces: Faces, row: Row) -> Frames | str:

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from emofuse.errors import UserError
-
-FOLDERS = {"video": "faces", "audio": "audio"}
+from emofuse.shards import FOLDERS
 
 
 class Features:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,18 +46,33 @@ def atomic(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
-    """A mapped .npy file of zeros to fill in place, a NumPy array, with its disk space already taken.
+@contextmanager
+def array_file(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> Iterator[Callable[[Any], None]]:
+    """A .npy file of that type and shape, whole or not at all, written item by item along its first axis.
 
-    Unlike a sparse file, it cannot run out of disk half-way, which would kill the process.
+    Yields what takes the next item, an array of shape[1:], or None for zeros. Its disk space is taken at once, so
+    that a full disk is known before the work. Written, not mapped: the pages of a map count as memory until they
+    are on the disk.
     """
     import numpy as np
 
-    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("rb+") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    return array
+    kind = np.dtype(dtype)
+    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    item = math.prod(shape[1:]) * kind.itemsize
+    with atomic(path) as temporary, temporary.open("rb+") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        size = stream.tell() + shape[0] * item
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+
+        def add(values: Any) -> None:
+            if values is None:
+                stream.seek(item, os.SEEK_CUR)
+            else:
+                stream.write(np.ascontiguousarray(values, kind).data)
+
+        yield add
+        stream.truncate(size)  # zeros at the end, where the space was not taken before
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from emofuse.errors import UserError
+from emofuse.shards import FOLDERS
 
 Modality = Literal["video", "audio"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -408,8 +409,7 @@ def _needed(params: Params, name: str) -> Corpus:
     """A corpus without the modality that no variant of it uses: nothing of that is fetched or computed."""
     corpus = params.corpora[name]
     used = {modality for variant in corpus.variants for modality in params.run(name, variant).network.modalities}
-    features = {"video": "faces", "audio": "audio"}
-    unused = {features[modality]: None for modality in corpus.modalities if modality not in used}
+    unused = {FOLDERS[modality]: None for modality in corpus.modalities if modality not in used}
     return corpus.model_copy(
         update={"modalities": [modality for modality in corpus.modalities if modality in used], **unused}
     )

@@ -12,9 +12,9 @@ import yaml
 
 from emofuse import training
 from emofuse.errors import UserError
-from emofuse.features import FOLDERS
 from emofuse.files import read_json, read_table, write_json, write_table
 from emofuse.params import Params, Run, overridden
+from emofuse.shards import FOLDERS
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+# Modality → the stage of its features, which is the folder of their shards, too.
+FOLDERS = {"video": "faces", "audio": "audio"}
+
 
 def actors_of(actors: Sequence[int], shard: int, shards: int) -> tuple[int, ...]:
     """The actors of one of `shards` runs of consecutive actors.

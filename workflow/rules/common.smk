@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emofuse import params, report, stamps, versions, weights
 from emofuse.errors import UserError
+from emofuse.shards import FOLDERS
 
 # The rules call `emofuse`: that of the environment which runs Snakemake, activated or not.
 os.environ.update(
@@ -68,13 +69,12 @@ def features(wildcards):
     With their tables, because DVC, whose lists are literal, depends on the folders.
     """
     corpus = wildcards.corpus
-    folders = {"video": "faces", "audio": "audio"}
     return [
         file
         for modality in PARAMS.corpora[corpus].modalities
         for suffix in ("npy", "csv")
         for file in shards(
-            f"data/{{corpus}}/{folders[modality]}/shard-{{shard}}.{suffix}", corpus
+            f"data/{{corpus}}/{FOLDERS[modality]}/shard-{{shard}}.{suffix}", corpus
         )
     ]
 
