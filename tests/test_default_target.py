@@ -41,8 +41,8 @@ SIZES = {
     "audio": {"bands": 32, "segments": 2, "frames": 32, "fft": 1024},
 }
 NETWORK = {
-    "video": {"layers": [1, 1, 1, 1], "width": 4, "weights": "none"},
-    "audio": {"layers": [1, 1, 1, 1], "width": 4, "weights": "none"},
+    "video": {"backbone": "r3d_10", "width": 4, "weights": "none"},
+    "audio": {"backbone": "resnet10", "width": 4, "weights": "none"},
     "dimension": 16,
     "heads": 2,
 }

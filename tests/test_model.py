@@ -5,25 +5,37 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emofuse.model.attention import SelfAttention
+from emofuse import params
+from emofuse.model.attention import Gate, SelfAttention, attention
+from emofuse.model.audio import AudioBranch
 from emofuse.model.audio import Trunk as AudioTrunk
-from emofuse.model.fusion import CrossAttention
+from emofuse.model.fusion import Concatenation, CrossAttention, JointSelfAttention, LateAverage
 from emofuse.model.network import EmotionNetwork
 from emofuse.model.visual import Trunk as VideoTrunk
-from emofuse.model.visual import positions
+from emofuse.model.visual import VisualBranch
 from emofuse.params import Network
 
-SMALL = Network.model_validate(
-    {
-        "video": {"layers": [1, 1, 1, 1], "width": 8},
-        "audio": {"layers": [1, 1, 1, 1], "width": 8},
-        "dimension": 16,
-        "heads": 4,
-    }
-)
+SMALL = {
+    "video": {"backbone": "r3d_10", "width": 8},
+    "audio": {"backbone": "resnet10", "width": 8},
+    "dimension": 16,
+    "heads": 4,
+}
+VARIANTS = params.load(ROOT / "params.yaml").variants
+FORMS = ("none", "self_attention", "gate")
+KINDS = ("spatial", "channel", "temporal", "audio_temporal")
+
+
+def small(**changes: object) -> Network:
+    return Network.model_validate(SMALL | changes)
+
+
+def inputs(batch: int = 2) -> dict[str, torch.Tensor]:
+    return {"video": torch.rand(batch, 3, 3, 4, 32, 32), "audio": torch.randn(batch, 3, 24, 32)}
 
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
@@ -31,37 +43,96 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     return e / e.sum(axis, keepdims=True)
 
 
+def stir(module: torch.nn.Module) -> None:
+    """Norms of any scale, shift and statistics, so that no test rests on ones and zeros."""
+    for part in module.modules():
+        if isinstance(part, torch.nn.LayerNorm | torch.nn.BatchNorm1d | torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+            torch.nn.init.uniform_(part.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(part.bias, -0.5, 0.5)
+        if isinstance(part, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+            torch.nn.init.uniform_(part.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(part.running_var, 0.5, 1.5)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
-@settings(max_examples=20)
-@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 4))
-def test_self_attention_is_its_equation(tokens: int, dimension: int, heads: int) -> None:
-    attention = SelfAttention(dimension, heads, residual=False).double()
-    x = torch.randn(2, tokens, dimension, dtype=torch.float64)
+def numpy_self_attention(attention: SelfAttention, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Its equation, head by head: the output and the softmax weights of one clip (tokens, dimension)."""
     query, key, value, out = (
         layer.weight.detach().numpy().T for layer in (attention.query, attention.key, attention.value, attention.out)
     )
+    normal = x
+    if attention.residual:
+        centred = x - x.mean(1, keepdims=True)
+        normal = centred / np.sqrt((centred**2).mean(1, keepdims=True) + attention.norm.eps)
+        normal = normal * attention.norm.weight.detach().numpy() + attention.norm.bias.detach().numpy()
     size = attention.head_dimension
-    expected = np.zeros((2, tokens, dimension))
-    for b, clip in enumerate(x.numpy()):
-        head_outputs = []
-        for h in range(heads):
-            part = slice(h * size, (h + 1) * size)
-            weights = softmax((clip @ query[:, part]) @ (clip @ key[:, part]).T / np.sqrt(size), 1)
-            head_outputs.append(weights @ (clip @ value[:, part]))
-        expected[b] = np.concatenate(head_outputs, 1) @ out
-    np.testing.assert_allclose(attention(x).detach().numpy(), expected, atol=1e-10)
+    heads, weights = [], []
+    for h in range(attention.heads):
+        part = slice(h * size, (h + 1) * size)
+        weights.append(softmax((normal @ query[:, part]) @ (normal @ key[:, part]).T / np.sqrt(size), 1))
+        heads.append(weights[-1] @ (normal @ value[:, part]))
+    attended = np.concatenate(heads, 1) @ out
+    return x + attended if attention.residual else attended, np.stack(weights)
 
 
-def test_self_attention_permutes_with_its_tokens_and_its_weights_sum_to_one() -> None:
+@settings(max_examples=20)
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 4), st.booleans())
+def test_self_attention_and_its_weights_are_its_equation(
+    tokens: int, dimension: int, heads: int, residual: bool
+) -> None:
+    attention = SelfAttention(dimension, heads, residual).double()
+    stir(attention)
+    x = torch.randn(2, tokens, dimension, dtype=torch.float64)
+    outputs, weights = zip(*(numpy_self_attention(attention, clip) for clip in x.numpy()), strict=True)
+    np.testing.assert_allclose(attention(x).detach().numpy(), outputs, atol=1e-8)
+    np.testing.assert_allclose(attention.weights(x).detach().numpy(), weights, atol=1e-10)
+    np.testing.assert_allclose(attention.weights(x).sum(-1).detach().numpy(), 1, atol=1e-12)
+
+
+def test_self_attention_permutes_with_its_tokens() -> None:
     attention = SelfAttention(12, 3, residual=True)
     x = torch.randn(2, 5, 12)
     order = torch.randperm(5)
     torch.testing.assert_close(attention(x[:, order]), attention(x)[:, order])
-    torch.testing.assert_close(attention.weights(x).sum(-1), torch.ones(2, 3, 5))
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 6), st.integers(1, 5), st.booleans(), st.booleans())
+def test_the_gates_are_their_equations(tokens: int, dimension: int, relu: bool, training: bool) -> None:
+    gate = Gate(tokens, dimension, relu).double().train(training)
+    stir(gate)
+    x = torch.randn(3, tokens, dimension, dtype=torch.float64)
+    norm, mix = gate.norm, gate.mix.weight.detach().numpy()
+    scores = np.einsum("bnd,d->bn", x.numpy(), gate.squeeze.weight.detach().numpy()[0])
+    mean, variance = norm.running_mean.numpy().copy(), norm.running_var.numpy().copy()
+    if training:  # over the batch and its tokens, which share one channel
+        mean, variance = scores.mean(), scores.var()
+    scores = (scores - mean) / np.sqrt(variance + norm.eps) * norm.weight.item() + norm.bias.item()
+    scores = np.tanh(scores) @ mix.T
+    factors = np.maximum(scores + 1, 0) if relu else tokens * softmax(scores, 1)
+    np.testing.assert_allclose(gate(x).detach().numpy(), x.numpy() * factors[:, :, None], atol=1e-10)
+    gate.eval() if not training else gate.train()
+    np.testing.assert_allclose(gate.weights(x).detach().numpy(), factors, atol=1e-10)
+    if not relu:
+        np.testing.assert_allclose(factors.sum(1), tokens)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_gate_knows_its_tokens_by_their_place(relu: bool) -> None:
+    gate = Gate(5, 4, relu).eval()
+    x = torch.randn(2, 5, 4)
+    order = torch.tensor([1, 2, 3, 4, 0])
+    assert not torch.allclose(gate(x[:, order]), gate(x)[:, order], atol=1e-3)
+
+
+def test_each_form_of_attention_is_the_one_named() -> None:
+    kinds = [type(attention(form, small(), 5, 8)) for form in FORMS]
+    assert kinds == [torch.nn.Identity, SelfAttention, Gate]
 
 
 def test_cross_attention_is_its_equation() -> None:
@@ -78,18 +149,57 @@ def test_cross_attention_is_its_equation() -> None:
         torch.testing.assert_close(weights.sum(1), torch.ones(1, 4, dtype=torch.float64))
 
 
+def test_self_attention_fusion_attends_over_both_modalities_and_gives_each_moment_its_pair() -> None:
+    fusion = JointSelfAttention(6, 2, residual=True).double()
+    stir(fusion)
+    audio, video = torch.randn(2, 1, 4, 6, dtype=torch.float64)
+    joined, weights = numpy_self_attention(fusion, np.concatenate([audio[0].numpy(), video[0].numpy()]))
+    expected = [np.concatenate([joined[moment], joined[4 + moment]]) for moment in range(4)]
+    np.testing.assert_allclose(fusion(audio, video)[0].detach().numpy(), expected, atol=1e-10)
+    np.testing.assert_allclose(fusion.weights(audio, video)[0].detach().numpy(), weights, atol=1e-10)
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 5))
+def test_late_average_scores_are_the_log_of_the_averaged_probabilities(
+    dimension: int, moments: int, emotions: int
+) -> None:
+    late = LateAverage(dimension, moments, emotions).double()
+    audio, video = 5 * torch.randn(2, 3, moments, dimension, dtype=torch.float64)
+    scores = late(Concatenation()(audio, video).flatten(1))
+    expected = np.zeros((3, emotions))
+    for classifier, vectors in ((late.audio, audio), (late.video, video)):
+        logits = vectors.flatten(1).numpy() @ classifier.weight.detach().numpy().T + classifier.bias.detach().numpy()
+        expected += softmax(logits, 1) / 2
+    np.testing.assert_allclose(scores.exp().detach().numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(scores.softmax(1).detach().numpy(), expected, atol=1e-12)
+
+
+def test_the_visual_branch_attends_over_positions_then_channels_then_snippets() -> None:
+    branch = VisualBranch(small(attention=dict.fromkeys(KINDS, "gate")), snippets=3, face_size=32).double().eval()
+    stir(branch)
+    faces = inputs()["video"].double()
+    with torch.no_grad():
+        maps = branch.trunk((faces.flatten(0, 1) - branch.mean) / branch.std).mean(2).flatten(2)
+        spatial = branch.spatial.weights(maps.transpose(1, 2))
+        maps = maps * spatial[:, None, :]
+        maps = maps * branch.channel.weights(maps)[:, :, None]
+        snippets = branch.project(maps.mean(2)).unflatten(0, (2, 3))
+        expected = snippets * branch.temporal.weights(snippets)[:, :, None]
+        torch.testing.assert_close(branch(faces), expected)
+
+
 def test_the_trunks_at_full_width_are_torchvisions() -> None:
     from torchvision.models import resnet18
     from torchvision.models.video import r3d_18
 
     reference = r3d_18().eval()
-    ours = VideoTrunk([2, 2, 2, 2], 64).eval()
+    ours = VideoTrunk("r3d_18", 64).eval()
     ours.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
     clip = torch.randn(1, 3, 4, 32, 32)
     torch.testing.assert_close(reference.fc(ours(clip).mean((2, 3, 4))), reference(clip))
 
     flat = resnet18().eval()
-    grey = AudioTrunk([2, 2, 2, 2], 64).eval()
+    grey = AudioTrunk("resnet18", 64).eval()
     state = {k: v for k, v in flat.state_dict().items() if not k.startswith("fc.")}
     state["conv1.weight"] = state["conv1.weight"].sum(1, keepdim=True)
     grey.load_state_dict(state)
@@ -98,25 +208,138 @@ def test_the_trunks_at_full_width_are_torchvisions() -> None:
     torch.testing.assert_close(flat.fc(grey(picture).mean((2, 3))), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [32, 48, 112])
-def test_the_positions_are_those_of_the_last_map(size: int) -> None:
-    maps = VideoTrunk([1, 1, 1, 1], 8)(torch.zeros(1, 3, 2, size, size))
-    assert maps.shape[3] * maps.shape[4] == positions(size)
+@pytest.mark.parametrize("backbone", ["r3d_10", "r3d_18", "r3d_50", "r3d_101"])
+@pytest.mark.parametrize("width", [1, 2])
+def test_channels_and_positions_are_those_of_the_last_map(backbone: str, width: int) -> None:
+    trunk = VideoTrunk(backbone, width).eval()
+    for size in (17, 32, 48, 112):
+        maps = trunk(torch.zeros(1, 3, 2, size, size))
+        assert maps.shape[1] == trunk.channels
+        assert maps.shape[3] * maps.shape[4] == trunk.positions(size)
 
 
-@pytest.mark.parametrize("fusion", ["cross_attention", "concat"])
+def test_the_published_sizes_give_the_published_positions_and_channels() -> None:
+    assert [VideoTrunk("r3d_18", 64).positions(size) for size in (112, 256)] == [7 * 7, 16 * 16]
+    deep = VideoTrunk("r3d_50", 64)
+    assert [deep.positions(size) for size in (112, 256)] == [4 * 4, 8 * 8]
+    assert deep.channels == 2048
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pooling", ["flatten", "mean"])
-@pytest.mark.parametrize("modalities", [["video", "audio"], ["audio"], ["video"]])
-def test_every_variant_gives_scores_and_trains_all_its_weights(
-    fusion: str, pooling: str, modalities: list[str]
-) -> None:
-    section = SMALL.model_copy(update={"fusion": fusion, "pooling": pooling, "modalities": modalities})
+def test_every_variant_gives_scores_and_trains_all_its_weights(variant: str, pooling: str) -> None:
+    base = params.Run(network=small(pooling=pooling), loss=params.Loss(), training=params.Training())
+    section = params.overridden(base, VARIANTS[variant].model_dump(), variant).network
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
-    inputs = {"video": torch.rand(2, 3, 3, 4, 32, 32), "audio": torch.randn(2, 3, 24, 32)}
-    scores, embeddings = network({name: inputs[name] for name in modalities})
+    scores, embeddings = network({name: x for name, x in inputs().items() if name in section.modalities})
     assert scores.shape == (2, 5)
     assert embeddings.shape == (2, network.embedding_size)
+    assert network.embedding_size == 16 * len(section.modalities) * (3 if pooling == "flatten" else 1)
+    scores.square().sum().backward()
+    assert all(parameter.grad.any() for parameter in network.parameters())
+    names = {name for name, _ in network.named_children()}
+    assert {"video", "audio"} & names == set(section.modalities)
+
+
+@pytest.mark.parametrize("backbone", ["r3d_50", "r3d_101"])
+def test_a_network_on_bottlenecks_trains(backbone: str) -> None:
+    section = small(video={"backbone": backbone, "width": 2}, modalities=["video"])
+    network = EmotionNetwork(section, emotions=5, moments=3, face_size=48)
+    scores, _ = network({"video": torch.rand(2, 3, 3, 4, 48, 48)})
     scores.square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
-    names = {name.split(".")[0] for name, _ in network.named_children()}
-    assert {"video", "audio"} & names == set(modalities)
+
+
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+
+
+def stage_of(name: str) -> int:
+    """The number of the stage that a trunk's weight belongs to."""
+    first = name.split(".")[0]
+    return STAGES.index(first) if first in STAGES else 0  # the 2D stem is conv1 and bn1
+
+
+@pytest.mark.parametrize("frozen", range(6))
+@pytest.mark.parametrize("modality", ["video", "audio"])
+def test_a_step_leaves_frozen_stages_as_they_were_and_moves_the_others(modality: str, frozen: int) -> None:
+    section = small(modalities=[modality], **{modality: SMALL[modality] | {"weights": "some.pth", "frozen": frozen}})
+    network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
+    network.eval().train()
+    trunk = network.get_submodule(modality).trunk
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    scores, _ = network({modality: inputs()[modality]})
+    scores.square().sum().backward()
+    torch.optim.SGD([p for p in network.parameters() if p.requires_grad], 0.1).step()
+    for name, value in trunk.state_dict().items():
+        assert torch.equal(value, before[name]) == (stage_of(name) < frozen), name
+    for name, parameter in trunk.named_parameters():
+        assert parameter.requires_grad == (stage_of(name) >= frozen), name
+    for name, module in trunk.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+            assert module.training == (stage_of(name) >= frozen), name
+
+
+def test_frozen_stages_hold_no_graph() -> None:
+    section = small(video=SMALL["video"] | {"weights": "some.pth", "frozen": 5})
+    network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
+    assert not network.video.trunk(torch.randn(1, 3, 4, 32, 32)).requires_grad
+    assert EmotionNetwork(small(), 5, 3, 32).video.trunk(torch.randn(1, 3, 4, 32, 32)).requires_grad
+
+
+SHAPES = {
+    "self_attention": {
+        "video.spatial": (6, 4, 4, 4),
+        "video.channel": (6, 4, 64, 64),
+        "video.temporal": (2, 4, 3, 3),
+        "audio.temporal": (2, 4, 3, 3),
+    },
+    "gate": {"video.spatial": (6, 4), "video.channel": (6, 64), "video.temporal": (2, 3), "audio.temporal": (2, 3)},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("fusion", ["cross_attention", "self_attention", "concat", "late_average"])
+def test_attention_weights_have_their_shapes_and_change_nothing(form: str, fusion: str) -> None:
+    network = EmotionNetwork(small(attention=dict.fromkeys(KINDS, form), fusion=fusion), 5, 3, 32)
+    network.train()
+    clips = inputs()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    weights = network.attention_weights(clips)
+    assert network.training
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    found = weights.pop("fusion", None)
+    assert {name: tuple(value.shape) for name, value in weights.items()} == SHAPES[form]
+    if fusion == "cross_attention":
+        assert [tuple(value.shape) for value in found] == [(2, 3, 3)] * 2
+    elif fusion == "self_attention":
+        assert tuple(found.shape) == (2, 4, 6, 6)
+    else:
+        assert found is None
+    assert not any(value.requires_grad for value in weights.values())
+
+    network.eval()
+    before = network(clips)
+    again = network.attention_weights(clips)
+    assert not network.training
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    assert all(torch.equal(x, y) for x, y in zip(network(clips), before, strict=True))
+
+
+def test_attention_weights_are_those_that_the_network_uses() -> None:
+    section = small(modalities=["audio"], attention={"audio_temporal": "gate"})
+    network = EmotionNetwork(section, 5, 3, None).eval()
+    stir(network)
+    segments = inputs()["audio"]
+    weights = network.attention_weights({"audio": segments})["audio.temporal"]
+    ungated = AudioBranch(small(attention={"audio_temporal": "none"}), 3).eval()
+    ungated.load_state_dict(network.audio.state_dict(), strict=False)
+    torch.testing.assert_close(network.audio(segments), ungated(segments) * weights[:, :, None])
+
+
+def test_a_failed_request_for_weights_leaves_the_network_as_it_was() -> None:
+    network = EmotionNetwork(small(), 5, 3, 32).train()
+    with pytest.raises(KeyError):
+        network.attention_weights({"audio": inputs()["audio"]})
+    assert network.training
+    assert not any(module._forward_pre_hooks for module in network.modules())

@@ -34,8 +34,11 @@ def load_changed(folder: Path, old: str, new: str) -> params.Params:
         ("luna_jimenez_2022_5cv: [0", "luna_jimenez: [0", "corpora.ravdess.protocols.luna_jimenez: no such protocol"),
         ("{fusion: concat}", "{fusin: concat}", "variants.concat_fusion.network.fusin: no such parameter"),
         ("{fusion: concat}", "{fusion: sum}", "variants.concat_fusion.network.fusion: Input should be"),
-        ("concat_fusion, cross_entropy]", "nothing]", "corpora.ravdess.variants: there is no variant 'nothing'"),
-        ("variants: [audio_only]", "variants: [proposed]", "corpora.ravdess_audio.variants: proposed needs video"),
+        ("concat_fusion, cross_entropy]", "nothing]", "corpora.demo.variants: there is no variant 'nothing'"),
+        ("      modalities: [audio]\n", "", "corpora.ravdess_audio.variants: proposed needs video"),
+        ("weights: r3d_18,", "weights: resnet18,", "network.video.weights: want none, r3d_18 or a file .pth"),
+        ("backbone: r3d_18,", "backbone: r3d_50,", "network.video.weights: r3d_18 is of r3d_18 at width 64"),
+        ("weights: none}\n      audio:", "weights: none, frozen: 1}\n      audio:", "network.video.frozen: stages that start at random"),
         (
             "segments: 3, frames: 48",
             "segments: 4, frames: 48",

@@ -22,12 +22,13 @@ from emofuse import params as parameters
 from emofuse import report
 from emofuse.errors import UserError
 from emofuse.params import Params
-from emofuse.report import figures, page, results, tables
+from emofuse.report import figures, page, results, statistics, table, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 CREMAD = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
 VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entropy")
+COMPARISONS = ("modality", "attention", "fusion", "loss")
 AUDIO = {"bands": 16, "segments": 3, "frames": 16}
 FACES = {"snippets": 3, "frames": 2, "size": 32}
 
@@ -45,7 +46,8 @@ def make_params(root: Path) -> Params:
             "cremad": both | {"kind": "cremad", "title": "CREMA-D", "protocols": {"hicmae_5cv": [0, 1, 2, 3, 4]}},
             "ravdess_audio": {
                 "kind": "ravdess", "title": "RAVDESS, speech recordings", "modalities": ["audio"], "audio": AUDIO,
-                "protocols": {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4]}, "variants": ["audio_only"],
+                "protocols": {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4]}, "network": {"modalities": ["audio"]},
+                "variants": ["proposed", "no_temporal_attention"],
             },
             "demo": both | {
                 "kind": "demo", "title": "demo, made faces and voices", "demo": {}, "faces": FACES | {"detector": "centre"},
@@ -55,7 +57,8 @@ def make_params(root: Path) -> Params:
         "variants": {
             "proposed": {}, "audio_only": {"network": {"modalities": ["audio"]}},
             "video_only": {"network": {"modalities": ["video"]}}, "concat_fusion": {"network": {"fusion": "concat"}},
-            "cross_entropy": {"loss": {"metric": "none"}},
+            "cross_entropy": {"loss": {"metric": "none"}}, "triplet": {"loss": {"metric": "triplet"}},
+            "no_temporal_attention": {"network": {"attention": {"temporal": "none", "audio_temporal": "none"}}},
         },
     }  # fmt: skip
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
@@ -176,15 +179,15 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def quick(corpus: str, params: Params, root: Path) -> tuple[dict[str, tables.Table], str]:
+def quick(corpus: str, params: Params, root: Path) -> tuple[dict[str, table.Table], str]:
     """The tables and the page of a corpus, without the seconds that its figures take."""
     read = results.read(corpus, params, root)
     made = {name: getattr(tables, name)(read) for name in report.TABLES}
     return made, page.render(read, made, dict.fromkeys(report.FIGURES, ""))
 
 
-def parse(table: tables.Table) -> list[dict[str, str]]:
-    return list(csv.DictReader(table.csv().splitlines()))
+def parse(made: table.Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(made.csv().splitlines()))
 
 
 @pytest.fixture
@@ -258,7 +261,7 @@ def test_main_table_of_a_whole_corpus(project: tuple[Params, Path]) -> None:
 def test_verdict_needs_the_whole_corpus_every_fold_and_the_papers_task(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",), accuracy=0.8925)
-    write_ravdess(root, corpus="ravdess_audio", variants=("audio_only",), accuracy=1.0)
+    write_ravdess(root, corpus="ravdess_audio", variants=("proposed",), accuracy=1.0)
 
     def verdict(corpus: str) -> str:
         read = results.read(corpus, params, root)
@@ -281,10 +284,10 @@ def test_a_report_with_no_run_says_so_everywhere(project: tuple[Params, Path]) -
         report.build(corpus, params, root)
         for name in report.outputs(corpus):
             assert (root / name).stat().st_size > 0
-        for table in ("main", "modality", "recall", "folds", "search"):
+        for name in ("main", "modality", "fusion", "loss", "recall", "folds", "search"):
             for suffix in ("md", "tex", "csv"):
-                text = (root / f"results/{corpus}/tables/{table}.{suffix}").read_text()
-                assert "not run" in text, (corpus, table, suffix)
+                text = (root / f"results/{corpus}/tables/{name}.{suffix}").read_text()
+                assert "not run" in text, (corpus, name, suffix)
         assert "not run" in (root / f"results/{corpus}/report.html").read_text()
     report.paper(params, root)
     text = (root / "results/paper.md").read_text()
@@ -298,7 +301,11 @@ def test_modalities_and_recall_of_the_demo(project: tuple[Params, Path]) -> None
     write_demo(root)
     made, _ = quick("demo", params, root)
     rows = {row["variant"]: row for row in parse(made["modality"])}
-    assert set(rows) == {"audio_only", "video_only", "proposed"}
+    assert {name: row["modality"] for name, row in rows.items()} == {
+        "proposed": "audio + video",
+        "audio_only": "audio",
+        "video_only": "video",
+    }
     for row in rows.values():
         assert float(row["war_over_bayes"]) == pytest.approx(float(row["war_mean"]) / float(row["bayes"]))
     assert float(rows["audio_only"]["war_difference"]) < 0
@@ -309,13 +316,145 @@ def test_modalities_and_recall_of_the_demo(project: tuple[Params, Path]) -> None
     assert [row["actors"] for row in folds] == ["1 2 3 4", "5 6 7 8", "9 10 11 12"]
 
 
+def changed(params_file: Path, change: dict[str, object], corpus: str) -> Params:
+    tree = yaml.safe_load(params_file.read_text())
+    tree["corpora"][corpus] |= change
+    params_file.write_text(yaml.safe_dump(tree))
+    return parameters.load(params_file)
+
+
+def test_modality_is_what_the_network_has_whatever_the_variants_name(project: tuple[Params, Path]) -> None:
+    _, root = project
+    changes = {"network": {"modalities": ["audio"]}, "modalities": ["audio"], "variants": ["proposed", "audio_only"]}
+    params = changed(root / "params.yaml", changes | {"faces": None}, "demo")
+    write_demo(root, variants=("proposed",))
+    made, html = quick("demo", params, root)
+    rows = {row["variant"]: row for row in parse(made["modality"])}
+    assert [row["modality"] for row in rows.values()] == ["audio", "audio"]
+    best = results.read("demo", params, root).bayes["audio"]  # type: ignore[index]
+    assert float(rows["proposed"]["bayes"]) == pytest.approx(best)
+    assert f"reached: {float(rows['proposed']['war_mean']) / best:.3f} of it" in html
+    for name, text in (("modality", "Modality of proposed: audio."), ("fusion", "Fusion of proposed: none, one")):
+        assert text in quick("ravdess_audio", params, root)[0][name].markdown()
+
+
+def wars(root: Path, run: tuple[str, str, str, int], folds: tuple[int, ...]) -> list[float]:
+    """The accuracy of each fold, from its predictions."""
+    name = "/".join((*run[:3], f"seed-{run[3]}"))
+    files = [root / "results" / name / f"fold-{fold}/predictions.csv" for fold in folds]
+    return [float(np.mean([row["emotion"] == row["predicted"] for row in read_csv(file)])) for file in files]
+
+
+def test_each_variant_beside_proposed(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root)
+    made, html = quick("ravdess", params, root)
+    proposed = wars(root, ("ravdess", "luna_jimenez_2022_5cv", "proposed", 1), (0, 1, 2, 3, 4))
+    for name in ("modality", "fusion", "loss"):
+        rows = parse(made[name])
+        assert rows[0]["variant"] == "proposed"
+        assert {rows[0][key] for key in rows[0] if "difference" in key} == {""}
+        for row in rows[1:]:
+            theirs = wars(root, ("ravdess", "luna_jimenez_2022_5cv", row["variant"], 1), (0, 1, 2, 3, 4))
+            assert float(row["war_difference"]) == pytest.approx(np.mean(theirs) - np.mean(proposed))
+            assert float(row["war_difference_low"]) < float(row["war_difference"]) < float(row["war_difference_high"])
+            assert f'<td class="number">{table.points(100 * float(row["war_difference"]))}<small>' in html
+        for metric in statistics.METRICS:
+            ps = [float(row[f"{metric}_difference_p"]) for row in rows[1:]]
+            assert [float(row[f"{metric}_difference_p_holm"]) for row in rows[1:]] == statistics.holm(ps)
+    audio = parse(made["modality"])[1]
+    assert float(audio["war_difference_p"]) < 0.01
+    line = next(line for line in made["modality"].markdown().splitlines() if "audio\\_only" in line)
+    assert table.points(100 * float(audio["war_difference"])) in line
+    assert line.endswith(f"| {tables.chance(float(audio['war_difference_p_holm']))} |")
+    assert [row["loss"] for row in parse(made["loss"])] == ["learnable", "none"]
+    assert [row["fusion"] for row in parse(made["fusion"])] == ["cross_attention", "concat"]
+
+
+def test_what_was_not_run_or_is_not_listed_says_so(project: tuple[Params, Path]) -> None:
+    _, root = project
+    params = changed(root / "params.yaml", {"variants": ["proposed", "triplet", "no_temporal_attention"]}, "demo")
+    write_demo(root, variants=("proposed",))
+    made, html = quick("demo", params, root)
+    row = parse(made["loss"])[1]
+    assert (row["variant"], row["loss"], row["status"], row["war_difference_p"]) == (
+        "triplet",
+        "triplet",
+        "not run",
+        "",
+    )
+    assert "| triplet | not run | not run | not run | – | – |" in made["loss"].markdown()
+    attention = made["attention"].rows[1]
+    assert "self_attention: spatial, channel" in attention
+    assert "not run" in attention
+    assert not made["fusion"].rows
+    sentence = "params.yaml lists none of self_attention_fusion, concat_fusion, late_average_fusion for this corpus"
+    assert sentence in html
+    for text in (made["fusion"].markdown(), made["fusion"].latex()):
+        assert "Nothing to compare" in text
+        assert "WAR" not in text
+    assert "tabular" not in made["fusion"].latex()
+
+
+def test_variants_on_other_folds_or_clips_are_not_compared(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root)
+    shutil.rmtree(root / "results/demo/kfold_3/concat_fusion/seed-1/fold-1")
+    file = root / "results/demo/kfold_3/cross_entropy/seed-1/fold-2"
+    rows = read_csv(file / "predictions.csv")
+    metrics = json.loads((file / "metrics.json").read_text())
+    gone = rows.pop()
+    metrics["confusion"][RAVDESS.index(gone["emotion"])][RAVDESS.index(gone["predicted"])] -= 1
+    write_csv(file / "predictions.csv", rows)
+    (file / "metrics.json").write_text(json.dumps(metrics))
+    made, _ = quick("demo", params, root)
+    for name in ("fusion", "loss"):
+        row = parse(made[name])[1]
+        assert float(row["war_mean"]) > 0.5
+        assert (row["war_difference"], row["war_difference_p"], row["war_difference_p_holm"]) == ("", "", "")
+    assert "lacks fold 1" in made["fusion"].markdown()
+    assert parse(made["modality"])[1]["war_difference_p"] != ""
+
+
+def test_variants_are_compared_within_a_seed(project: tuple[Params, Path]) -> None:
+    _, root = project
+    params = changed(root / "params.yaml", {"seeds": [1, 2]}, "demo")
+    write_demo(root, variants=("proposed", "concat_fusion"))
+    folder = root / "results/demo/kfold_3"
+    shutil.copytree(folder / "concat_fusion/seed-1", folder / "concat_fusion/seed-2")
+    shutil.copytree(folder / "concat_fusion/seed-1", folder / "proposed/seed-2")
+    rows = parse(quick("demo", params, root)[0]["fusion"])
+    assert [(row["seed"], row["variant"]) for row in rows] == [
+        ("1", "proposed"), ("1", "concat_fusion"), ("2", "proposed"), ("2", "concat_fusion"),
+    ]  # fmt: skip
+    assert float(rows[3]["war_difference"]) == float(rows[3]["war_difference_low"]) == 0
+    assert float(rows[3]["war_difference_p"]) == 1
+    assert float(rows[1]["war_difference"]) != 0
+    assert float(rows[1]["war_difference_p"]) < 1
+    assert float(rows[1]["war_difference_p_holm"]) == min(1, 2 * float(rows[1]["war_difference_p"]))
+
+
+def test_the_page_says_once_what_the_figures_of_several_tables_mean(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root)
+    made, html = quick("demo", params, root)
+    text = re.sub(r"<[^>]+>", "", html)
+    assert text.count("two-sided permutation test") == 1
+    assert text.count("Mean ± standard deviation over folds") == 1
+    assert sum("two-sided permutation test" in made[name].markdown() for name in COMPARISONS) == 3  # no attention here
+    # The long names break where a narrow column needs it, by tags that are tags.
+    assert "concat_<wbr>fusion" in html
+    assert "training.<wbr>learning_<wbr>rate" in html
+    assert "&lt;wbr" not in html
+
+
 def test_the_demo_says_first_that_it_says_nothing_about_the_paper(project: tuple[Params, Path]) -> None:
     params, root = project
     made, html = quick("demo", params, root)
     body = re.sub(r"<[^>]+>", " ", html.split("<body>")[1]).split()
     assert " ".join(body).startswith("These numbers say nothing about the paper")
-    for table in report.TABLES:
-        assert "nothing about the paper" in made[table].markdown().splitlines()[0]
+    for name in report.TABLES:
+        assert "nothing about the paper" in made[name].markdown().splitlines()[0]
     assert "nothing about the paper" not in quick("ravdess", params, root)[1]
 
 
@@ -445,25 +584,37 @@ def test_figures_of_one_fold(project: tuple[Params, Path]) -> None:
 
 def test_text_is_escaped() -> None:
     nasty = r"a_b|c&d%$#{x}~^\ <script>*_[1]"
-    table = tables.Table("t", nasty, [nasty], [False], [[nasty], ["[70.1, 72.3]"]], [{"a": nasty}], [nasty])
-    line = table.markdown().splitlines()[2]
+    made = table.Table("t", nasty, [nasty], [False], [[nasty], ["[70.1, 72.3]"]], [{"a": nasty}], [nasty])
+    line = made.markdown().splitlines()[2]
     assert re.sub(r"\\(.)", r"\1", line) == f"| {nasty} |"
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 2  # only the table's own bars
-    latex = table.latex()
+    latex = made.latex()
     body = latex[latex.index("midrule") :]
     assert r"a\_b\textbar{}c\&d\%\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in body
     assert "{[}70.1" in body
     assert "<script>" not in page._cell(nasty)
-    assert next(csv.DictReader(table.csv().splitlines()))["a"] == nasty
+    assert next(csv.DictReader(made.csv().splitlines()))["a"] == nasty
+
+
+def test_a_table_of_prose_fills_pages_and_wraps(project: tuple[Params, Path]) -> None:
+    params, root = project
+    made, html = quick("demo", params, root)
+    latex = made["assumptions"].latex()
+    assert r"\begin{longtable}{p{" in latex
+    assert latex.count(r"\toprule") == 2  # again on each further page
+    assert "resizebox" not in latex
+    assert html.count('<table class="prose">') == 1
+    assert html.index("Make it again</h2>") < html.index('<table class="prose">')
 
 
 @given(st.text(max_size=30))
 def test_no_special_character_of_latex_survives(text: str) -> None:
-    escaped = re.sub(r"\\[A-Za-z]+\{\}|\\[{}&%$#_]|\$\\?[a-z\-]+\$", "", tables.escape_latex(text))
+    escaped = re.sub(r"\\[A-Za-z]+\{\}|\\[{}&%$#_]|\$\\?[a-z\-]+\$", "", table.escape_latex(text))
     assert not set(escaped.removeprefix("{[}").removeprefix("{*}")) & set("{}&%$#_~^\\")
 
 
 def test_small_words() -> None:
-    assert tables.ranges([3, 1, 2, 9, 7, 8, 5]) == "1–3, 5, 7–9"
-    assert [tables.duration(s) for s in (None, 59.2, 61, 7325)] == ["–", "59 s", "1 min 01 s", "2 h 02 min"]
-    assert tables.points(-4.26) == "−4.3"
+    assert table.ranges([3, 1, 2, 9, 7, 8, 5]) == "1–3, 5, 7–9"
+    assert [table.duration(s) for s in (None, 59.2, 61, 7325)] == ["–", "59 s", "1 min 01 s", "2 h 02 min"]
+    assert table.points(-4.26) == "−4.3"
+    assert [tables.chance(p) for p in (None, 0.0004, 0.0416, 1.0)] == ["–", "< 0.001", "0.042", "1.000"]

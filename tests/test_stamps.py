@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from emofuse import params, stamps
+from emofuse.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +46,21 @@ def test_a_stamp_holds_the_resolved_parameters_of_its_stage_and_a_hash(tmp_path:
     assert stamp["params"]["network"]["modalities"] == ["audio"]
     assert len(stamp["code"]) == 64
     assert "faces" not in write(tmp_path, "ravdess_audio")
+
+
+def test_a_local_file_of_weights_counts_by_its_bytes(tmp_path: Path) -> None:
+    def local(text: str) -> str:
+        return text.replace("{backbone: r3d_10, width: 8, weights: none}", "{backbone: r3d_10, width: 8, weights: mine.pth}")
+
+    with pytest.raises(UserError, match=r"weights: .*mine\.pth is missing"):
+        write(tmp_path, "demo", local)
+    (tmp_path / "mine.pth").write_bytes(b"some weights")
+    first = write(tmp_path, "demo", local)
+    (tmp_path / "mine.pth").write_bytes(b"other weights")
+    second = write(tmp_path, "demo", local)
+    touched = {name for name in first if first[name] != second[name]}
+    assert touched >= {"train-proposed", "evaluate-proposed", "train-video_only"}
+    assert not touched & {"train-audio_only", "faces", "audio", "splits"}
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_every_fold_becomes_a_run_with_all_that_is_known_of_it(tracked: Path) ->
     assert run.data.metrics["recall/happy"] == metrics["recall"]["happy"]
     assert "recall/calm" not in run.data.metrics  # no clip of it was tested
     assert run.data.params["training.epochs"] == "30"
-    assert run.data.params["network.video.layers"] == "[2, 2, 2, 2]"
+    assert run.data.params["network.video.backbone"] == "r3d_18"
     assert run.data.params["fold"] == "0"
     assert run.data.tags["emofuse.sha256.model"] == "0" * 64
     assert run.data.tags["emofuse.sha256.train_stamp"] == metrics["fingerprint"]["train_stamp"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import random
 import signal
 import subprocess
 import sys
@@ -26,7 +26,7 @@ RUN = params.Run.model_validate(
     {
         "network": {
             "modalities": ["audio"],
-            "audio": {"layers": [1, 1, 1, 1], "width": 8},
+            "audio": {"backbone": "resnet10", "width": 8},
             "dimension": 16,
             "heads": 4,
             "dropout": 0.1,
@@ -49,26 +49,30 @@ RUN = params.Run.model_validate(
 
 
 def make_corpus(folder: Path, seed: int = 0) -> Path:
-    """Features in which the emotion is a band that is louder, for 6 actors × 4 emotions × 2 takes."""
+    """Features in which the emotion is a louder band and a brighter place, for 6 actors × 4 emotions × 2 takes."""
     rng = np.random.default_rng(seed)
     data = folder / "data" / "toy"
-    (data / "audio").mkdir(parents=True)
-    (data / "kfold_3").mkdir()
-    clips, features = [], []
+    for name in ("audio", "faces", "kfold_3"):
+        (data / name).mkdir(parents=True)
+    clips, sounds, faces = [], [], []
     for actor in range(1, 7):
         for label, emotion in enumerate(EMOTIONS):
             for take in range(2):
                 sound = rng.normal(0, 1, (3, 24, 32))
                 sound[:, 6 * label : 6 * label + 3] += 2
-                features.append(sound)
+                sounds.append(sound)
+                face = rng.integers(0, 200, (3, 2, 32, 32, 3))
+                face[:, :, 8 * label : 8 * label + 8] += 50
+                faces.append(face)
                 clips.append(
                     {
-                        "clip": f"{actor}-{emotion}-{take}", "shard": "0", "faces_row": "", "audio_row": str(len(clips)),
-                        "actor": str(actor), "gender": "male", "emotion": emotion, "group": f"{len(clips)}",
-                        "usable": "true", "reason": "",
+                        "clip": f"{actor}-{emotion}-{take}", "shard": "0", "faces_row": str(len(clips)),
+                        "audio_row": str(len(clips)), "actor": str(actor), "gender": "male", "emotion": emotion,
+                        "group": f"{len(clips)}", "usable": "true", "reason": "",
                     }
                 )  # fmt: skip
-    np.save(data / "audio" / "shard-0.npy", np.array(features, np.float16))
+    np.save(data / "audio" / "shard-0.npy", np.array(sounds, np.float16))
+    np.save(data / "faces" / "shard-0.npy", np.array(faces, np.uint8))
     with (data / "kfold_3" / "clips.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, clips[0])
         writer.writeheader()
@@ -106,7 +110,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_training_killed_at_random_steps_resumes_to_the_same_bits(tmp_path: Path) -> None:
     make_corpus(tmp_path)
     whole = train(tmp_path, "whole")
     script = textwrap.dedent(
@@ -115,22 +119,26 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import test_training, emofuse.training as training
         from pathlib import Path
-        batches, seen = training._batches, 0
-        def dying(labels, settings, seed, fold, epoch):
-            for number, batch in enumerate(batches(labels, settings, seed, fold, epoch)):
-                if (epoch, number) == (2, 1) and labels.size:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                yield batch
-        training._batches = dying
+        training.CHECKPOINT_SECONDS = 0.0
+        left, mixup = int(sys.argv[1]), training.mixup
+        def dying(*arguments):
+            global left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return mixup(*arguments)
+        training.mixup = dying
         test_training.train(Path({str(tmp_path)!r}), "killed")
         """
     )
-    process = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True, text=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    assert (tmp_path / "checkpoints" / "killed.pt").is_file()
-    assert not (tmp_path / "models" / "killed").exists()
+    # 4 epochs of 4 steps: killed once in the first two, once more in the last two, wherever that is in the epoch.
+    for steps in (random.randrange(5, 8), random.randrange(4, 8)):
+        process = subprocess.run([sys.executable, "-c", script, str(steps)], capture_output=True, text=True)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        assert (tmp_path / "checkpoints" / "killed.pt").is_file(), f"killed at step {steps}"
+        assert not (tmp_path / "models" / "killed").exists()
     resumed = train(tmp_path, "killed")
-    assert resumed.read_bytes() == whole.read_bytes()
+    assert resumed.read_bytes() == whole.read_bytes(), f"killed at step {steps}"
     assert resumed.with_suffix(".csv").read_text() == whole.with_suffix(".csv").read_text()
     assert not (tmp_path / "checkpoints" / "killed.pt").exists()
 
@@ -153,6 +161,7 @@ def test_a_checkpoint_of_other_parameters_is_not_resumed(tmp_path: Path, monkeyp
     arguments = (tmp_path / "data" / "toy", "kfold_3", 0, 1)
     stop_after = Stopper()
     with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
         patch.setattr(training, "_patience_over", lambda history, patience: len(history) > 1 and stop_after.epoch({}))
         with pytest.raises(Stop):
             training.train(*arguments, run, EMOTIONS, output, checkpoint, [tmp_path / "stamp.json"], {})
@@ -246,6 +255,14 @@ def test_an_epoch_shows_every_clip_of_a_balanced_set_once() -> None:
     assert sorted(np.concatenate(batches)) == list(range(64))
 
 
+@given(st.integers(2, 70), st.integers(4, 32), st.integers(0, 99))
+def test_shuffled_batches_hold_every_clip_once(clips: int, size: int, seed: int) -> None:
+    batches = list(training.shuffled_batches(clips, size, np.random.default_rng(seed)))
+    assert sorted(np.concatenate(batches)) == list(range(clips))
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert max(map(len, batches)) <= 1.5 * size
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     section = RUN.training
     rates = [training.learning_rate(step / 10, section) for step in range(10 * section.epochs + 1)]
@@ -288,3 +305,31 @@ def test_augmentation_is_the_same_for_all_frames_of_a_clip() -> None:
     assert (targets.argmax(1) == torch.arange(4)).all()
     torch.testing.assert_close(targets.sum(1), torch.ones(4))
     assert inputs["audio"].shape == sounds.shape
+
+
+def test_features_are_read_ahead_in_order_and_an_error_reaches_who_asks() -> None:
+    from emofuse.features import ahead
+
+    assert list(ahead(lambda number: number * number, range(20))) == [number * number for number in range(20)]
+
+    def read(number: int) -> int:
+        if number == 3:
+            raise OSError("the disk is gone")
+        return number
+
+    heard = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for number in ahead(read, range(100)):
+            heard.append(number)
+    assert heard == [0, 1, 2]
+
+
+def test_resident_features_are_the_mapped_ones(tmp_path: Path) -> None:
+    from emofuse.features import Features
+
+    data = make_corpus(tmp_path)
+    rows = [{"shard": "0", "faces_row": str(row)} for row in (5, 0, 9)]
+    mapped, resident = Features(data, rows, "video"), Features(data, rows, "video")
+    resident.move(torch.device("cpu"))
+    assert mapped.nbytes == 3 * 3 * 2 * 32 * 32 * 3
+    assert torch.equal(mapped.batch([2, 0]), resident.batch(np.array([2, 0])))

@@ -73,13 +73,14 @@ def splits(params: Params, corpus: str, protocol: str) -> None:
 
 def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> None:
     """Train one variant on one fold, to models/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>.*."""
-    from emofuse import corpora, tracking, training, weights
+    run = _check_run(params, corpus, protocol, variant, seed, fold)
+
+    from emofuse import corpora, lease, tracking, training, weights
     from emofuse.shards import FOLDERS
 
-    run = _check_run(params, corpus, protocol, variant, seed, fold)
     key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
-    names = {getattr(run.network, modality).weights for modality in run.network.modalities} - {"none"}
-    with tracking.Live(tracking.RunKey(corpus, protocol, variant, seed, fold), {}) as live:
+    name = tracking.RunKey(corpus, protocol, variant, seed, fold)
+    with lease.device() as device, tracking.Live(name, {}) as live:
         training.train(
             ROOT / "data" / corpus,
             protocol,
@@ -90,27 +91,31 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
             ROOT / "models" / key.with_suffix(".safetensors"),
             ROOT / "checkpoints" / key.with_suffix(".pt"),
             _stamps(params, corpus, f"train-{variant}", *(FOLDERS[modality] for modality in run.network.modalities)),
-            {name: ROOT / weights.path(name) for name in names},
+            weights.files(run.network, ROOT),
             live,
+            device,
         )
 
 
 def evaluate(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> None:
     """Score a trained fold on its test clips, to results/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>/."""
-    from emofuse import corpora, evaluation
-
     run = _check_run(params, corpus, protocol, variant, seed, fold)
+
+    from emofuse import corpora, evaluation, lease
+
     key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
     train_stamp, evaluate_stamp = _stamps(params, corpus, f"train-{variant}", f"evaluate-{variant}")
-    evaluation.evaluate(
-        ROOT / "data" / corpus,
-        (corpus, protocol, variant, seed, fold),
-        run,
-        corpora.emotions(params.corpus(corpus).kind),
-        ROOT / "models" / key.with_suffix(".safetensors"),
-        ROOT / "results" / key,
-        {"train_stamp": train_stamp, "evaluate_stamp": evaluate_stamp},
-    )
+    with lease.device() as device:
+        evaluation.evaluate(
+            ROOT / "data" / corpus,
+            (corpus, protocol, variant, seed, fold),
+            run,
+            corpora.emotions(params.corpus(corpus).kind),
+            ROOT / "models" / key.with_suffix(".safetensors"),
+            ROOT / "results" / key,
+            {"train_stamp": train_stamp, "evaluate_stamp": evaluate_stamp},
+            device,
+        )
 
 
 def track(params: Params, corpus: str) -> None:
@@ -153,13 +158,14 @@ def stamps(params: Params, corpus: str) -> None:
 
 def search(params: Params, corpus: str, protocol: str, fold: int, candidates: str) -> None:
     """Train configurations and compare them on validation actors, to results/<corpus>/search.csv."""
-    from emofuse import corpora
+    from emofuse import corpora, lease
     from emofuse import search as stage
 
     section = params.corpus(corpus)
     _known(protocol, section.protocols, f"corpora.{corpus}.protocols", "protocol")
     _known(fold, section.protocols[protocol], f"corpora.{corpus}.protocols.{protocol}", "fold")
-    stage.run(params, corpus, protocol, fold, Path(candidates), corpora.emotions(section.kind), ROOT)
+    with lease.device() as device:
+        stage.run(params, corpus, protocol, fold, Path(candidates), corpora.emotions(section.kind), ROOT, device)
 
 
 def show_params(params: Params, corpus: str, variant: str) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from emofuse import metrics
 from emofuse.errors import UserError
 from emofuse.files import atomic, read_table, sha256, write_json, write_table
-from emofuse.training import build_network, predict, read_part
+from emofuse.training import CPU, build_network, predict, read_part
 
 if TYPE_CHECKING:
     from emofuse.params import Run
@@ -43,6 +43,7 @@ def evaluate(
     model: Path,
     output: Path,
     stamps: dict[str, Path],
+    device: torch.device = CPU,
 ) -> None:
     """Predict the test clips of a fold and write predictions.csv, embeddings.safetensors and metrics.json.
 
@@ -52,7 +53,6 @@ def evaluate(
     corpus, protocol, variant, seed, fold = key
     torch.set_num_threads(run.training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     part, rows = read_part(folder, protocol, fold, "test", run.network.modalities, emotions)
     state, described = read_model(model)
     state.pop("emotion_distance", None)

@@ -1,15 +1,23 @@
-"""Features of a fold's clips, mapped from their shards, never loaded whole."""
+"""Features of a fold's clips: mapped from their shards, read ahead of the network, or resident on a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from emofuse.errors import UserError
 from emofuse.shards import FOLDERS
+
+AHEAD = 2  # batches that are read while the network has the one before
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class Features:
@@ -29,14 +37,30 @@ class Features:
             except FileNotFoundError:
                 raise UserError(f"{path} is missing: run emofuse {stage} {folder.name} {shard}") from None
         self._clips = [shards[row["shard"]][int(row[f"{stage}_row"])] for row in rows]
+        self._resident: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one clip's features."""
         return self._clips[0].shape
 
+    @property
+    def nbytes(self) -> int:
+        """The size of all clips, in bytes."""
+        return len(self._clips) * self._clips[0].nbytes
+
+    def move(self, device: torch.device) -> None:
+        """Keep all clips in the memory of a device from now on, of the stored type."""
+        first = torch.from_numpy(np.array(self._clips[0]))
+        resident = torch.empty((len(self._clips), *first.shape), dtype=first.dtype, device=device)
+        for number, clip in enumerate(self._clips):
+            resident[number] = torch.from_numpy(np.array(clip))
+        self._resident = resident
+
     def batch(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """The clips at `indices`, stacked, of the stored type."""
+        """The clips at `indices`, stacked, of the stored type; on the device that they were moved to."""
+        if self._resident is not None:
+            return self._resident[torch.as_tensor(indices, device=self._resident.device)]
         return torch.from_numpy(np.stack([self._clips[i] for i in indices]))
 
 
@@ -49,3 +73,19 @@ def to_input(batch: torch.Tensor, modality: str, device: torch.device) -> torch.
     if modality == "video":
         return batch.permute(0, 1, 5, 2, 3, 4).float() / 255
     return batch.float()
+
+
+def ahead(read: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """`read` of each item, in order, done by a thread that is `AHEAD` items in front of who asks."""
+    with ThreadPoolExecutor(1, "reader") as reader:
+        waiting: deque[Future[Made]] = deque()
+        try:
+            for item in items:
+                waiting.append(reader.submit(read, item))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,20 +40,59 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class VideoBackbone(Section):
-    """The 3D-CNN (torchvision's `VideoResNet`): r3d_18 is basic blocks [2, 2, 2, 2] of width 64."""
+class Backbone(Section):
+    """What the 3D-CNN and the 2D-CNN have in common."""
 
-    layers: Annotated[list[Count], Field(min_length=4, max_length=4)] = [2, 2, 2, 2]
-    width: Count = 64
-    weights: Literal["none", "r3d_18"] = "none"
+    width: Count = Field(64, description="channels of the first stage; 64 is the published one")
+    weights: str = Field(
+        "none", description="none, torchvision's by name, or a local file (.pth, .pt, .safetensors) of the same network"
+    )
+    frozen: Annotated[int, Field(ge=0, le=5)] = Field(
+        0, description="of the five stages (stem, layer1 to layer4), how many keep their weights, from the input on"
+    )
+
+    published: ClassVar[dict[str, str]] = {}  # torchvision's weights → the backbone that they are of
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        backbone: str = self.backbone  # type: ignore[attr-defined]
+        if self.weights in self.published:
+            if (backbone, self.width) != (self.published[self.weights], 64):
+                raise ValueError(f"weights: {self.weights} is of {self.published[self.weights]} at width 64")
+        elif self.weights != "none" and Path(self.weights).suffix not in (".pth", ".pt", ".safetensors"):
+            known = ", ".join(["none", *self.published])
+            raise ValueError(f"weights: want {known} or a file .pth, .pt or .safetensors; found {self.weights!r}")
+        if self.frozen and self.weights == "none":
+            raise ValueError("frozen: stages that start at random are of no use frozen; give weights")
+        return self
 
 
-class AudioBackbone(Section):
-    """The 2D-CNN (torchvision's `ResNet`): ResNet-18 is basic blocks [2, 2, 2, 2] of width 64."""
+class VideoBackbone(Backbone):
+    """The 3D-CNN (torchvision's `VideoResNet`)."""
 
-    layers: Annotated[list[Count], Field(min_length=4, max_length=4)] = [2, 2, 2, 2]
-    width: Count = 64
-    weights: Literal["none", "resnet18"] = "none"
+    backbone: Literal["r3d_10", "r3d_18", "r3d_50", "r3d_101"] = "r3d_18"
+
+    published: ClassVar[dict[str, str]] = {"r3d_18": "r3d_18"}
+
+
+class AudioBackbone(Backbone):
+    """The 2D-CNN (torchvision's `ResNet`)."""
+
+    backbone: Literal["resnet10", "resnet18"] = "resnet18"
+
+    published: ClassVar[dict[str, str]] = {"resnet18": "resnet18"}
+
+
+AttentionForm = Literal["none", "self_attention", "gate"]
+
+
+class Attention(Section):
+    """The form of each attention: multi-head self-attention, VAANet's gate, or none."""
+
+    spatial: AttentionForm = Field("self_attention", description="over the positions of a snippet")
+    channel: AttentionForm = Field("self_attention", description="over the channels of a snippet")
+    temporal: AttentionForm = Field("self_attention", description="over the snippets of a clip")
+    audio_temporal: AttentionForm = Field("self_attention", description="over the segments of a clip's sound")
 
 
 class Network(Section):
@@ -62,10 +101,13 @@ class Network(Section):
     modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = ["video", "audio"]
     video: VideoBackbone = VideoBackbone()
     audio: AudioBackbone = AudioBackbone()
+    attention: Attention = Attention()
     dimension: Count = Field(512, description="d, the length of a snippet's and of a segment's vector")
     heads: Count = Field(8, description="heads of every self-attention")
     residual: bool = Field(True, description="each self-attention adds to its input instead of replacing it")
-    fusion: Literal["cross_attention", "concat"] = "cross_attention"
+    fusion: Literal["cross_attention", "self_attention", "concat", "late_average"] = Field(
+        "cross_attention", description="late_average has a classifier a modality and averages their probabilities"
+    )
     pooling: Literal["flatten", "mean"] = Field("flatten", description="of the N fused vectors to the embedding")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the embedding before the classifier")
 
@@ -79,14 +121,25 @@ class Network(Section):
 
 
 class Loss(Section):
-    """Cross entropy + weight × emotional metric (DESIGN.md, section 5)."""
+    """Cross entropy + weight × metric loss (DESIGN.md, section 5)."""
 
-    metric: Literal["none", "learnable"] = "learnable"
+    metric: Literal["none", "triplet", "polarity", "fixed", "learnable"] = Field(
+        "learnable",
+        description="none; the plain triplet loss; emotions of one polarity kept nearer; a margin times a fixed, or a"
+        " learnable, distance between emotions",
+    )
     weight: NotNegative = Field(0.5, description="of the metric loss beside the cross entropy")
     margin: Annotated[float, Field(gt=0, lt=1.9)] = Field(
         0.4, description="m, the margin between two emotions at the mean distance; the diameter is 2"
     )
-    pull: NotNegative = Field(0.1, description="of the learned distances towards valence-arousal")
+    miner: Literal["all", "semihard", "hardest"] = Field(
+        "all", description="which triplets of a batch count: all that violate their margin, those of them whose negative"
+        " is not nearer than the positive, or each anchor's farthest positive and nearest negative"
+    )
+    start: Literal["valence_arousal", "flat"] = Field(
+        "valence_arousal", description="where the learnable distances start: from valence and arousal, or all equal"
+    )
+    pull: NotNegative = Field(0.1, description="of the learnable distances towards where they started")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -96,8 +149,11 @@ class Training(Section):
     epochs: Count = 30
     warmup_epochs: Annotated[int, Field(ge=0)] = 2
     patience: Count = Field(10, description="epochs without a better validation UAR before it stops")
-    emotions_per_batch: Annotated[int, Field(ge=2)] = 8
-    clips_per_emotion: Annotated[int, Field(ge=2)] = 4
+    sampling: Literal["balanced", "shuffled"] = Field(
+        "balanced", description="batches of P emotions × K clips each, or of P × K clips as they come"
+    )
+    emotions_per_batch: Annotated[int, Field(ge=2)] = Field(8, description="P")
+    clips_per_emotion: Annotated[int, Field(ge=2)] = Field(4, description="K")
     learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 1e-2
     gradient_clip: Positive = 5.0
@@ -118,7 +174,10 @@ class Training(Section):
     stretch_time: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="largest random change of the time scale within a segment, a change of tempo"
     )
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the network's arithmetic on a GPU; a CPU always has float32"
+    )
+    compile: bool = Field(False, description="compile the network, on a GPU alone")
     threads: Count = Field(
         2, description="CPU threads of one training; results are equal bit for bit only at equal threads"
     )

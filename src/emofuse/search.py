@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 import yaml
 
-from emofuse import training
+from emofuse import training, weights
 from emofuse.errors import UserError
 from emofuse.files import read_json, read_table, write_json, write_table
 from emofuse.params import Params, Run, overridden
@@ -23,7 +24,14 @@ COLUMNS = ("config", "overrides", "fold", "epochs", *SCORES, "seconds", "finishe
 
 
 def run(
-    params: Params, corpus: str, protocol: str, fold: int, candidates: Path, emotions: Sequence[str], root: Path
+    params: Params,
+    corpus: str,
+    protocol: str,
+    fold: int,
+    candidates: Path,
+    emotions: Sequence[str],
+    root: Path,
+    device: torch.device,
 ) -> None:
     """Train every candidate on the train part of `fold`, score it on its validation actors, log it.
 
@@ -62,7 +70,8 @@ def run(
         done = [other for other in done if other not in known] + [row]
         training.train(
             root / "data" / corpus, protocol, fold, params.corpus(corpus).seeds[0], resolved, emotions,
-            scratch.with_suffix(".safetensors"), scratch.with_suffix(".pt"), [stamp], {}, _Row(row, table, done),
+            scratch.with_suffix(".safetensors"), scratch.with_suffix(".pt"), [stamp], weights.files(resolved.network, root),
+            _Row(row, table, done), device,
         )  # fmt: skip
         # All its epochs: what is above heard only of those since it was last begun.
         history = read_table(scratch.with_suffix(".csv"))

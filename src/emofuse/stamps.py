@@ -19,7 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emofuse.files import write_text
+from emofuse import weights
+from emofuse.errors import UserError
+from emofuse.files import sha256, write_text
 
 if TYPE_CHECKING:
     from emofuse.params import Corpus, Params
@@ -58,7 +60,7 @@ OUTSIDE = {"emofuse.cli", "emofuse.params"}
 def write(corpus: str, params: Params, root: Path | str = ".") -> None:
     """Bring stamps/<corpus>/ under `root` up to date; a stamp whose content is unchanged is not touched."""
     folder = Path(root) / "stamps" / corpus
-    current = {folder / f"{name}.json": text for name, text in _stamps(corpus, params)}
+    current = {folder / f"{name}.json": text for name, text in _stamps(corpus, params, Path(root))}
     for path, text in current.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
@@ -76,16 +78,25 @@ def code(stage: str, kind: str) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _stamps(name: str, params: Params) -> Iterator[tuple[str, str]]:
+def _stamps(name: str, params: Params, root: Path) -> Iterator[tuple[str, str]]:
     corpus = params.corpus(name)
     for stage, keys in KEYS.items():
         if stage in ("faces", "audio") and getattr(corpus, stage) is None:
             continue
         yield stage, _stamp(stage, corpus, corpus.model_dump(mode="json", include=set(keys)))
     for variant in corpus.variants:
-        resolved = params.run(name, variant).model_dump(mode="json")
+        run = params.run(name, variant)
+        resolved = run.model_dump(mode="json")
+        if local := {file: _hash(root / file) for file in weights.local(run.network)}:
+            resolved["weights"] = local
         for stage in ("train", "evaluate"):
             yield f"{stage}-{variant}", _stamp(stage, corpus, resolved)
+
+
+def _hash(weights_file: Path) -> str:
+    if not weights_file.is_file():
+        raise UserError(f"weights: {weights_file} is missing; params.yaml names it, for the network or for a variant")
+    return sha256(weights_file)
 
 
 def _stamp(stage: str, corpus: Corpus, parameters: dict[str, Any]) -> str:

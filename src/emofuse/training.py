@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from emofuse import metrics
+from emofuse import metrics, pretrained
 from emofuse.augmentation import augment_audio, augment_video, mixup
 from emofuse.errors import UserError
-from emofuse.features import Features, to_input
+from emofuse.features import Features, ahead, to_input
 from emofuse.files import atomic, read_table, sha256, write_json, write_table
 from emofuse.losses import EmotionLoss
 from emofuse.model.network import EmotionNetwork
@@ -45,6 +45,10 @@ HISTORY = (
     "best",
 )
 
+CPU = torch.device("cpu")
+CHECKPOINT_SECONDS = 10.0  # of work that a kill may cost; the result is the same
+RESIDENT = 0.5  # of a GPU's free memory that features may take
+
 Row = Mapping[str, str]
 
 
@@ -61,9 +65,26 @@ class Part:
     features: dict[str, Features]
     labels: np.ndarray
 
-    def batch(self, indices: np.ndarray, device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        inputs = {name: to_input(features.batch(indices), name, device) for name, features in self.features.items()}
-        return inputs, torch.from_numpy(self.labels[indices]).to(device)
+    def batches(self, order: Iterable[np.ndarray], device: torch.device) -> Iterator[Batch]:
+        """The clips at each of some indices, as the network eats them, read ahead of who asks."""
+
+        def read(indices: np.ndarray) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+            stored = {name: features.batch(indices) for name, features in self.features.items()}
+            pinned = device.type == "cuda"  # the copy to the GPU then goes on beside the network
+            return indices, {n: x.pin_memory() if pinned and not x.is_cuda else x for n, x in stored.items()}
+
+        for indices, stored in ahead(read, order):
+            inputs = {name: to_input(batch, name, device) for name, batch in stored.items()}
+            yield Batch(indices, inputs, torch.from_numpy(self.labels[indices]).to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some clips of a part: their places in it, the network's inputs by modality, their labels (batch,)."""
+
+    indices: np.ndarray
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
 
 
 def read_part(
@@ -109,6 +130,11 @@ def balanced_batches(
         yield np.array(batch)
 
 
+def shuffled_batches(clips: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Every clip once, in random order, in batches of about `size`."""
+    yield from np.array_split(rng.permutation(clips), max(1, round(clips / size)))
+
+
 def learning_rate(step: float, training: Training) -> float:
     """Linear warm-up, then half a cosine to zero; `step` in epochs."""
     if step < training.warmup_epochs:
@@ -118,8 +144,9 @@ def learning_rate(step: float, training: Training) -> float:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Mixed precision where it was asked for."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    """Mixed precision where it was asked for, on a GPU: a CPU without bfloat16 is many times slower with it."""
+    mixed = precision == "bfloat16" and device.type == "cuda"
+    return torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
 
 
 @torch.no_grad()
@@ -129,33 +156,12 @@ def predict(
     """Scores (clips, emotions) and embeddings (clips, embedding_size) of a part, float32, in its order."""
     network.eval()
     scores, embeddings = [], []
-    for start in range(0, len(part.labels), batch):
-        inputs, _ = part.batch(np.arange(start, min(start + batch, len(part.labels))), device)
-        score, embedding = network(inputs)
+    places = np.arange(len(part.labels))
+    for clips in part.batches((places[start : start + batch] for start in places[::batch]), device):
+        score, embedding = network(clips.inputs)
         scores.append(score.float().cpu())
         embeddings.append(embedding.float().cpu())
     return torch.cat(scores), torch.cat(embeddings)
-
-
-def load_pretrained(network: EmotionNetwork, run: Run, files: Mapping[str, Path]) -> None:
-    """Put torchvision's weights into the trunks that ask for them; `files` maps a weights' name to its file."""
-    for modality in run.network.modalities:
-        name = getattr(run.network, modality).weights
-        if name == "none":
-            continue
-        try:
-            state = torch.load(files[name], map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise UserError(f"{files[name]} is missing: run emofuse weights {name}") from None
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        if modality == "audio":  # one channel: a grey picture gives the same map
-            state["conv1.weight"] = state["conv1.weight"].sum(1, keepdim=True)
-        try:
-            network.get_submodule(modality).get_submodule("trunk").load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(
-                f"{files[name]} does not fit network.{modality}: {str(error).splitlines()[-1].strip()}"
-            ) from None
 
 
 def train(
@@ -170,36 +176,43 @@ def train(
     stamps: Sequence[Path],
     weights: Mapping[str, Path],
     live: EpochLog | None = None,
+    device: torch.device = CPU,
 ) -> None:
     """Train one variant on one fold and keep the epoch with the best validation UAR.
 
-    `folder` is data/<corpus>; `output` the model, beside which go its history (.csv) and record (.json).
-    After every epoch all that is needed to go on is in `checkpoint`: a killed run resumes from it, to the
-    same result bit for bit on a CPU, if `stamps` (files that change with the parameters of the features and
-    of the training), clips and folds are what they were; else it starts anew. Raises `UserError` for missing
-    features and for a loss that is not a number, with the batch's clips.
+    `folder` is data/<corpus>; `output` the model, beside which go its history (.csv) and record (.json);
+    `weights` maps what `run.network` names as weights to their files. All that is needed to go on is
+    kept in `checkpoint` after an epoch: a killed run resumes from it, to the same result bit for bit on a
+    CPU, if `stamps` (files that change with the parameters of the features and of the training), clips
+    and folds are what they were; else it starts anew. Raises `UserError` for missing features and for a
+    loss that is not a number, with the batch's clips.
     """
     training = run.training
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     train_part, train_rows = read_part(folder, protocol, fold, "train", run.network.modalities, emotions)
     val_part, _ = read_part(folder, protocol, fold, "val", run.network.modalities, emotions)
+    if device.type == "cuda":
+        _make_resident([*train_part.features.values(), *val_part.features.values()], device)
 
     torch.manual_seed(seed * 1000 + fold)
     network = build_network(run, emotions, train_part)
-    load_pretrained(network, run, weights)
+    pretrained.load(network, run.network, weights)
     network.to(device)
+    forward = torch.compile(network) if training.compile and device.type == "cuda" else network
     criterion = EmotionLoss(emotions, **run.loss.model_dump()).to(device)
-    decayed = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1] + list(criterion.parameters())
+    learned = [p for p in network.parameters() if p.requires_grad]
+    decayed = [p for p in learned if p.dim() > 1]
+    others = [p for p in learned if p.dim() <= 1] + list(criterion.parameters())
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        fused=True,
     )
-    kept = copy.deepcopy(network)  # what is validated and kept: the network, or its moving average
+    # What is validated and kept: the network, or the moving average of its weights.
+    kept = copy.deepcopy(network) if training.average_decay else network
     best: dict[str, torch.Tensor] = {}
     history: list[dict[str, float]] = []
-    seconds = 0.0
+    seconds = waited = 0.0
 
     splits = (folder / protocol / "clips.csv", folder / protocol / "folds.csv")
     identity = hashlib.sha256(
@@ -212,23 +225,27 @@ def train(
             kept.load_state_dict(saved["kept"])
             criterion.load_state_dict(saved["criterion"])
             optimizer.load_state_dict(saved["optimizer"])
-            best, history, seconds = saved["best"], saved["history"], saved["seconds"]
+            best, history, seconds, waited = saved["best"], saved["history"], saved["seconds"], saved["waited"]
             log.info("resumed after epoch %d of %d", len(history), training.epochs)
+        del saved
 
+    averages, values = list(kept.state_dict().values()), list(network.state_dict().values())
     eye = torch.eye(len(emotions), device=device)
-    batches_per_epoch = sum(1 for _ in _batches(train_part.labels, training, seed, fold, 0))
+    saved_at = seconds
     for epoch in range(len(history), training.epochs):
         if _patience_over(history, training.patience):
             break
         started = time.monotonic()
         torch.manual_seed(((seed * 1000 + fold) * 10000 + epoch) * 2 + 1)
         network.train()
-        sums = torch.zeros(3)
-        for number, indices in enumerate(_batches(train_part.labels, training, seed, fold, epoch)):
+        order = _order(train_part.labels, training, seed, fold, epoch)
+        losses: list[torch.Tensor] = []  # (3,) a batch: total, cross entropy, metric
+        asked = time.monotonic()
+        for number, batch in enumerate(train_part.batches(order, device)):
+            waited += time.monotonic() - asked
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch + number / batches_per_epoch, training)
-            inputs, labels = train_part.batch(indices, device)
-            targets = eye[labels]
+                group["lr"] = learning_rate(epoch + number / len(order), training)
+            inputs, targets = batch.inputs, eye[batch.labels]
             if "video" in inputs:
                 inputs["video"] = augment_video(inputs["video"], training)
             if "audio" in inputs:
@@ -236,24 +253,24 @@ def train(
             if training.mixup:
                 inputs, targets = mixup(inputs, targets, training.mixup)
             with autocast(device, training.precision):
-                scores, embeddings = network(inputs)
+                scores, embeddings = forward(inputs)
             loss, cross_entropy, metric = criterion(scores, embeddings, targets)
-            if not torch.isfinite(loss):
-                clips = ", ".join(train_rows[i]["clip"] for i in indices)
-                raise UserError(
-                    f"the loss is {loss.item()} in epoch {epoch + 1}; lower training.learning_rate, or look at {clips}"
-                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), training.gradient_clip)
+            torch.nn.utils.clip_grad_norm_(learned, training.gradient_clip)
             optimizer.step()
-            _average(kept, network, training.average_decay, epoch * batches_per_epoch + number)
-            sums += torch.stack([loss.detach(), cross_entropy.detach(), metric.detach()]).cpu()
+            if kept is not network:
+                _average(averages, values, training.average_decay, epoch * len(order) + number)
+            losses.append(torch.stack([loss.detach(), cross_entropy.detach(), metric.detach()]))
+            # The loss before this one: a GPU that is asked for the last one has to finish its work first.
+            _refuse_nan(losses, max(number - 1, 0), order, train_rows, epoch)
+            asked = time.monotonic()
+        _refuse_nan(losses, len(order) - 1, order, train_rows, epoch)
 
         val_scores, _ = predict(kept, val_part, device)
         counts = metrics.confusion(val_part.labels, val_scores.argmax(1).numpy(), len(emotions))
         val = {name: float(value) for name, value in metrics.scores(counts).items()}
-        train_loss, train_cross_entropy, train_metric = (sums / batches_per_epoch).tolist()
+        train_loss, train_cross_entropy, train_metric = torch.stack(losses).mean(0).tolist()
         history.append(
             {
                 "epoch": epoch + 1,
@@ -278,6 +295,9 @@ def train(
         )  # fmt: skip
         if live is not None:
             live.epoch(history[-1])
+        if seconds - saved_at < CHECKPOINT_SECONDS:
+            continue
+        saved_at = seconds
         with atomic(checkpoint) as temporary:
             torch.save(
                 {
@@ -289,6 +309,7 @@ def train(
                     "best": best,
                     "history": history,
                     "seconds": seconds,
+                    "waited": waited,
                 },
                 temporary,
             )
@@ -311,9 +332,10 @@ def train(
         {
             "seconds": round(seconds, 1),
             "seconds_per_epoch": round(seconds / len(history), 2),
+            "share_waiting_for_data": round(waited / seconds, 4),
             "epochs": len(history),
             "best_epoch": best_row,
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "threads": training.threads,
             "torch": torch.__version__,
             "parameters": sum(p.numel() for p in network.parameters()),
@@ -332,18 +354,38 @@ def _patience_over(history: Sequence[Mapping[str, float]], patience: int) -> boo
     return bool(history) and len(history) - best_epoch(history) >= patience
 
 
-def _batches(labels: np.ndarray, training: Training, seed: int, fold: int, epoch: int) -> Iterator[np.ndarray]:
+def _make_resident(features: Sequence[Features], device: torch.device) -> None:
+    """Move features to the GPU, once and for all epochs, where they fit beside the network."""
+    free, _ = torch.cuda.mem_get_info(device)
+    if sum(modality.nbytes for modality in features) <= RESIDENT * free:
+        for modality in features:
+            modality.move(device)
+
+
+def _order(labels: np.ndarray, training: Training, seed: int, fold: int, epoch: int) -> list[np.ndarray]:
+    """The indices of an epoch's batches."""
     # Every epoch draws from its own generator, so that a resumed run draws what an unbroken one would.
     rng = np.random.default_rng([seed, fold, epoch])
-    return balanced_batches(labels, training.emotions_per_batch, training.clips_per_emotion, rng)
+    if training.sampling == "shuffled":
+        return list(shuffled_batches(len(labels), training.emotions_per_batch * training.clips_per_emotion, rng))
+    return list(balanced_batches(labels, training.emotions_per_batch, training.clips_per_emotion, rng))
+
+
+def _refuse_nan(
+    losses: Sequence[torch.Tensor], number: int, order: Sequence[np.ndarray], rows: Sequence[Row], epoch: int
+) -> None:
+    loss = losses[number][0].item()
+    if not math.isfinite(loss):
+        clips = ", ".join(rows[i]["clip"] for i in order[number])
+        raise UserError(f"the loss is {loss} in epoch {epoch + 1}; lower training.learning_rate, or look at {clips}")
 
 
 @torch.no_grad()
-def _average(kept: torch.nn.Module, network: torch.nn.Module, decay: float, step: int) -> None:
-    """kept ← decay × kept + (1 − decay) × network, with a decay that grows from 0 in the first steps."""
-    decay = min(decay, step / (step + 10))
-    for mine, new in zip(kept.state_dict().values(), network.state_dict().values(), strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(new, 1 - decay)
-        else:
-            mine.copy_(new)
+def _average(averages: Sequence[torch.Tensor], values: Sequence[torch.Tensor], decay: float, step: int) -> None:
+    """average ← decay × average + (1 − decay) × value, with a decay that grows from 0 in the first steps."""
+    pairs = list(zip(averages, values, strict=True))
+    smooth = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in smooth], [v for _, v in smooth], 1 - min(decay, step / (step + 10)))
+    for average, value in pairs:  # batch norm counts its batches
+        if not average.is_floating_point():
+            average.copy_(value)

@@ -6,11 +6,15 @@ import logging
 import os
 import shutil
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from emofuse import remote
 from emofuse.errors import UserError
 from emofuse.files import atomic
 from emofuse.published import Remote, registry
+
+if TYPE_CHECKING:
+    from emofuse.params import Network
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +26,16 @@ FOLDER = PurePosixPath("data/weights")
 def path(name: str) -> str:
     """Where the weights of that name lie, from the repository's root; `UserError` for no such name."""
     return str(FOLDER / _known(name).path)
+
+
+def local(network: Network) -> list[str]:
+    """The local files that a network starts from, as params.yaml names them."""
+    return sorted(_named(network) - set(NAMES))
+
+
+def files(network: Network, root: Path) -> dict[str, Path]:
+    """What a network starts from → its file: published weights by name, a local file by its path from `root`."""
+    return {name: root / (path(name) if name in NAMES else name) for name in _named(network)}
 
 
 def fetch(name: str, root: Path | str = ".") -> None:
@@ -49,6 +63,10 @@ def fetch(name: str, root: Path | str = ".") -> None:
     with atomic(target) as partial:
         shutil.copyfile(found, partial)
     log.info("%s: copied from %s", target, found)
+
+
+def _named(network: Network) -> set[str]:
+    return {getattr(network, modality).weights for modality in network.modalities} - {"none"}
 
 
 def _known(name: str) -> Remote:

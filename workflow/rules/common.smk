@@ -105,7 +105,7 @@ def detector_threads(wildcards):
 
 
 def pretrained(wildcards):
-    """The weights that any variant of the corpus starts from."""
+    """The published weights that any variant of the corpus starts from; a local file is in the stamp, by its hash."""
     networks = [
         PARAMS.run(wildcards.corpus, variant).network
         for variant in PARAMS.corpora[wildcards.corpus].variants
@@ -115,7 +115,7 @@ def pretrained(wildcards):
         for network in networks
         for modality in network.modalities
     }
-    return [weights.path(name) for name in sorted(names - {"none"})]
+    return [weights.path(name) for name in sorted(names) if name in weights.NAMES]
 
 
 def published(wildcards):

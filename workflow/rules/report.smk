@@ -18,7 +18,7 @@ rule track:
 rule report:
     input:
         runs,
-        published="literature/paper.csv",
+        literature=["literature/paper.csv", "literature/assumptions.csv"],
         stamp="stamps/{corpus}/report.json",
     output:
         report.outputs("{corpus}"),
@@ -33,7 +33,7 @@ rule report:
 rule paper:
     input:
         paper_runs,
-        published="literature/paper.csv",
+        literature=["literature/paper.csv", "literature/assumptions.csv"],
         stamps=expand("stamps/{corpus}/report.json", corpus=PARAMS.paper),
     output:
         report.paper_outputs(),

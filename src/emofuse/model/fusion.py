@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
+
+from emofuse.model.attention import SelfAttention
 
 
 class CrossAttention(nn.Module):
@@ -33,8 +37,40 @@ class CrossAttention(nn.Module):
         return torch.cat([torch.tanh(audio_BND + audio_hat), torch.tanh(video_BND + video_hat)], dim=2)
 
 
+class JointSelfAttention(SelfAttention):
+    """Self-attention over the 2 N vectors of both modalities, X = [X_a; X_v], each of which it gives back in its place.
+
+    (batch, N, d) twice → (batch, N, 2 d).
+    """
+
+    def weights(self, *vectors_BND: torch.Tensor) -> torch.Tensor:
+        """The softmax weights (batch, heads, 2 N, 2 N), audio before video; each row sums to one."""
+        return super().weights(torch.cat(vectors_BND, dim=1))
+
+    def forward(self, *vectors_BND: torch.Tensor) -> torch.Tensor:
+        return torch.cat(super().forward(torch.cat(vectors_BND, dim=1)).chunk(len(vectors_BND), dim=1), dim=2)
+
+
 class Concatenation(nn.Module):
     """No fusion but side by side: (batch, N, d) twice → (batch, N, 2 d)."""
 
     def forward(self, audio_BND: torch.Tensor, video_BND: torch.Tensor) -> torch.Tensor:
         return torch.cat([audio_BND, video_BND], dim=2)
+
+
+class LateAverage(nn.Module):
+    """A linear classifier a modality; scores = log ½ (softmax(S_a) + softmax(S_v)), whose softmax is the average.
+
+    Input: the embedding of concatenated vectors (batch, moments × 2 d), audio before video in each moment.
+    """
+
+    def __init__(self, dimension: int, moments: int, emotions: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.audio = nn.Linear(moments * dimension, emotions)
+        self.video = nn.Linear(moments * dimension, emotions)
+
+    def forward(self, embedding_BE: torch.Tensor) -> torch.Tensor:
+        audio_BND, video_BND = embedding_BE.unflatten(1, (-1, 2, self.dimension)).unbind(2)
+        scores = self.audio(audio_BND.flatten(1)), self.video(video_BND.flatten(1))
+        return torch.stack(scores).log_softmax(2).logsumexp(0) - math.log(2)

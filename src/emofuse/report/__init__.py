@@ -1,7 +1,8 @@
 """The report of a corpus, and the paper's table over its corpora: from result files to what a person reads.
 
-The layers, each of which knows only those before it: `statistics` (numbers from numbers), `results`
-(plain objects from files), `tables` and `figures` (from plain objects), `page` (from both).
+The layers, each of which knows only those before it: `statistics` (numbers from numbers), `assumptions` and
+`results` (plain objects from files), `tables`, in the formats of `table`, and `figures` (from plain objects), `page`
+(from both).
 The same input files give the same bytes: nothing here reads a clock.
 
 This module is imported by the workflow to learn what the stage writes, so it imports nothing big.
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emofuse.params import Params
 
-TABLES = ("main", "modality", "recall", "folds", "search")
+TABLES = ("main", "modality", "attention", "fusion", "loss", "recall", "folds", "search", "assumptions")
 FIGURES = ("confusion", "learning_curves", "folds")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from markupsafe import Markup, escape
 
 from emofuse.report import statistics
 from emofuse.report.results import CorpusResults, Run
-from emofuse.report.tables import MODALITY, NAMES, NONE, NOT_RUN, Table, judge, percent, published, ranges
+from emofuse.report.table import NONE, NOT_RUN, Table, percent, ranges
+from emofuse.report.tables import NAMES, judge, published
 
 REASONS = 12  # as many reasons for an unusable clip are listed; the rest are counted
 
@@ -36,8 +38,9 @@ def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, 
     return environment.get_template("page.html.j2").render(
         corpus=corpus,
         tables=tables,
+        notes=_notes(tables),
         drawings={name: Markup(svg) for name, svg in drawings.items()},
-        headlines=[_headline(corpus, run) for run in _leading(corpus)],
+        headlines=[_headline(corpus, run) for run in corpus.leading],
         presence=[_presence(corpus, protocol) for protocol in corpus.clips],
         done=done,
         planned=planned,
@@ -45,13 +48,23 @@ def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, 
     )
 
 
+def _notes(tables: dict[str, Table]) -> dict[str, list[str]]:
+    """The notes under each table, but for those that stand under one above it."""
+    said: set[str] = set()
+    fresh = {}
+    for name, table in tables.items():
+        fresh[name] = [note for note in table.notes if note not in said]
+        said.update(table.notes)
+    return fresh
+
+
 def _cell(text: str) -> Markup:
     """A table's cell: what follows its line break is small, a verdict is a badge."""
     if text in VERDICTS:
         return Markup('<span class="badge {}">{}</span>').format(VERDICTS[text], text)
     head, _, small = text.partition("\n")
-    # A long name may break after its underscores.
-    shown = escape(head).replace("_", Markup("_<wbr>"))
+    # A long name may break after its underscores and dots.
+    shown = Markup(re.sub(r"([_.])(?=[a-z])", r"\1<wbr>", str(escape(head))))
     return shown + (Markup("<small>{}</small>").format(small) if small else Markup(""))
 
 
@@ -67,13 +80,6 @@ def _varying(table: Table) -> dict[str, Any]:
         else:
             columns.append(column)
     return {"columns": columns, "constant": f"All rows: {', '.join(constant)}." if constant else ""}
-
-
-def _leading(corpus: CorpusResults) -> list[Run]:
-    """The runs that the page opens with: `proposed`, or a corpus's first variant where it has none."""
-    variants = [run.variant for run in corpus.runs]
-    variant = "proposed" if "proposed" in variants else variants[0]
-    return [run for run in corpus.runs if run.variant == variant]
 
 
 def _headline(corpus: CorpusResults, run: Run) -> dict[str, Any]:
@@ -96,8 +102,7 @@ def _headline(corpus: CorpusResults, run: Run) -> dict[str, Any]:
                 "note": f"verdict: {judge(corpus, run)}",
             }
         )
-    elif corpus.bayes and run.variant in MODALITY:
-        best = corpus.bayes[MODALITY[run.variant]]
+    elif (best := corpus.best(run)) is not None:
         note = f"reached: {run.estimates['war'].mean / best:.3f} of it" if run.folds else ""
         tiles.append({"name": "Best possible (Bayes)", "value": percent(best), "unit": "%", "note": note})
     there = len(run.folds)

@@ -6,6 +6,7 @@ fold was scored on other clips or folds than those on disk, that is an error and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from emofuse import metrics, reasons
 from emofuse.errors import UserError
 from emofuse.files import read_json, read_table, sha256
-from emofuse.report import statistics
+from emofuse.report import assumptions, statistics
+from emofuse.report.assumptions import Assumption
 
 if TYPE_CHECKING:
+    from emofuse import params as parameters
     from emofuse.params import Corpus, Params
 
 PUBLISHED = Path("literature") / "paper.csv"
@@ -52,6 +55,11 @@ class Fold:
         """How many clips were tested."""
         return int(self.confusions.sum())
 
+    def same_clips(self, other: Fold) -> bool:
+        """Whether another variant was tested on as many clips of each emotion by each actor."""
+        tested = [(fold.emotions, fold.actors.tolist(), fold.confusions.sum(2).tolist()) for fold in (self, other)]
+        return tested[0] == tested[1]
+
 
 @dataclass(frozen=True)
 class Run:
@@ -60,6 +68,7 @@ class Run:
     protocol: str
     variant: str
     seed: int
+    setup: parameters.Run  # the variant's network, loss and training on this corpus
     planned: tuple[int, ...]
     folds: tuple[Fold, ...]
 
@@ -94,6 +103,16 @@ class Run:
         """Training time, summed over the folds; None where a fold's record is not here."""
         records = [fold.record for fold in self.folds]
         return sum(float(record["seconds"]) for record in records if record) if records and all(records) else None
+
+    def against(self, other: Run) -> dict[str, statistics.Difference]:
+        """Each score less that of `other`; empty where the two were not tested on the same clips of the same folds."""
+        if not self.folds or [fold.fold for fold in self.folds] != [fold.fold for fold in other.folds]:
+            return {}
+        pairs = list(zip(self.folds, other.folds, strict=True))
+        if not all(fold.same_clips(theirs) for fold, theirs in pairs):
+            return {}
+        both = [np.stack([fold.confusions, theirs.confusions], axis=1) for fold, theirs in pairs]
+        return statistics.differences([fold.actors for fold in self.folds], both)
 
 
 @dataclass(frozen=True)
@@ -140,6 +159,7 @@ class CorpusResults:
     comparable: bool  # the paper's task: both modalities, speech, intended labels
     bayes: dict[str, float] | None  # of the demo
     search: tuple[dict[str, str], ...]
+    assumptions: tuple[Assumption, ...]  # of the leading variant
 
     @property
     def warning(self) -> str:
@@ -150,6 +170,16 @@ class CorpusResults:
             "These numbers say nothing about the paper: the demo's faces and voices are drawn by a program,"
             " to show that the whole chain runs and learns what there is to learn."
         )
+
+    @property
+    def leading(self) -> list[Run]:
+        """The runs of the variant that the report opens with."""
+        variant = leading([run.variant for run in self.runs])
+        return [run for run in self.runs if run.variant == variant]
+
+    def best(self, run: Run) -> float | None:
+        """The accuracy that no method can pass with the modalities of a run; known of the demo alone."""
+        return self.bayes["_".join(sorted(run.setup.network.modalities))] if self.bayes else None
 
     def is_whole(self, run: Run) -> bool:
         """Whether a run tested the whole corpus: every actor, and all but 1 % of its clips (some are broken)."""
@@ -167,11 +197,14 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
     """
     corpus = params.corpus(corpus_name)
     runs = tuple(
-        Run(protocol, variant, seed, tuple(folds), _folds(root, corpus_name, protocol, variant, seed, folds))
+        Run(
+            protocol, variant, seed, params.run(corpus_name, variant), tuple(folds),
+            _folds(root, corpus_name, protocol, variant, seed, folds),
+        )
         for protocol, folds in corpus.protocols.items()
         for variant in corpus.variants
         for seed in corpus.seeds
-    )
+    )  # fmt: skip
     bayes = None
     if corpus.demo is not None:
         from emofuse.corpora import demo
@@ -190,7 +223,13 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         comparable=both and corpus.vocal == ["speech"] and corpus.labels == "intended",
         bayes=bayes,
         search=tuple(_search(root / "results" / corpus_name / "search.csv")),
+        assumptions=assumptions.read(corpus_name, leading(corpus.variants), params, root),
     )
+
+
+def leading(variants: Sequence[str]) -> str:
+    """`proposed`, or the first variant of a corpus that has none of that name."""
+    return "proposed" if "proposed" in variants else variants[0]
 
 
 def _whole(corpus: Corpus) -> tuple[tuple[int, ...], int] | None:

@@ -1,4 +1,4 @@
-"""The numbers of the tables: spread over folds, intervals over actors. Scores are fractions in [0, 1]."""
+"""The numbers of the tables: spread over folds, intervals and tests over actors. Scores are fractions in [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from emofuse.metrics import scores
 
 METRICS = ("war", "uar", "macro_f1")
 RESAMPLES = 2000
+EXCHANGES = 10_000  # drawn of all the ways to exchange two variants' predictions on each actor,
+EXACT = 14  # unless there are so few actors that all 2^actors ways are gone through
 SEED = 20230501  # any fixed number does; this one makes a report the same every time
 
 
@@ -26,6 +28,19 @@ class Estimate:
     sd: float | None
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score of a variant less that of another, over the same test clips.
+
+    `low` and `high` are the 95 % interval, None where a fold has a single actor; `p` is that of the permutation test.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p: float
 
 
 def actor_confusions(
@@ -49,24 +64,28 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
 def actor_bootstrap(
     folds: Sequence[NDArray[np.int64]], resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, NDArray[np.float64]] | None:
-    """The fold-mean of each score under resampling of actors, each (resamples,).
+    """The fold-mean of each score under resampling of actors, each (resamples, ...).
 
-    `folds` holds one (actors, classes, classes) array of confusion matrices per fold. Folds are
-    kept, as the strata that they are; within each, n - 1 of its n actors are drawn with replacement.
-    n - 1 and not n, because with the four or five actors of a fold the plain bootstrap is too
-    narrow by sqrt((n - 1) / n) (Rao and Wu, JASA 83, 1988, pages 231-241). In a `random` protocol an
-    actor is in several folds and is drawn anew in each. None where a fold has a single actor.
+    `folds` holds one (actors, ..., classes, classes) array of confusion matrices per fold, with an axis of
+    variants for instance, which then share every draw. Folds are kept, as the strata that they are;
+    within each, n - 1 of its n actors are drawn with replacement. n - 1 and not n, because with the four
+    or five actors of a fold the plain bootstrap is too narrow by sqrt((n - 1) / n) (Rao and Wu, JASA 83,
+    1988, pages 231-241). In a `random` protocol an actor is in several folds and is drawn anew in each.
+    None where a fold has a single actor.
     """
     if not folds or min(len(fold) for fold in folds) < 2:
         return None
     generator = np.random.default_rng(seed)
-    total = dict.fromkeys(METRICS, np.zeros(resamples))
+    resampled = []
     for fold in folds:
         n = len(fold)
         draws = generator.multinomial(n - 1, np.full(n, 1 / n), size=resamples)
-        resampled = scores(np.tensordot(draws, fold, axes=1))
-        total = {metric: total[metric] + resampled[metric] for metric in METRICS}
-    return {metric: values / len(folds) for metric, values in total.items()}
+        resampled.append(scores(np.tensordot(draws, fold, axes=1)))
+    return _fold_means(resampled)
+
+
+def _fold_means(folds: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    return {metric: np.mean([fold[metric] for fold in folds], axis=0) for metric in METRICS}
 
 
 def estimates(folds: Sequence[NDArray[np.int64]]) -> dict[str, Estimate]:
@@ -76,9 +95,82 @@ def estimates(folds: Sequence[NDArray[np.int64]]) -> dict[str, Estimate]:
     found = {}
     for metric in METRICS:
         mean, sd = mean_sd([float(fold[metric]) for fold in by_fold])
-        low, high = (None, None) if resampled is None else map(float, np.percentile(resampled[metric], [2.5, 97.5]))
+        low, high = _interval(resampled[metric]) if resampled else (None, None)
         found[metric] = Estimate(mean, sd, low, high)
     return found
+
+
+def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def differences(actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.int64]]) -> dict[str, Difference]:
+    """Each score of one variant less that of another.
+
+    `actors` holds the (actors,) of each fold, `folds` their confusion matrices by both variants,
+    (actors, 2, classes, classes). The interval is that of `actor_bootstrap`, every draw shared by both variants.
+    """
+    observed = _fold_means([scores(fold.sum(0)) for fold in folds])
+    resampled = actor_bootstrap(folds)
+    p = permutation_test(actors, folds)
+    found = {}
+    for metric in METRICS:
+        low, high = _interval(_difference(resampled[metric])) if resampled else (None, None)
+        found[metric] = Difference(float(_difference(observed[metric])), low, high, p[metric])
+    return found
+
+
+def _difference(both: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(both[..., 0] - both[..., 1])
+
+
+def permutation_test(
+    actors: Sequence[NDArray[np.int64]],
+    folds: Sequence[NDArray[np.int64]],
+    exchanges: int = EXCHANGES,
+    seed: int = SEED,
+) -> dict[str, float]:
+    """How often chance alone makes two variants differ as much as they do: two-sided p of each score, in (0, 1].
+
+    Arguments as `differences` takes them. Where the variants are equally good, either could have made either's
+    predictions on an actor: those are exchanged, of one actor in all folds together, and the difference of the
+    fold-means taken again. Up to `EXACT` actors p is the share of all ways to exchange that differ at least as
+    much; with more, (b + 1) / (n + 1), where b of n = `exchanges` ways drawn at random do
+    (Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010, article 39).
+    """
+    names = np.unique(np.concatenate(actors))
+    exact = len(names) <= EXACT
+    if exact:
+        exchanged_WA = np.arange(2 ** len(names))[:, None] >> np.arange(len(names)) & 1
+    else:
+        exchanged_WA = np.random.default_rng(seed).integers(0, 2, (exchanges, len(names)))
+    made = []
+    for present, fold in zip(actors, folds, strict=True):
+        exchanged_WF = exchanged_WA[:, np.searchsorted(names, present)].astype(np.float64)
+        moved = np.tensordot(exchanged_WF, (fold[:, ::-1] - fold).astype(np.float64), axes=1)
+        made.append(scores(fold.sum(0) + moved))
+    found = {}
+    observed = _fold_means([scores(fold.sum(0)) for fold in folds])
+    for metric, both in _fold_means(made).items():
+        # Sums of the same fractions in another order may differ in the last digits.
+        extreme = int((abs(_difference(both)) >= abs(_difference(observed[metric])) - 1e-12).sum())
+        found[metric] = extreme / len(exchanged_WA) if exact else (extreme + 1) / (exchanges + 1)
+    return found
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """The p-values of several tests, each corrected for all of them by Holm's step-down method, in their order.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none becomes smaller than one before it
+    or greater than 1 (Holm, Scand. J. Stat. 6, 1979, pages 65-70).
+    """
+    corrected = [0.0] * len(p)
+    highest = 0.0
+    for rank, place in enumerate(np.argsort(p, kind="stable").tolist()):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
+        corrected[place] = highest
+    return corrected
 
 
 def verdict(low: float, high: float, published: float, tolerance: float = 2.0) -> str:

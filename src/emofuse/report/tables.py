@@ -1,32 +1,35 @@
-"""The tables of a report: each is made once and written as Markdown, CSV, LaTeX and HTML.
-
-Tables for people are in %; the CSV files hold fractions in full precision, under plain names.
-"""
+"""The tables of a report, from its results."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emofuse import metrics
+from emofuse.report import assumptions as ledger
 from emofuse.report import statistics
 from emofuse.report.results import CorpusResults, Published, Run
+from emofuse.report.table import NONE, NOT_RUN, Table, duration, percent, points, ranges
 
-NOT_RUN = "not run"
-NONE = "–"
+if TYPE_CHECKING:
+    from emofuse import params as parameters
+
 NAMES = {"war": "WAR", "uar": "UAR", "macro_f1": "Macro-F1"}
-MODALITY = {"audio_only": "audio", "video_only": "video", "proposed": "audio_video"}
 
 SCORES_NOTE = (
     "Mean ± standard deviation over folds; in brackets, the 95 % interval of that mean from"
     f" {statistics.RESAMPLES:,} resamples of the actors within their folds. WAR is accuracy, UAR the mean recall."
+)
+COMPARISON_NOTE = (
+    "Difference: the variant's WAR less that of proposed, in points, where both were tested on the same clips of the same"
+    " folds; in brackets, its 95 % interval, both resampled with the same actors. p: two-sided permutation test; the two"
+    " variants' predictions on an actor are exchanged, in all folds together, in"
+    f" {statistics.EXCHANGES:,} random ways, or in every way for up to {statistics.EXACT} actors; corrected by Holm's"
+    " method for all comparisons of the table."
 )
 RULE_NOTE = (
     "Verdict: reproduced if the whole corpus was tested and the interval lies within ±2 points of the paper's value;"
@@ -35,114 +38,23 @@ RULE_NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table: cells as text, where a line break parts a figure from its small print, and records for the CSV."""
-
-    name: str
-    title: str
-    header: Sequence[str]
-    numeric: Sequence[bool]  # by column: aligned to the right
-    rows: list[list[str]]
-    records: list[dict[str, Any]]
-    notes: list[str] = field(default_factory=list)
-    warning: str = ""
-
-    def markdown(self) -> str:
-        """As a Markdown page of its own: warning, title, table, notes."""
-        lines = [f"**{escape_markdown(self.warning)}**", ""] if self.warning else []
-        lines += [f"## {escape_markdown(self.title)}", ""]
-        lines.append("| " + " | ".join(escape_markdown(cell) for cell in self.header) + " |")
-        lines.append("|" + "|".join("---:" if right else ":---" for right in self.numeric) + "|")
-        lines += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in self.rows]
-        for note in self.notes:
-            lines += ["", escape_markdown(note)]
-        return "\n".join(lines) + "\n"
-
-    def csv(self) -> str:
-        """The records, with every column that some record has; an absent value is an empty field."""
-        columns = list(dict.fromkeys(key for record in self.records for key in record))
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.records)
-        return stream.getvalue()
-
-    def latex(self) -> str:
-        """As a LaTeX table for a document that loads booktabs and graphicx."""
-        lines = [f"% {self.warning}"] if self.warning else []
-        lines += [
-            r"\begin{table}",
-            rf"\caption{{{escape_latex(' '.join([self.title + '.', *self.notes]))}}}",
-            rf"\label{{tab:{self.name}}}",
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in self.numeric)}}}",
-            r"\toprule",
-            " & ".join(escape_latex(cell) for cell in self.header) + r" \\",
-            r"\midrule",
-            *(" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in self.rows),
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """Text that a Markdown table shows as it is."""
-    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "×": r"$\times$",
-    "−": "$-$", "–": "--", "—": "---", "…": r"\ldots{}",
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX sets as it is. A cell that starts with [ must not look like the option of a line break."""
-    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-    return "{" + escaped[0] + "}" + escaped[1:] if escaped[:1] in ("[", "*") else escaped
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as text in %, without the sign; `–` where there is none."""
-    return NONE if value is None or np.isnan(value) else f"{100 * value:.{digits}f}"
-
-
 def spread(estimate: statistics.Estimate) -> str:
     """Mean ± sd, and the interval on the next line."""
     mean = percent(estimate.mean) + (f" ± {percent(estimate.sd)}" if estimate.sd is not None else "")
     return mean + (f"\n[{percent(estimate.low)}, {percent(estimate.high)}]" if estimate.low is not None else "")
 
 
-def points(difference: float) -> str:
-    """A difference of percentages, signed."""
-    return f"{'−' if difference < 0 else '+'}{abs(difference):.1f}"
+def gain(difference: statistics.Difference) -> str:
+    """A difference in points, and its interval on the next line."""
+    mean = points(100 * difference.mean)
+    if difference.low is None or difference.high is None:
+        return mean
+    return f"{mean}\n[{points(100 * difference.low)}, {points(100 * difference.high)}]"
 
 
-def duration(seconds: float | None) -> str:
-    """A time that a person reads."""
-    if seconds is None:
-        return NONE
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """1, 2, 3, 7 as `1–3, 7`."""
-    parts: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+def chance(p: float | None) -> str:
+    """A p-value."""
+    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def published(corpus: CorpusResults, run: Run) -> Published | None:
@@ -234,20 +146,20 @@ def _time_note(runs: Iterable[Run]) -> list[str]:
     return [f"Training time: the sum over folds, measured ({'; '.join(machines)})."] if machines else []
 
 
+def _incomplete_note(runs: Iterable[Run]) -> list[str]:
+    """Which of the runs lack which folds."""
+    lacking = [
+        f"{run.variant} (seed {run.seed}, {run.protocol}) lacks fold {ranges(run.missing)}"
+        for run in runs
+        if run.folds and run.missing
+    ]
+    return [f"Incomplete, over the folds that were run: {'; '.join(lacking)}."] if lacking else []
+
+
 def main(corpus: CorpusResults) -> Table:
     """Each protocol, variant and seed: scores beside the paper's value, with the verdict."""
     made = [_main_row(corpus, run) for run in corpus.runs]
     notes = [SCORES_NOTE, RULE_NOTE if corpus.published else _incomparable(corpus)]
-    incomplete = [run for run in corpus.runs if run.folds and run.missing]
-    if incomplete:
-        notes.append(
-            "Incomplete, over the folds that were run: "
-            + "; ".join(
-                f"{run.variant} (seed {run.seed}, {run.protocol}) lacks fold {ranges(run.missing)}"
-                for run in incomplete
-            )
-            + "."
-        )
     return Table(
         name="main",
         title=f"Main result, {corpus.title}",
@@ -255,7 +167,7 @@ def main(corpus: CorpusResults) -> Table:
         numeric=MAIN_NUMERIC,
         rows=[row for row, _ in made],
         records=[record for _, record in made],
-        notes=[*notes, *_time_note(corpus.runs), *_source_notes([corpus])],
+        notes=[*notes, *_incomplete_note(corpus.runs), *_time_note(corpus.runs), *_source_notes([corpus])],
         warning=corpus.warning,
     )
 
@@ -286,50 +198,128 @@ def paper(corpora: Sequence[CorpusResults]) -> Table:
     )
 
 
+@dataclass(frozen=True)
+class Group:
+    """Variants that differ from `proposed` in one part of the method, and what that part is in each."""
+
+    title: str
+    part: str  # the header of its column
+    variants: tuple[str, ...]
+    tell: Callable[[parameters.Run], str]
+
+
+def _modalities(setup: parameters.Run) -> str:
+    return " + ".join(sorted(setup.network.modalities))
+
+
+def _attention(setup: parameters.Run) -> str:
+    """The form of each attention that the network has."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, form in setup.network.attention.model_dump().items():
+        if form != "none" and ("audio" if name == "audio_temporal" else "video") in setup.network.modalities:
+            names[form].append(name)
+    return "; ".join(f"{form}: {', '.join(having)}" for form, having in names.items()) or "none"
+
+
+GROUPS = {
+    "modality": Group("Modalities", "Modality", ("proposed", "audio_only", "video_only"), _modalities),
+    "attention": Group(
+        "Attention",
+        "Attention",
+        (
+            "proposed", "no_spatial_attention", "no_channel_attention", "no_temporal_attention", "no_attention",
+            "gated_attention",
+        ),
+        _attention,
+    ),
+    "fusion": Group(
+        "Fusion",
+        "Fusion",
+        ("proposed", "self_attention_fusion", "concat_fusion", "late_average_fusion"),
+        lambda setup: setup.network.fusion if len(setup.network.modalities) == 2 else "none, one modality",
+    ),
+    "loss": Group(
+        "Loss",
+        "Metric loss",
+        ("proposed", "cross_entropy", "triplet", "polarity", "fixed_distance"),
+        lambda setup: setup.loss.metric,
+    ),
+}  # fmt: skip
+
+
 def modality(corpus: CorpusResults) -> Table:
-    """Audio, video and both beside each other; on the demo, beside the best that any method can do."""
+    """Audio, video and both."""
+    return _comparison(corpus, "modality")
+
+
+def attention(corpus: CorpusResults) -> Table:
+    """The network without some of its attentions, and with the ancestor's."""
+    return _comparison(corpus, "attention")
+
+
+def fusion(corpus: CorpusResults) -> Table:
+    """The ways to bring audio and video together."""
+    return _comparison(corpus, "fusion")
+
+
+def loss(corpus: CorpusResults) -> Table:
+    """What stands beside the cross entropy."""
+    return _comparison(corpus, "loss")
+
+
+def _comparison(corpus: CorpusResults, name: str) -> Table:
+    """The variants of a group beside `proposed`; on the demo, beside the best that any method can do."""
+    group = GROUPS[name]
     runs = sorted(
-        (run for run in corpus.runs if run.variant in MODALITY),
-        key=lambda run: (list(corpus.clips).index(run.protocol), run.seed, list(MODALITY).index(run.variant)),
+        (run for run in corpus.runs if run.variant in group.variants),
+        key=lambda run: (list(corpus.clips).index(run.protocol), run.seed, group.variants.index(run.variant)),
     )
-    header = ["Protocol", "Seed", "Modality", "Variant", "WAR %", "UAR %", "Macro-F1 %", "WAR against audio + video"]
-    if corpus.bayes:
-        header += ["Bayes accuracy %", "WAR / Bayes"]
-    whole = {(run.protocol, run.seed): run for run in runs if run.variant == "proposed" and run.folds}
+    reference = {(run.protocol, run.seed): run for run in runs if run.variant == "proposed"}
+    differences = [
+        {} if run.variant == "proposed" or not reference else run.against(reference[run.protocol, run.seed])
+        for run in runs
+    ]
+    tested = [place for place, found in enumerate(differences) if found]
+    corrected = {
+        metric: dict(zip(tested, statistics.holm([differences[place][metric].p for place in tested]), strict=True))
+        for metric in statistics.METRICS
+    }
     rows, records = [], []
-    for run in runs:
-        both = whole.get((run.protocol, run.seed))
-        # Only over the same folds: a difference between different test actors would not be one of modality.
-        same = both is not None and run.folds and run.missing == both.missing and run is not both
-        difference = run.estimates["war"].mean - both.estimates["war"].mean if same and both else None
-        record = _record(run) | {"war_difference": difference}
+    for place, (run, found) in enumerate(zip(runs, differences, strict=True)):
         row = [
-            run.protocol,
-            str(run.seed),
-            MODALITY[run.variant].replace("_", " + "),
-            run.variant,
+            run.protocol, str(run.seed), run.variant, group.tell(run.setup),
             *(spread(run.estimates[metric]) if run.folds else NOT_RUN for metric in statistics.METRICS),
-            NONE if difference is None else points(100 * difference),
-        ]
-        if corpus.bayes:
-            best = corpus.bayes[MODALITY[run.variant]]
+            gain(found["war"]) if found else NONE, chance(corrected["war"].get(place)),
+        ]  # fmt: skip
+        record = _record(run) | {name: group.tell(run.setup)}
+        for metric in statistics.METRICS:
+            for key in ("mean", "low", "high", "p"):
+                column = f"{metric}_difference" + ("" if key == "mean" else f"_{key}")
+                record[column] = getattr(found[metric], key) if found else None
+            record[f"{metric}_difference_p_holm"] = corrected[metric].get(place)
+        best = corpus.best(run)
+        if best is not None:
             ratio = run.estimates["war"].mean / best if run.folds else None
             row += [percent(best), NOT_RUN if ratio is None else f"{ratio:.3f}"]
             record |= {"bayes": best, "war_over_bayes": ratio}
         rows.append(row)
         records.append(record)
-    notes = [SCORES_NOTE, "Against audio + video: in points of WAR."]
+    header = ["Protocol", "Seed", "Variant", group.part, *(f"{NAMES[metric]} %" for metric in statistics.METRICS)]
+    header += ["Difference", "p (Holm)", *(["Bayes accuracy %", "WAR / Bayes"] if corpus.bayes else [])]
+    notes = [SCORES_NOTE, COMPARISON_NOTE, *_incomplete_note(runs)]
     if corpus.bayes:
         notes.append("Bayes accuracy: the best that any method can reach on these clips, by exact arithmetic.")
-    if len(corpus.modalities) == 1:
-        notes.append(f"This corpus has {corpus.modalities[0]} alone.")
+    if {run.variant for run in runs} <= {"proposed"}:
+        others = ", ".join(group.variants[1:])
+        rows, notes = [], [f"Nothing to compare: params.yaml lists none of {others} for this corpus."]
+        notes += [f"{group.part} of proposed: {group.tell(run.setup)}." for run in runs[:1]]
     return Table(
-        name="modality",
-        title=f"Modalities, {corpus.title}",
+        name=name,
+        title=f"{group.title}, {corpus.title}",
         header=header,
-        numeric=[False, True, False, False] + [True] * (len(header) - 4),
+        numeric=[False, True, False, False, *([True] * (len(header) - 4))],
         rows=rows,
-        records=records,
+        records=records or [{"variant": NOT_RUN}],
         notes=notes,
         warning=corpus.warning,
     )
@@ -457,3 +447,35 @@ def search(corpus: CorpusResults) -> Table:
         notes=["Means over the folds tried, on validation actors only: no test clip was looked at to choose."],
         warning=corpus.warning,
     )
+
+
+def assumptions(corpus: CorpusResults) -> Table:
+    """The ledger: each parameter of the leading variant, whose choice it is, and why."""
+    rows = []
+    for row in corpus.assumptions:
+        source, reason = row.source or NONE, row.reason or NONE
+        if row.general:
+            source, reason = "ours", f"Set for this corpus; in general {row.general} ({source}): {reason}"
+        rows.append([row.parameter, row.value, source, reason])
+    variant = corpus.leading[0].variant
+    return Table(
+        name="assumptions",
+        title=f"What was assumed, {corpus.title}",
+        header=["Parameter", f"Value for {variant}", "Source", "Reason"],
+        numeric=[False] * 4,
+        rows=rows,
+        records=[
+            {
+                "parameter": row.parameter, "value": row.value, "general_value": row.general or row.value,
+                "source": row.source, "reason": row.reason,
+            }
+            for row in corpus.assumptions
+        ],
+        notes=[
+            "Parameters by their path in params.yaml. Where this corpus has its own value, the CSV file gives the source and"
+            " reason of the general one.",
+            "Sources: " + "; ".join(f"{label}: {meaning}" for label, meaning in ledger.SOURCES.items()) + ".",
+        ],
+        warning=corpus.warning,
+        widths=(0.29, 0.15, 0.1, 0.3),
+    )  # fmt: skip

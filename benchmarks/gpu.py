@@ -1,0 +1,287 @@
+"""Whole training steps on a GPU: fed by us and by the peers' loaders, share of the card's peak, bf16 beside fp32.
+
+`python benchmarks/gpu.py [--vaanet FOLDER] [--kateryna FOLDER] [--films FOLDER] [--clips N] [--rounds N] [--steps N]
+[--curve FILE] [--tiny]`, in the repository's root; the checkouts, the films and what is to be installed are those of
+peers.py. Without a GPU it is not run, but for --tiny: a small network on small pictures for a few steps, on the CPU if
+need be, whose figures mean nothing and show that the way is clear.
+
+The network, loss, optimizer, batch and precision are those of the ravdess corpus of params.yaml, its weights random. An
+epoch of steps is fed in turn, round after round, by
+
+- memory: one batch that is on the GPU already, again and again: the bare step;
+- resident: our features, which are on the GPU, uint8, with our augmentation, as the training loop does where they fit;
+- mapped: the same from the disk's cache, read ahead, as the training loop does where they don't;
+- vaanet, kateryna: their loaders with as many workers as their options have;
+- vaanet_all_cores: the former with a worker a core.
+
+All have the same shapes: what a peer hands over as sound is cut to our segments. The last lines are the figures,
+`name: value`: clips a second, ours (resident, and mapped) over theirs, medians over the rounds; the FLOPs of a step by
+torch's counter, times steps a second, over those of a large bf16 matrix product, the card's measured peak; and from
+training on the same batches in float32 (without TF32), in bfloat16, and in float32 with other random numbers in the
+augmentation, the largest difference of the losses, each the mean of 20 steps. FILE has the three curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import itertools
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import peers
+import torch
+from peers import Film, Size
+from torch.utils.flop_counter import FlopCounterMode
+
+from emofuse import lease, params
+from emofuse.losses import EmotionLoss
+from emofuse.model.network import EmotionNetwork
+from emofuse.training import Part, learning_rate, shuffled_batches
+
+SMOOTH = 20  # steps
+Fed = tuple[dict[str, torch.Tensor], torch.Tensor]
+Feed = Callable[[], Iterable[Fed]]
+
+
+class Learner:
+    """Network, loss and optimizer as `emofuse.training.train` makes and steps them."""
+
+    def __init__(self, run: params.Run, size: Size, device: torch.device, precision: str) -> None:
+        torch.manual_seed(1)
+        self.training, self.device, self.precision = run.training, device, precision
+        classes = peers.CLASSES
+        self.network = EmotionNetwork(run.network, len(classes), size.snippets, size.side).to(device).train()
+        self.criterion = EmotionLoss(classes, **run.loss.model_dump()).to(device)
+        self.eye = torch.eye(len(classes), device=device)
+        decayed = [p for p in self.network.parameters() if p.dim() > 1]
+        others = [p for p in self.network.parameters() if p.dim() <= 1] + list(self.criterion.parameters())
+        groups = [
+            {"params": decayed, "weight_decay": run.training.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=run.training.learning_rate, fused=True)
+
+    def step(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            scores, embeddings = self.network(inputs)
+        loss = self.criterion(scores, embeddings, self.eye[labels])[0]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.training.gradient_clip)
+        self.optimizer.step()
+        return loss.detach()
+
+
+# Feeding
+
+
+def our_feed(part: Part, size: Size, training: params.Training, device: torch.device) -> Feed:
+    rng = np.random.default_rng(1)
+
+    def feed() -> Iterator[Fed]:
+        order = shuffled_batches(len(part.labels), size.batch, rng)
+        for batch in peers.augmented(part, order, training, device):
+            yield batch.inputs, batch.labels
+
+    return feed
+
+
+def as_segments(sound: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Any features of B sounds as (B, *shape), cut or repeated: the same work for the network."""
+    values = sound.flatten(1)
+    wanted = int(np.prod(shape))
+    return values.repeat(1, -(-wanted // values.shape[1]))[:, :wanted].reshape(-1, *shape)
+
+
+def vaanet_feed(loader: Iterable, shape: Sequence[int], device: torch.device) -> Iterator[Fed]:
+    for faces_BNCTHW, labels, sound, _ in loader:
+        video = faces_BNCTHW.to(device).div_(255)  # as its network begins
+        yield {"video": video, "audio": as_segments(sound.to(device), shape)}, labels.to(device)
+
+
+def kateryna_feed(loader: Iterable, size: Size, shape: Sequence[int], device: torch.device) -> Iterator[Fed]:
+    for sound, faces_BCFHW, labels in loader:
+        video = faces_BCFHW.to(device).unflatten(2, (size.snippets, size.frames)).transpose(1, 2)
+        yield {"video": video, "audio": as_segments(sound.to(device), shape)}, labels.to(device)
+
+
+def feeds(
+    options: argparse.Namespace,
+    clips: Sequence[Film],
+    size: Size,
+    training: params.Training,
+    device: torch.device,
+    work: Path,
+) -> dict[str, Feed]:
+    made, ours = work / "made", work / "ours"
+    ours.mkdir()
+    peers.prepare_ours(clips, size, ours)
+    resident, mapped = peers.read_ours(clips, ours), peers.read_ours(clips, ours)
+    for features in resident.features.values():
+        features.move(device)
+    found = {
+        "resident": our_feed(resident, size, training, device),
+        "mapped": our_feed(mapped, size, training, device),
+    }
+    first = next(iter(found["resident"]()))
+    found["memory"] = lambda: itertools.repeat(first, len(clips) // size.batch)
+    shape = resident.features["audio"].shape
+    if options.vaanet:
+        peers.prepare_vaanet(options.vaanet, clips, made)
+        for name, workers in (("vaanet", None), ("vaanet_all_cores", os.cpu_count())):
+            loader = peers.vaanet(options.vaanet, made, size, workers).feed()
+            found[name] = functools.partial(vaanet_feed, loader, shape, device)
+    if options.kateryna:
+        peers.prepare_kateryna(clips, ours, work / "kateryna")
+        loader = peers.kateryna(options.kateryna, work / "kateryna", size).feed()
+        found["kateryna"] = functools.partial(kateryna_feed, loader, size, shape, device)
+    return found
+
+
+# Measuring
+
+
+def finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def clips_per_second(learner: Learner, feed: Feed) -> float:
+    """Of one epoch, from the asking for its first batch to the end of its last step."""
+    finish(learner.device)
+    started, clips = time.perf_counter(), 0
+    for inputs, labels in feed():
+        learner.step(inputs, labels)
+        clips += len(labels)
+    finish(learner.device)
+    return clips / (time.perf_counter() - started)
+
+
+def fed(learner: Learner, contenders: dict[str, Feed], rounds: int) -> dict[str, float]:
+    """Clips a second of each contender, and ours over theirs."""
+    speeds: dict[str, list[float]] = defaultdict(list)
+    for number in range(rounds + 1):  # the first warms up
+        for name, feed in contenders.items():
+            speed = clips_per_second(learner, feed)
+            if number:
+                speeds[name].append(speed)
+    figures = {f"{name}_clips_per_s": median(values) for name, values in speeds.items()}
+    for peer in [name for name in contenders if name not in ("memory", "resident", "mapped")]:
+        for mine in ("resident", "mapped"):
+            pairs = zip(speeds[mine], speeds[peer], strict=True)
+            figures[f"{mine}_over_{peer}"] = median(ours / theirs for ours, theirs in pairs)
+    return figures
+
+
+def peak_flops(device: torch.device, side: int) -> float:
+    """FLOP a second of the best of some bf16 matrix products, side × side each."""
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best, times = 0.0, 10
+    for _ in range(10):
+        finish(device)
+        started = time.perf_counter()
+        for _ in range(times):
+            a @ b
+        finish(device)
+        best = max(best, 2 * side**3 * times / (time.perf_counter() - started))
+    return best
+
+
+def flops_of_step(learner: Learner, feed: Feed) -> float:
+    """FLOPs of a step, forward and backward, a clip."""
+    inputs, labels = next(iter(feed()))
+    with FlopCounterMode(display=False) as counter:
+        learner.step(inputs, labels)
+    return counter.get_total_flops() / len(labels)
+
+
+def losses(learner: Learner, part: Part, size: Size, steps: int, seed: int) -> np.ndarray:
+    """The loss of each step (steps,); `seed` is of the augmentation, the batches are always the same."""
+    rng = np.random.default_rng(1)
+    endless = (batch for _ in itertools.count() for batch in shuffled_batches(len(part.labels), size.batch, rng))
+    order = itertools.islice(endless, steps)
+    torch.manual_seed(seed)
+    told = []
+    for number, batch in enumerate(peers.augmented(part, order, learner.training, learner.device)):
+        for group in learner.optimizer.param_groups:
+            group["lr"] = learning_rate(number / steps * learner.training.epochs, learner.training)
+        told.append(learner.step(batch.inputs, batch.labels))
+    return torch.stack(told).float().cpu().numpy()
+
+
+def curves(run: params.Run, size: Size, part: Part, device: torch.device, steps: int, file: Path) -> dict[str, float]:
+    """Train in both precisions; write the curves; tell how far they are apart."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32
+    made = {
+        name: losses(Learner(run, size, device, precision), part, size, steps, seed)
+        for name, precision, seed in (("float32", "float32", 1), ("bfloat16", "bfloat16", 1), ("other", "float32", 2))
+    }
+    torch.backends.cudnn.allow_tf32 = True
+    width = min(SMOOTH, steps)
+    smooth = {name: np.convolve(curve, np.full(width, 1 / width), "valid") for name, curve in made.items()}
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("step", "float32", "bfloat16", "float32_other_augmentation"))
+        writer.writerows((n, *(f"{x:.5f}" for x in row)) for n, row in enumerate(zip(*made.values(), strict=True), 1))
+    return {
+        "float32_first_loss": smooth["float32"][0],
+        "float32_last_loss": smooth["float32"][-1],
+        "bfloat16_last_loss": smooth["bfloat16"][-1],
+        "bfloat16_largest_difference": float(abs(smooth["bfloat16"] - smooth["float32"]).max()),
+        "other_augmentation_largest_difference": float(abs(smooth["other"] - smooth["float32"]).max()),
+    }
+
+
+def measure(options: argparse.Namespace, device: torch.device, work: Path) -> dict[str, float]:
+    size, run = peers.paper_size(), params.load().run("ravdess", "proposed")
+    file = options.curve
+    if options.tiny:
+        size, small = Size(snippets=3, frames=4, side=32, batch=4), params.load().run("demo", "proposed")
+        run, file = run.model_copy(update={"network": small.network}), file or work / "curve.csv"
+        options.clips = options.steps = 2 * size.batch
+    clips = peers.films(options.films, options.clips, work)[: options.clips]
+    contenders = feeds(options, clips, size, run.training, device, work)
+    learner = Learner(run, size, device, "bfloat16")
+    figures: dict[str, float] = {"clips": len(clips)}
+    figures |= fed(learner, contenders, options.rounds)
+    figures["step_gflop_per_clip"] = flops_of_step(learner, contenders["memory"]) / 1e9
+    figures["peak_tflops"] = peak_flops(device, 256 if options.tiny else 8192) / 1e12
+    for name in contenders:
+        spent = figures["step_gflop_per_clip"] * figures[f"{name}_clips_per_s"] / 1e3
+        figures[f"{name}_share_of_peak"] = spent / figures["peak_tflops"]
+    del learner
+    part = peers.read_ours(clips, work / "ours")
+    return figures | curves(run, size, part, device, options.steps, file or Path("benchmarks", "bf16_loss.csv"))
+
+
+def main() -> int:
+    parser = peers.arguments(clips=256)
+    parser.description = (__doc__ or "").split("\n")[0]
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of each contender (3)")
+    parser.add_argument("--steps", type=int, default=300, help="of training in each precision (300)")
+    parser.add_argument("--curve", type=Path, help="where the loss curves go (benchmarks/bf16_loss.csv)")
+    parser.add_argument("--tiny", action="store_true", help="only see whether it runs, also without a GPU")
+    options = parser.parse_args()
+    with lease.device() as device, tempfile.TemporaryDirectory(prefix="emofuse-") as name:
+        if device.type == "cpu" and not options.tiny:
+            print("not run: no GPU")
+            return 0
+        peers.need_librosa(options)
+        print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: the figures mean nothing")
+        figures = measure(options, device, Path(name))
+    for name, value in figures.items():
+        print(f"{name}: {value:.4g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

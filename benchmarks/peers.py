@@ -1,0 +1,433 @@
+"""How fast the network is fed: our features beside VAANet's and katerynaCh's public loaders, on one CPU core.
+
+`python benchmarks/peers.py [--vaanet FOLDER] [--kateryna FOLDER] [--films FOLDER] [--clips N] [--rounds N]`, in the
+repository's root. The first two are checkouts of github.com/maysonma/VAANet and of
+github.com/katerynaCh/multimodal-emotion-recognition; a part without its checkout is not run. Their datasets, transforms,
+options and loaders run from there as they are. They need librosa: `uv pip install --target SITE librosa`, then
+PYTHONPATH=SITE. FOLDER of --films has clips (.mp4 with sound), taken over and over until there are N; without it the
+clips are the demo's.
+
+Each side prepares the same clips once, by its own stages: ours to features; VAANet's tools to JPEGs 240 pixels high and
+an mp3 each; katerynaCh's to an .npy of faces and a wav. Then whole epochs in training mode, shuffled, in batches, one
+process, one thread, in turn, round after round:
+
+- ours: as the training loop feeds a network on the CPU, SpecAugment and the augmentation of the faces included;
+- stored: of that, what is the CPU's part where a GPU has the features' arithmetic: the batch as it is stored;
+- vaanet, kateryna: their loaders with their sampling and augmentation, no workers;
+- vaanet_faces: VAANet's loader on JPEGs of the very faces that we feed, smaller than those that it makes itself.
+
+There are three sizes: `paper`, of the ravdess network of params.yaml; `vaanet` and `kateryna`, of their own options.
+All feed as many clips, frames and pixels. The last lines are the figures, `name: value`: clips a second, and how many
+times as fast ours is, medians over the rounds. With the files in memory it is seconds of the processor, which other jobs
+of the machine do not change: nobody waits for anything. `cold`, where no file is in memory as an epoch begins, it is
+seconds of the clock, beside the MB a clip that are then read from the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+from PIL import Image
+
+from emofuse import audio, faces, media, params
+from emofuse.augmentation import augment_audio, augment_video
+from emofuse.corpora import base, demo
+from emofuse.features import Features
+from emofuse.training import CPU, Batch, Part, shuffled_batches
+
+CLASSES = demo.EMOTIONS
+KATERYNA_RATE, KATERYNA_SECONDS = 22050, 3.6  # of the wavs that its extract_audios.py leaves
+
+
+@dataclass(frozen=True)
+class Film:
+    """A clip to feed: its name, its file, its class."""
+
+    name: str
+    file: Path
+    label: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """N snippets × T frames × S × S pixels a clip, and the clips of a batch."""
+
+    snippets: int
+    frames: int
+    side: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Feeds the batches of one epoch each time it is called, from these files."""
+
+    feed: Callable[[], Iterable[Any]]
+    files: Sequence[Path]
+
+
+def films(folder: Path | None, clips: int, work: Path) -> list[Film]:
+    """So many clips: those with sound in `folder`, again and again, or the demo's, in whole sets of its emotions."""
+    if folder is not None:
+        found = [file for file in sorted(folder.rglob("*.mp4")) if media.probe(file.read_bytes()).audio]
+        if not found:
+            sys.exit(f"{folder}: there is no .mp4 with sound in it")
+        chosen = itertools.islice(itertools.cycle(enumerate(found)), clips)
+        return [Film(f"{n:04d}", file, place % len(CLASSES)) for n, (place, file) in enumerate(chosen)]
+    actors = 4
+    section = params.Demo(actors=actors, takes=-(-clips // (actors * len(CLASSES))))
+    made = []
+    for name, data in demo.make_shard(section, 0, 1):
+        if name.endswith(".mp4"):
+            file = work / Path(name).name
+            file.write_bytes(data)
+            made.append(Film(f"{len(made):04d}", file, CLASSES.index(demo.parse(file.stem).emotion)))
+    return made
+
+
+# Ours
+
+
+def prepare_ours(clips: Sequence[Film], size: Size, work: Path) -> None:
+    """The features as the face stage and the audio stage write them; the centre of the frame is the face."""
+    archive = work / "shard.zip"
+    sources = {film.file.name: film.file for film in clips}
+    base.write_shard(archive, sorted((name, file.read_bytes()) for name, file in sources.items()))
+    lengths = {name: f"{media.probe(file.read_bytes()).duration:.3f}" for name, file in sources.items()}
+    rows = [
+        {"clip": f.name, "file": f.file.name, "sound": f.file.name, "duration": lengths[f.file.name]} for f in clips
+    ]
+    sound = params.load().corpus("ravdess").audio
+    assert sound is not None
+    face_section = params.Faces(detector="centre", snippets=size.snippets, frames=size.frames, size=size.side)
+    sound_section = sound.model_copy(update={"segments": size.snippets})
+    for stage, section in ((faces, face_section), (audio, sound_section)):
+        folder = work / stage.__name__.rpartition(".")[2]
+        folder.mkdir()
+        stage.extract(rows, archive, section, folder / "shard-0.npy", folder / "shard-0.csv")
+    archive.unlink()
+
+
+def read_ours(clips: Sequence[Film], work: Path) -> Part:
+    rows = [{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(clips))]
+    labels = np.array([film.label for film in clips])
+    return Part({modality: Features(work, rows, modality) for modality in ("video", "audio")}, labels)
+
+
+def augmented(
+    part: Part, order: Iterable[np.ndarray], training: params.Training, device: torch.device
+) -> Iterator[Batch]:
+    """Batches as the training loop has them when it calls the network."""
+    for batch in part.batches(order, device):
+        batch.inputs["video"] = augment_video(batch.inputs["video"], training)
+        batch.inputs["audio"] = augment_audio(batch.inputs["audio"], training)
+        yield batch
+
+
+def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
+    training = params.load().run("ravdess", "proposed").training
+    rng = np.random.default_rng(1)
+
+    # The features are opened anew each epoch: what a process has mapped, the system does not forget.
+    def whole() -> Iterator[Batch]:
+        yield from augmented(read_ours(clips, work), shuffled_batches(len(clips), size.batch, rng), training, CPU)
+
+    def stored() -> Iterator[list[torch.Tensor]]:
+        part = read_ours(clips, work)
+        for indices in shuffled_batches(len(clips), size.batch, rng):
+            yield [features.batch(indices) for features in part.features.values()]
+
+    files = list(work.glob("*/shard-0.npy"))
+    return {"ours": Contender(whole, files), "stored": Contender(stored, files)}
+
+
+# Theirs
+
+
+@contextmanager
+def imports_from(checkout: Path) -> Iterator[None]:
+    """Import the modules of a checkout by their own names, of which both peers have some; forget them at the end."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(checkout))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(checkout))
+        for name in set(sys.modules) - before:
+            top = name.partition(".")[0]
+            if (checkout / top).is_dir() or (checkout / f"{top}.py").is_file():
+                del sys.modules[name]
+
+
+def options_of(checkout: Path, *arguments: object) -> Any:
+    """What a peer's own command line makes of some arguments."""
+    with imports_from(checkout), mock.patch.object(sys, "argv", ["main.py", *map(str, arguments)]):
+        from opts import parse_opts  # type: ignore[import-not-found]
+
+        return parse_opts()
+
+
+def prepare_vaanet(checkout: Path, clips: Sequence[Film], work: Path) -> None:
+    """By its own tools: JPEGs, mp3s, how many frames there are, the list."""
+    binary = work / "bin" / "ffmpeg"  # which the tools call in a shell, and which says a lot
+    binary.parent.mkdir(parents=True)
+    binary.write_text(f'#!/bin/sh\nexec "{media.ffmpeg_binary()}" -nostdin -loglevel error "$@"\n')
+    binary.chmod(0o755)
+    for film in clips:
+        folder = work / "mp4" / CLASSES[film.label]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{film.name}.mp4").symlink_to(film.file.resolve())
+    path = mock.patch.dict(os.environ, PATH=f"{binary.parent}:{os.environ['PATH']}")
+    with imports_from(checkout), path, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        from tools import n_frames, video2jpg, video2mp3  # type: ignore[import-not-found]
+
+        for name in {CLASSES[film.label] for film in clips}:
+            (work / "jpg" / name).mkdir(parents=True)
+            video2jpg.class_process(str(work / "mp4"), str(work / "jpg"), name)
+            video2mp3.class_process(str(work / "mp4"), str(work / "mp3"), name)
+            n_frames.class_process(str(work / "jpg"), name)
+    list_vaanet(clips, work)
+
+
+def prepare_vaanet_faces(clips: Sequence[Film], features: Path, prepared: Path, work: Path) -> None:
+    """For the same loader: the faces of our features as JPEGs, and the mp3s that it has."""
+    pictures = np.load(features / "faces" / "shard-0.npy", mmap_mode="r")
+    for film, clip in zip(clips, pictures, strict=True):
+        folder = work / "jpg" / CLASSES[film.label] / film.name
+        folder.mkdir(parents=True)
+        frames = clip.reshape(-1, *clip.shape[2:])
+        for number, frame in enumerate(frames, 1):
+            Image.fromarray(frame).save(folder / f"{number:06d}.jpg", quality=90)
+        (folder / "n_frames").write_text(str(len(frames)))
+    shutil.copytree(prepared / "mp3", work / "mp3")
+    list_vaanet(clips, work)
+
+
+def list_vaanet(clips: Sequence[Film], work: Path) -> None:
+    """What its ve8_json.py writes."""
+    database = {f.name: {"subset": "training", "annotations": {"label": CLASSES[f.label]}} for f in clips}
+    (work / "list.json").write_text(json.dumps({"labels": CLASSES, "database": database}))
+
+
+def vaanet(checkout: Path, work: Path, size: Size, workers: int | None = None) -> Contender:
+    """The loader that its main.py trains with; `workers` None: as many as its options have."""
+    sizes = ("--seq_len", size.snippets, "--snippet_duration", size.frames, "--sample_size", size.side)
+    paths = ("--video_path", work / "jpg", "--audio_path", work / "mp3", "--annotation_path", work / "list.json")
+    more = () if workers is None else ("--n_threads", workers)
+    options = options_of(checkout, *sizes, *paths, *more, "--batch_size", size.batch)
+    with imports_from(checkout), Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        from core.dataset import get_data_loader, get_training_set  # type: ignore[import-not-found]
+        from core.utils import get_spatial_transform  # type: ignore[import-not-found]
+        from transforms.target import ClassLabel  # type: ignore[import-not-found]
+        from transforms.temporal import TSN  # type: ignore[import-not-found]
+
+        snippets = TSN(seq_len=options.seq_len, snippet_duration=options.snippet_duration, center=False)
+        dataset = get_training_set(options, get_spatial_transform(options, "train"), snippets, ClassLabel())
+        loader = get_data_loader(options, dataset, shuffle=True)
+    files = [file for kind in ("jpg", "mp3") for file in (work / kind).rglob("*.*")]
+    return Contender(lambda: loader, files)
+
+
+def prepare_kateryna(clips: Sequence[Film], features: Path, work: Path) -> None:
+    """As its extract_faces.py and extract_audios.py leave a clip: frames uint8 (F, S, S, 3) and 3.6 seconds of sound.
+
+    They are scripts with their own folders in them, and the former needs a detector that nothing else here does.
+    """
+    import soundfile
+
+    work.mkdir()
+    pictures = np.load(features / "faces" / "shard-0.npy", mmap_mode="r")
+    lines = []
+    for film, clip in zip(clips, pictures, strict=True):
+        video, sound = work / f"{film.name}.npy", work / f"{film.name}.wav"
+        np.save(video, clip.reshape(-1, *clip.shape[2:]))
+        samples = media.read_audio(film.file.read_bytes(), KATERYNA_RATE)
+        length = int(KATERYNA_RATE * KATERYNA_SECONDS)
+        start = max(0, len(samples) - length) // 2
+        kept = samples[start : start + length]
+        soundfile.write(sound, np.pad(kept, (0, length - len(kept))), KATERYNA_RATE)
+        lines.append(f"{video};{sound};{film.label + 1};training\n")
+    (work / "annotations.txt").write_text("".join(lines))
+
+
+def kateryna(checkout: Path, work: Path, size: Size, workers: int | None = None) -> Contender:
+    """The loader that its main.py trains with; `workers` None: as many as its options have."""
+    more = () if workers is None else ("--n_threads", workers)
+    options = options_of(checkout, "--annotation_path", work / "annotations.txt", "--batch_size", size.batch, *more)
+    allow_positional_rate()
+    with imports_from(checkout):
+        import transforms  # type: ignore[import-not-found]
+        from dataset import get_training_set  # type: ignore[import-not-found]
+
+        # Its main.py makes these between other things, all in one run.
+        changes = [transforms.RandomHorizontalFlip(), transforms.RandomRotate()]
+        transform = transforms.Compose([*changes, transforms.ToTensor(options.video_norm_value)])
+        dataset = get_training_set(options, spatial_transform=transform)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=options.batch_size, shuffle=True, num_workers=options.n_threads, pin_memory=True
+    )
+    return Contender(lambda: loader, [*work.glob("*.npy"), *work.glob("*.wav")])
+
+
+def allow_positional_rate() -> None:
+    """katerynaCh's code gives librosa.core.load the rate by place, which librosa takes by name alone since 0.10."""
+    import librosa
+
+    load = librosa.load
+    librosa.core.load = lambda path, sr=KATERYNA_RATE, **options: load(path, sr=sr, **options)
+
+
+# Side by side
+
+
+def bytes_read() -> int:
+    """What this process has had read from the disk."""
+    return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["read_bytes"])
+
+
+def forget(files: Iterable[Path]) -> None:
+    """Drop files from the system's memory."""
+    gc.collect()
+    for file in files:
+        with file.open("rb") as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def in_turn(
+    contenders: Mapping[str, Contender], rounds: int, cold: bool = False
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each epoch of each contender, and the bytes that an epoch reads from the disk; the first warms up."""
+    clock = time.perf_counter if cold else time.process_time
+    seconds: dict[str, list[float]] = defaultdict(list)
+    read: dict[str, float] = {}
+    for number in range(rounds + 1):
+        for name, contender in contenders.items():
+            if cold:
+                forget(contender.files)
+            before, started = bytes_read(), clock()
+            for _ in contender.feed():
+                pass
+            if number:
+                seconds[name].append(clock() - started)
+                read[name] = bytes_read() - before
+    return seconds, read
+
+
+def compared(title: str, contenders: Mapping[str, Contender], clips: int, rounds: int) -> dict[str, float]:
+    """Clips a second of each, and ours over theirs, with files in memory and without."""
+    figures = {}
+    for cold in (False, True):
+        seconds, read = in_turn(contenders, rounds, cold)
+        prefix = f"{title}_cold" if cold else title
+        for name, spent in seconds.items():
+            figures[f"{prefix}_{name}_clips_per_s"] = clips / median(spent)
+            if cold:
+                figures[f"{prefix}_{name}_mb_per_clip"] = read[name] / clips / 1e6
+        for peer in [name for name in contenders if name not in ("ours", "stored")]:
+            for mine in ("ours", "stored"):
+                pairs = zip(seconds[peer], seconds[mine], strict=True)
+                figures[f"{prefix}_{mine}_over_{peer}"] = median(theirs / spent for theirs, spent in pairs)
+        print(f"{prefix}: " + ", ".join(f"{n} {1000 * median(s) / clips:.1f} ms a clip" for n, s in seconds.items()))
+    return figures
+
+
+def paper_size() -> Size:
+    loaded = params.load()
+    section, training = loaded.corpus("ravdess").faces, loaded.run("ravdess", "proposed").training
+    assert section is not None
+    batch = training.emotions_per_batch * training.clips_per_emotion
+    return Size(section.snippets, section.frames, section.size, batch)
+
+
+def measure(options: argparse.Namespace, work: Path) -> dict[str, float]:
+    clips = films(options.films, options.clips, work)
+    sizes = {"paper": paper_size()}
+    if options.vaanet:
+        own = options_of(options.vaanet)
+        sizes["vaanet"] = Size(own.seq_len, own.snippet_duration, own.sample_size, own.batch_size)
+        prepare_vaanet(options.vaanet, clips, work / "made")
+    if options.kateryna:
+        own = options_of(options.kateryna)
+        sizes["kateryna"] = Size(1, own.sample_duration, own.sample_size, own.batch_size)
+    figures: dict[str, float] = {"clips": len(clips)}
+    for title, size in sizes.items():
+        here = work / title / "ours"
+        here.mkdir(parents=True)
+        prepare_ours(clips, size, here)
+        contenders = ours(clips, size, here)
+        if options.vaanet and title in ("paper", "vaanet"):
+            contenders["vaanet"] = vaanet(options.vaanet, work / "made", size, workers=0)
+            prepare_vaanet_faces(clips, here, work / "made", work / title / "vaanet_faces")
+            contenders["vaanet_faces"] = vaanet(options.vaanet, work / title / "vaanet_faces", size, workers=0)
+        if options.kateryna and title in ("paper", "kateryna"):
+            prepare_kateryna(clips, here, work / title / "kateryna")
+            contenders["kateryna"] = kateryna(options.kateryna, work / title / "kateryna", size, workers=0)
+        os.sync()  # what is not on the disk yet cannot be dropped
+        figures |= compared(title, contenders, len(clips), options.rounds)
+        shutil.rmtree(work / title / "ours")
+    return figures
+
+
+def arguments(clips: int) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--vaanet", type=Path, help="a checkout of github.com/maysonma/VAANet")
+    parser.add_argument("--kateryna", type=Path, help="one of github.com/katerynaCh/multimodal-emotion-recognition")
+    parser.add_argument("--films", type=Path, help="a folder of .mp4 with sound (the demo's clips)")
+    parser.add_argument("--clips", type=int, default=clips, help=f"so many of them, or a few more ({clips})")
+    return parser
+
+
+def need_librosa(options: SimpleNamespace | argparse.Namespace) -> None:
+    """Say what is not run, and stop where librosa is wanted and missing."""
+    for name in ("vaanet", "kateryna"):
+        if getattr(options, name) is None:
+            print(f"{name}: not run: give its checkout by --{name}")
+        else:
+            setattr(options, name, getattr(options, name).resolve())
+    if options.vaanet or options.kateryna:
+        try:
+            import librosa  # noqa: F401
+        except ModuleNotFoundError:
+            sys.exit("librosa is not installed, and nothing but the peers needs it: uv pip install librosa")
+    warnings.simplefilter("ignore", UserWarning)  # their storages are typed, and there may be no memory to pin
+
+
+def main() -> int:
+    parser = arguments(clips=64)
+    parser.description = (__doc__ or "").split("\n")[0]
+    parser.add_argument("--rounds", type=int, default=5, help="epochs of each contender (5)")
+    options = parser.parse_args()
+    need_librosa(options)
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory(prefix="emofuse-") as name:
+        figures = measure(options, Path(name))
+    for name, value in figures.items():
+        print(f"{name}: {value:.4g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

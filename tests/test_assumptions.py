@@ -1,0 +1,135 @@
+"""The ledger literature/assumptions.csv, held to params.yaml and its types; and what a report makes of it."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from pydantic import BaseModel
+
+from emofuse import params as parameters
+from emofuse.errors import UserError
+from emofuse.report import assumptions, results, tables
+from emofuse.stamps import KEYS
+
+SECTIONS = {
+    "network": parameters.Network, "loss": parameters.Loss, "training": parameters.Training,
+    "faces": parameters.Faces, "audio": parameters.Audio, "demo": parameters.Demo,
+}  # fmt: skip
+# They name a corpus and cut it in files; its variants have lines of their own.
+WITHOUT_EFFECT = {"kind", "title", "shards", "variants"}
+# An override is shown as the value of what it overrides, and where clips come from does not change them.
+ELSEWHERE = {"network", "loss", "training", "source"}
+
+
+def leaves(section: type[BaseModel], path: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from leaves(kind, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}"
+
+
+def wanted() -> list[str]:
+    """Every parameter that can change a result, and every variant."""
+    keys = [key for key in parameters.Corpus.model_fields if key not in WITHOUT_EFFECT | ELSEWHERE | set(SECTIONS)]
+    inner = [leaf for name, section in SECTIONS.items() for leaf in leaves(section, name)]
+    return [*inner, *keys, *(f"variants.{name}" for name in parameters.load(ROOT / "params.yaml").variants)]
+
+
+def test_every_parameter_and_variant_has_its_line_and_no_line_is_of_anything_else() -> None:
+    lines = Counter(row["parameter"] for row in assumptions.rows(ROOT))
+    assert lines == Counter(wanted())
+
+
+def test_no_key_that_a_stage_depends_on_is_forgotten() -> None:
+    depended = {key for keys in KEYS.values() for key in keys} - WITHOUT_EFFECT - ELSEWHERE
+    lines = {row["parameter"].split(".")[0] for row in assumptions.rows(ROOT)}
+    assert depended <= lines
+
+
+def test_every_line_has_a_known_source_and_a_reason() -> None:
+    for row in assumptions.rows(ROOT):
+        assert row["source"] in assumptions.SOURCES
+        assert row["reason"].endswith(".")
+        assert set(row) == {"parameter", "source", "reason"}
+    named = [row["reason"] for row in assumptions.rows(ROOT) if row["source"] == "other"]
+    assert all(re.search(r"\b(19|20)\d\d\b", reason) for reason in named)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name in ("protocols", "literature"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def shown(corpus: str, root: Path) -> dict[str, dict[str, str]]:
+    table = tables.assumptions(results.read(corpus, parameters.load(root / "params.yaml"), root))
+    return {row[0]: dict(zip(("value", "source", "reason"), row[1:], strict=True)) for row in table.rows}
+
+
+@pytest.mark.parametrize("corpus", list(parameters.load(ROOT / "params.yaml").corpora))
+def test_values_are_those_of_params_yaml(project: Path, corpus: str) -> None:
+    params = parameters.load(project / "params.yaml")
+    section = params.corpora[corpus]
+    run = params.run(corpus, "proposed")
+    tree = section.model_dump() | run.model_dump()
+    tree["variants"] = {name: params.variants[name].model_dump(exclude_defaults=True) for name in section.variants}
+    rows = shown(corpus, project)
+    assert rows
+    for parameter, row in rows.items():
+        value = tree
+        for key in parameter.split("."):
+            value = value[key]
+        assert yaml.load(row["value"], parameters._Loader) == value, parameter
+        assert (row["source"], row["reason"]) != ("–", "–"), parameter
+
+
+def test_a_corpus_shows_what_it_has_and_no_more(project: Path) -> None:
+    audio, both = shown("ravdess_audio", project), shown("cremad", project)
+    for absent in ("faces.size", "network.video.width", "network.attention.spatial", "network.fusion", "training.flip",
+                   "labels", "demo.seed", "variants.triplet"):  # fmt: skip
+        assert absent not in audio
+    assert {"network.attention.audio_temporal", "audio.bands", "vocal", "variants.cross_entropy"} <= set(audio)
+    assert {"faces.size", "network.fusion", "labels", "sound", "variants.triplet"} <= set(both)
+    assert "vocal" not in both
+    assert "demo.actors" in shown("demo", project)
+
+
+def test_a_value_of_the_corpus_own_is_not_passed_off_as_anybodys(project: Path) -> None:
+    own, general = shown("ravdess_audio", project)["audio.bands"], shown("ravdess", project)["audio.bands"]
+    assert general["source"] == "third-party reading"
+    assert own["source"] == "ours"
+    assert own["reason"] == f"Set for this corpus; in general 256 (third-party reading): {general['reason']}"
+    read = results.read("ravdess_audio", parameters.load(project / "params.yaml"), project)
+    record = next(
+        r for r in csv.DictReader(tables.assumptions(read).csv().splitlines()) if r["parameter"] == "audio.bands"
+    )
+    assert (record["value"], record["general_value"], record["source"]) == ("80", "256", "third-party reading")
+
+
+def test_a_variant_of_ones_own_is_shown_without_a_source(project: Path) -> None:
+    text = (project / "params.yaml").read_text()
+    text = text.replace("\nvariants:\n", "\nvariants:\n  mine: {loss: {margin: 0.7}}\n")
+    (project / "params.yaml").write_text(text.replace("[proposed, audio_only,", "[proposed, mine, audio_only,"))
+    assert shown("demo", project)["variants.mine"] == {"value": "{loss: {margin: 0.7}}", "source": "–", "reason": "–"}
+
+
+def test_an_unknown_source_and_a_missing_ledger_are_one_line(project: Path) -> None:
+    ledger = project / "literature/assumptions.csv"
+    ledger.write_text(ledger.read_text().replace("loss.pull,ours", "loss.pull,the paper"))
+    with pytest.raises(UserError, match=r"assumptions.csv, loss.pull: no source 'the paper'; there are paper, "):
+        shown("demo", project)
+    ledger.unlink()
+    with pytest.raises(UserError, match=r"assumptions.csv is missing"):
+        shown("demo", project)

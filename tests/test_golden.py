@@ -1,0 +1,80 @@
+"""Golden losses: three variants train to the losses they always had.
+
+On a machine as the one that made them, of the same processor and torch, they are equal to the bit; elsewhere other
+kernels add in another order, and the losses agree within TOLERANCE. After a change that is meant to change them,
+`python tests/test_golden.py` writes them anew: say why in the commit.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import RUN, make_corpus, train
+
+from emofuse import params
+
+GOLDEN = Path(__file__).parent / "golden" / "losses.json"
+# Five times what was seen between AVX-512, AVX2 and no vector instructions at all, 1 and 2 threads.
+TOLERANCE = 0.02
+CHANGES = {
+    "proposed": {"network": {"modalities": ["video", "audio"]}},
+    "gated": {
+        "network": {
+            "modalities": ["video", "audio"],
+            "attention": dict.fromkeys(("spatial", "channel", "temporal", "audio_temporal"), "gate"),
+            "fusion": "self_attention",
+        },
+        "loss": {"metric": "polarity", "miner": "semihard"},
+    },
+    "late_average": {
+        "network": {"modalities": ["video", "audio"], "fusion": "late_average"},
+        "loss": {"metric": "none"},
+        "training": {"sampling": "shuffled"},
+    },
+}
+
+
+def machine() -> dict[str, str]:
+    """What the bits of a training depend on."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    features = re.findall(r"^(?:model name|cpu family|model|stepping|flags)\s*:.*$", text.split("\n\n")[0], re.MULTILINE)
+    return {
+        "processor": hashlib.sha256("\n".join(features).encode()).hexdigest()[:16],
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+
+
+def losses(name: str, folder: Path) -> list[dict[str, float]]:
+    """The training and validation loss of each epoch."""
+    video = {"video": {"backbone": "r3d_10", "width": 8}}
+    base = params.overridden(RUN, {"network": video, "training": {"crop": 0.8, "flip": 0.5, "brightness": 0.2}}, "golden")
+    model = train(folder, name, params.overridden(base, CHANGES[name], name))
+    with model.with_suffix(".csv").open(newline="") as stream:
+        return [{key: float(row[key]) for key in ("train_loss", "val_loss")} for row in csv.DictReader(stream)]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_losses_are_the_golden_ones(name: str, tmp_path: Path) -> None:
+    golden = json.loads(GOLDEN.read_text())
+    make_corpus(tmp_path)
+    made = losses(name, tmp_path)
+    if golden["machine"] == machine():
+        assert made == golden["losses"][name]
+    else:
+        for epoch, expected in zip(made, golden["losses"][name], strict=True):
+            assert epoch == pytest.approx(expected, rel=TOLERANCE)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made_in:
+        make_corpus(Path(made_in))
+        written = {"machine": machine(), "losses": {name: losses(name, Path(made_in)) for name in CHANGES}}
+    GOLDEN.write_text(json.dumps(written, indent=2) + "\n")

@@ -1,0 +1,75 @@
+"""GPUs are leased one a process, and one whose holder dies is free again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from emofuse import lease
+
+HOLD = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    from emofuse import lease
+    names, folder, seconds = sys.argv[1].split(), Path(sys.argv[2]), float(sys.argv[3])
+    with lease.one_of(names, folder) as index:
+        print(index, time.time(), flush=True)
+        time.sleep(seconds)
+        print(time.time(), flush=True)
+    """
+)
+
+
+def holder(names: str, folder: Path, seconds: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, names, str(folder), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_two_processes_never_have_one_gpu_and_both_gpus_are_used(tmp_path: Path) -> None:
+    processes = [holder("GPU-a GPU-b", tmp_path / "locks", 1.5) for _ in range(4)]
+    spans: dict[int, list[tuple[float, float]]] = {0: [], 1: []}
+    for process in processes:
+        output, _ = process.communicate(timeout=60)
+        index, start, end = output.split()
+        spans[int(index)].append((float(start), float(end)))
+    for times in spans.values():
+        assert len(times) >= 1
+        times.sort()
+        assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+
+
+def test_the_gpu_of_a_killed_job_is_free_again(tmp_path: Path) -> None:
+    process = holder("GPU-a", tmp_path / "locks", 60)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("0 ")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    started = time.monotonic()
+    with lease.one_of(["GPU-a"], tmp_path / "locks") as index:
+        assert index == 0
+    assert time.monotonic() - started < 30
+
+
+def test_who_waits_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    process = holder("GPU-a", tmp_path / "locks", 2)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with caplog.at_level("INFO"), lease.one_of(["GPU-a"], tmp_path / "locks"):
+        pass
+    process.wait()
+    assert caplog.messages == ["waiting for one of 1 GPUs, all of them taken"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_is_the_cpu() -> None:
+    with lease.device() as device:
+        assert device == torch.device("cpu")
