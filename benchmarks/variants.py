@@ -70,7 +70,9 @@ def main() -> int:
             variant, seed = jobs[job]
             scored[variant][seed].append(job.result())
             if len(scored[variant][seed]) == len(folds):
-                print(f"{done} of {len(jobs)}: {variant}, seed {seed}: {np.mean(scored[variant][seed]):.4f}", flush=True)
+                print(
+                    f"{done} of {len(jobs)}: {variant}, seed {seed}: {np.mean(scored[variant][seed]):.4f}", flush=True
+                )
     means = {variant: np.array([np.mean(scored[variant][seed]) for seed in seeds]) for variant in options.variants}
     first = options.variants[0]
     figures: dict[str, float] = {}

@@ -44,7 +44,9 @@ CHANGES = {
 def machine() -> dict[str, str]:
     """What the bits of a training depend on."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    features = re.findall(r"^(?:model name|cpu family|model|stepping|flags)\s*:.*$", text.split("\n\n")[0], re.MULTILINE)
+    features = re.findall(
+        r"^(?:model name|cpu family|model|stepping|flags)\s*:.*$", text.split("\n\n")[0], re.MULTILINE
+    )
     return {
         "processor": hashlib.sha256("\n".join(features).encode()).hexdigest()[:16],
         "kernels": torch.backends.cpu.get_cpu_capability(),
@@ -55,7 +57,9 @@ def machine() -> dict[str, str]:
 def losses(name: str, folder: Path) -> list[dict[str, float]]:
     """The training and validation loss of each epoch."""
     video = {"video": {"backbone": "r3d_10", "width": 8}}
-    base = params.overridden(RUN, {"network": video, "training": {"crop": 0.8, "flip": 0.5, "brightness": 0.2}}, "golden")
+    base = params.overridden(
+        RUN, {"network": video, "training": {"crop": 0.8, "flip": 0.5, "brightness": 0.2}}, "golden"
+    )
     model = train(folder, name, params.overridden(base, CHANGES[name], name))
     with model.with_suffix(".csv").open(newline="") as stream:
         return [{key: float(row[key]) for key in ("train_loss", "val_loss")} for row in csv.DictReader(stream)]

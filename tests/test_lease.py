@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def test_two_processes_never_have_one_gpu_and_both_gpus_are_used(tmp_path: Path)
     for times in spans.values():
         assert len(times) >= 1
         times.sort()
-        assert all(end <= start for (_, end), (start, _) in zip(times, times[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
 
 
 def test_the_gpu_of_a_killed_job_is_free_again(tmp_path: Path) -> None:

@@ -264,7 +264,6 @@ def stage_of(name: str) -> int:
 def test_a_step_leaves_frozen_stages_as_they_were_and_moves_the_others(modality: str, frozen: int) -> None:
     section = small(modalities=[modality], **{modality: SMALL[modality] | {"weights": "some.pth", "frozen": frozen}})
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
-    network.eval().train()
     trunk = network.get_submodule(modality).trunk
     before = {name: value.clone() for name, value in trunk.state_dict().items()}
     scores, _ = network({modality: inputs()[modality]})
@@ -274,16 +273,22 @@ def test_a_step_leaves_frozen_stages_as_they_were_and_moves_the_others(modality:
         assert torch.equal(value, before[name]) == (stage_of(name) < frozen), name
     for name, parameter in trunk.named_parameters():
         assert parameter.requires_grad == (stage_of(name) >= frozen), name
+    network.eval().train()
     for name, module in trunk.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
             assert module.training == (stage_of(name) >= frozen), name
 
 
-def test_frozen_stages_hold_no_graph() -> None:
-    section = small(video=SMALL["video"] | {"weights": "some.pth", "frozen": 5})
+@pytest.mark.parametrize("frozen", [0, 1, 5])
+def test_frozen_stages_hold_no_graph(frozen: int) -> None:
+    section = small(video=SMALL["video"] | {"weights": "some.pth", "frozen": frozen})
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
-    assert not network.video.trunk(torch.randn(1, 3, 4, 32, 32)).requires_grad
-    assert EmotionNetwork(small(), 5, 3, 32).video.trunk(torch.randn(1, 3, 4, 32, 32)).requires_grad
+    faces = torch.randn(2, 3, 4, 32, 32, requires_grad=True)
+    maps = network.video.trunk(faces)
+    assert maps.requires_grad == (frozen < 5)
+    if maps.requires_grad:
+        maps.sum().backward()
+    assert (faces.grad is not None) == (frozen == 0)
 
 
 SHAPES = {
@@ -324,6 +329,13 @@ def test_attention_weights_have_their_shapes_and_change_nothing(form: str, fusio
     assert not network.training
     assert all(torch.equal(again[name], value) for name, value in weights.items())
     assert all(torch.equal(x, y) for x, y in zip(network(clips), before, strict=True))
+
+
+def test_the_gates_over_a_snippet_share_out_and_those_over_time_do_not() -> None:
+    network = EmotionNetwork(small(attention=dict.fromkeys(KINDS, "gate"), fusion="concat"), 5, 3, 32)
+    for name, weights in network.attention_weights(inputs()).items():
+        shares = torch.allclose(weights.mean(1), torch.ones(len(weights)), atol=1e-5)
+        assert shares == (name in ("video.spatial", "video.channel"))
 
 
 def test_attention_weights_are_those_that_the_network_uses() -> None:

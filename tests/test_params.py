@@ -38,7 +38,11 @@ def load_changed(folder: Path, old: str, new: str) -> params.Params:
         ("      modalities: [audio]\n", "", "corpora.ravdess_audio.variants: proposed needs video"),
         ("weights: r3d_18,", "weights: resnet18,", "network.video.weights: want none, r3d_18 or a file .pth"),
         ("backbone: r3d_18,", "backbone: r3d_50,", "network.video.weights: r3d_18 is of r3d_18 at width 64"),
-        ("weights: none}\n      audio:", "weights: none, frozen: 1}\n      audio:", "network.video.frozen: stages that start at random"),
+        (
+            "weights: none}\n      audio:",
+            "weights: none, frozen: 1}\n      audio:",
+            "network.video.frozen: stages that start at random",
+        ),
         (
             "segments: 3, frames: 48",
             "segments: 4, frames: 48",

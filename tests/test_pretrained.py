@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
@@ -224,12 +224,17 @@ def _half_of_a_checkpoint() -> bytes:
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.sampled_from(["w.pth", "w.safetensors"]))
-@example(b"<!doctype html>", "w.pth")
-@example(_half_of_a_checkpoint(), "w.pth")
-def test_bytes_that_are_no_checkpoint_are_refused(tmp_path: Path, content: bytes, name: str) -> None:
+def test_no_bytes_give_a_traceback(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    refusal(section("audio", "resnet10", name), tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"<!doctype html>", _half_of_a_checkpoint()])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(content)
     message = refusal(section("audio", "resnet10", name), tmp_path / name)
-    assert "not a checkpoint, or a broken one" in message or "holds no weights" in message
+    assert message.endswith("not a checkpoint, or a broken one: network.audio.weights names it")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {}}, torch.zeros(3)])

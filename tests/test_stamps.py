@@ -50,7 +50,9 @@ def test_a_stamp_holds_the_resolved_parameters_of_its_stage_and_a_hash(tmp_path:
 
 def test_a_local_file_of_weights_counts_by_its_bytes(tmp_path: Path) -> None:
     def local(text: str) -> str:
-        return text.replace("{backbone: r3d_10, width: 8, weights: none}", "{backbone: r3d_10, width: 8, weights: mine.pth}")
+        return text.replace(
+            "{backbone: r3d_10, width: 8, weights: none}", "{backbone: r3d_10, width: 8, weights: mine.pth}"
+        )
 
     with pytest.raises(UserError, match=r"weights: .*mine\.pth is missing"):
         write(tmp_path, "demo", local)
@@ -67,13 +69,13 @@ def test_a_local_file_of_weights_counts_by_its_bytes(tmp_path: Path) -> None:
     ("before", "after", "expected"),
     [
         ("demo: {seed: 1,", "demo: {seed: 2,", {"download", "index", "report"}),
-        ("size: 32}", "size: 24}", {"faces"}),
-        ("bands: 48,", "bands: 40,", {"audio"}),
-        ("validation_actors: 2", "validation_actors: 3", {"splits"}),
+        ("size: 32}", "size: 24}", {"faces", "report"}),
+        ("bands: 48,", "bands: 40,", {"audio", "report"}),
+        ("validation_actors: 2", "validation_actors: 3", {"splits", "report"}),
         (
             "{network: {fusion: concat}}",
             "{network: {fusion: concat, dropout: 0.1}}",
-            {"train-concat_fusion", "evaluate-concat_fusion"},
+            {"train-concat_fusion", "evaluate-concat_fusion", "report"},
         ),
         ("title: demo, made", "title: Demo, made", {"report"}),
         ("title: CREMA-D", "title: Crema", set()),

@@ -317,10 +317,9 @@ def test_features_are_read_ahead_in_order_and_an_error_reaches_who_asks() -> Non
             raise OSError("the disk is gone")
         return number
 
-    heard = []
+    heard: list[int] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for number in ahead(read, range(100)):
-            heard.append(number)
+        heard.extend(ahead(read, range(100)))
     assert heard == [0, 1, 2]
 
 

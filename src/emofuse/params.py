@@ -133,8 +133,9 @@ class Loss(Section):
         0.4, description="m, the margin between two emotions at the mean distance; the diameter is 2"
     )
     miner: Literal["all", "semihard", "hardest"] = Field(
-        "all", description="which triplets of a batch count: all that violate their margin, those of them whose negative"
-        " is not nearer than the positive, or each anchor's farthest positive and nearest negative"
+        "all",
+        description="which triplets of a batch count: all that violate their margin, those of them whose negative"
+        " is not nearer than the positive, or each anchor's farthest positive and nearest negative",
     )
     start: Literal["valence_arousal", "flat"] = Field(
         "valence_arousal", description="where the learnable distances start: from valence and arousal, or all equal"

@@ -50,8 +50,11 @@ KEYS = {
     "audio": ("audio",),
     "splits": ("split_seed", "validation_actors", "max_unusable", "modalities"),
     "track": ("protocols", "seeds", "variants"),
-    "report": ("kind", "title", "modalities", "vocal", "labels", "demo", "protocols", "seeds", "variants"),
-}
+    "report": (
+        *CLIPS, "title", "faces", "audio", "max_unusable", "protocols", "validation_actors", "split_seed", "seeds",
+        "variants", "network", "loss", "training",
+    ),
+}  # fmt: skip
 
 # They hand a stage its arguments and are no part of what it does; params would make every stage depend on every type.
 OUTSIDE = {"emofuse.cli", "emofuse.params"}
@@ -83,7 +86,11 @@ def _stamps(name: str, params: Params, root: Path) -> Iterator[tuple[str, str]]:
     for stage, keys in KEYS.items():
         if stage in ("faces", "audio") and getattr(corpus, stage) is None:
             continue
-        yield stage, _stamp(stage, corpus, corpus.model_dump(mode="json", include=set(keys)))
+        parameters = corpus.model_dump(mode="json", include=set(keys))
+        if stage == "report":  # its ledger shows them all
+            parameters["general"] = params.model_dump(mode="json", include={"network", "loss", "training"})
+            parameters["overrides"] = {variant: params.variants[variant].model_dump() for variant in corpus.variants}
+        yield stage, _stamp(stage, corpus, parameters)
     for variant in corpus.variants:
         run = params.run(name, variant)
         resolved = run.model_dump(mode="json")
