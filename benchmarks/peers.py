@@ -41,7 +41,6 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -399,7 +398,7 @@ def arguments(clips: int) -> argparse.ArgumentParser:
     return parser
 
 
-def need_librosa(options: SimpleNamespace | argparse.Namespace) -> None:
+def need_librosa(options: argparse.Namespace) -> None:
     """Say what is not run, and stop where librosa is wanted and missing."""
     for name in ("vaanet", "kateryna"):
         if getattr(options, name) is None:
@@ -411,7 +410,7 @@ def need_librosa(options: SimpleNamespace | argparse.Namespace) -> None:
             import librosa  # noqa: F401
         except ModuleNotFoundError:
             sys.exit("librosa is not installed, and nothing but the peers needs it: uv pip install librosa")
-    warnings.simplefilter("ignore", UserWarning)  # their storages are typed, and there may be no memory to pin
+    warnings.simplefilter("ignore", UserWarning)  # typed storages; memory to be pinned where there is no GPU
 
 
 def main() -> int:

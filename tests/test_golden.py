@@ -21,8 +21,8 @@ from test_training import RUN, make_corpus, train
 from emofuse import params
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
-# Five times what was seen between AVX-512, AVX2 and no vector instructions at all, 1 and 2 threads.
-TOLERANCE = 0.02
+# The largest difference seen between SSE4.1, AVX and AVX2, and between 1 and 2 threads, was 0.0017.
+TOLERANCE = 0.01
 CHANGES = {
     "proposed": {"network": {"modalities": ["video", "audio"]}},
     "gated": {

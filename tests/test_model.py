@@ -225,6 +225,21 @@ def test_the_published_sizes_give_the_published_positions_and_channels() -> None
     assert deep.channels == 2048
 
 
+def test_faces_are_normalised_as_those_that_the_published_weights_were_trained_on() -> None:
+    from torchvision.models.video import R3D_18_Weights
+
+    torchvisions = R3D_18_Weights.KINETICS400_V1.transforms()
+    kinetics = ([0.4345, 0.4051, 0.3775], [0.2768, 0.2713, 0.2737])  # mean.py of kenshohara/3D-ResNets-PyTorch
+    for backbone, (mean, std) in (("r3d_18", (torchvisions.mean, torchvisions.std)), ("r3d_50", kinetics)):
+        branch = VisualBranch(small(video={"backbone": backbone, "width": 2}), snippets=1, face_size=32)
+        fed: list[torch.Tensor] = []
+        branch.trunk.register_forward_pre_hook(lambda _, arguments, fed=fed: fed.append(arguments[0]))
+        colours_CT = torch.tensor(mean)[:, None] + torch.tensor(std)[:, None] * torch.tensor([0.0, 1.0])
+        branch.eval()(colours_CT.view(1, 1, 3, 2, 1, 1).expand(-1, -1, -1, -1, 32, 32))
+        torch.testing.assert_close(fed[0][:, :, 0], torch.zeros(1, 3, 32, 32))
+        torch.testing.assert_close(fed[0][:, :, 1], torch.ones(1, 3, 32, 32))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pooling", ["flatten", "mean"])
 def test_every_variant_gives_scores_and_trains_all_its_weights(variant: str, pooling: str) -> None:

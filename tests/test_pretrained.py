@@ -237,7 +237,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes, name: 
     assert message.endswith("not a checkpoint, or a broken one: network.audio.weights names it")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {}}, torch.zeros(3)])
+@pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {}}, {"state_dict": [1]}, torch.zeros(3)])
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pth")
     assert "holds no weights" in refusal(section("audio", "resnet10", "w.pth"), tmp_path / "w.pth")

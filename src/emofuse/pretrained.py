@@ -71,8 +71,8 @@ def _read(file: Path, advice: str) -> dict[str, torch.Tensor]:
                 f"{file}: holds more than weights, which could run code: save its state_dict alone"
             ) from None
         raise UserError(f"{file}: not a checkpoint, or a broken one: {advice}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    if isinstance(content, Mapping):
+        content = content.get("state_dict", content)
     entries = content.items() if isinstance(content, Mapping) else ()
     state = {str(k).removeprefix("module."): v for k, v in entries if isinstance(v, torch.Tensor)}
     if not state:
