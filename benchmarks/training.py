@@ -76,7 +76,7 @@ class Clock:
 
 def drop_pages(data: Path) -> None:
     """Make the system forget what it has read of the features."""
-    for mapped in [thing for thing in gc.get_objects() if isinstance(thing, np.memmap)]:
+    for mapped in [thing for thing in gc.get_objects() if type(thing) is np.memmap]:
         if isinstance(mapped._mmap, mmap.mmap):  # type: ignore[attr-defined]
             mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
     for file in data.glob("*/*.npy"):

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from emofuse import __version__
@@ -38,14 +39,15 @@ def index(params: Params, corpus: str) -> None:
 def faces(params: Params, corpus: str, shard: int) -> None:
     """Cut the faces of one shard's clips to data/<corpus>/faces/."""
     from emofuse import faces as stage
-    from emofuse import weights
+    from emofuse import lease, weights
 
     section = params.corpus(corpus).faces
     if section is None:
         raise UserError(f"corpora.{corpus}: it has no video, so there are no faces to cut")
     archive, rows, output, progress = _shard(params, corpus, shard, "faces")
     detector = ROOT / weights.path(f"retinaface_{section.body}") if section.detector == "retinaface" else None
-    stage.extract(rows, archive, section, output, output.with_suffix(".csv"), detector, progress, _threads())
+    with lease.device() if detector else nullcontext():  # the detector takes the GPU that is leased
+        stage.extract(rows, archive, section, output, output.with_suffix(".csv"), detector, progress, _threads())
 
 
 def audio(params: Params, corpus: str, shard: int) -> None:
