@@ -19,7 +19,7 @@ def augment_video(faces_BNCTHW: torch.Tensor, training: Training) -> torch.Tenso
     shift = (2 * torch.rand(batch, 2, device=device) - 1) * (1 - scale)[:, None]
     moved = _resample(faces_BNCTHW.flatten(1, 3), torch.stack((scale * mirror, scale), 1), shift, "border")
     bright = 1 + training.brightness * (2 * torch.rand(batch, 1, 1, 1, device=device) - 1)
-    return (moved * bright).clamp(0, 1).view_as(faces_BNCTHW)
+    return moved.mul_(bright).clamp_(0, 1).view_as(faces_BNCTHW)
 
 
 def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tensor:
@@ -72,7 +72,6 @@ def mixup(
     other = torch.randperm(len(targets_BC), device=device)
 
     def mix(x: torch.Tensor) -> torch.Tensor:
-        own = share.view(-1, *[1] * (x.dim() - 1))
-        return own * x + (1 - own) * x[other]
+        return torch.lerp(x[other], x, share.view(-1, *[1] * (x.dim() - 1)))
 
     return {modality: mix(x) for modality, x in inputs.items()}, mix(targets_BC)
