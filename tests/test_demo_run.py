@@ -191,5 +191,5 @@ def test_the_demo_is_learned_and_shuffled_labels_are_not(clone: Path) -> None:
     assert figures["audio_only_war_over_bayes"] >= 0.85
     assert figures["video_only_war_over_bayes"] >= 0.85
     assert figures["proposed_war"] > max(figures["audio_only_war"], figures["video_only_war"])
-    # 480 clips: a guess is right 12.5 % ± 1.5 %.
+    # 512 clips: a guess is right 12.5 % ± 1.5 %.
     assert abs(figures["shuffled_labels_war"] - figures["chance_war"]) < 0.06

@@ -128,7 +128,7 @@ class Loss(Section):
         description="none; the plain triplet loss; emotions of one polarity kept nearer; a margin times a fixed, or a"
         " learnable, distance between emotions",
     )
-    weight: NotNegative = Field(0.5, description="of the metric loss beside the cross entropy")
+    weight: NotNegative = Field(0.2, description="of the metric loss beside the cross entropy")
     margin: Annotated[float, Field(gt=0, lt=1.9)] = Field(
         0.4, description="m, the margin between two emotions at the mean distance; the diameter is 2"
     )
@@ -236,8 +236,8 @@ class Demo(Section):
     """The made corpus."""
 
     seed: int = 1
-    actors: Annotated[int, Field(ge=4, le=99)] = 12
-    takes: Annotated[int, Field(ge=1, le=99)] = Field(5, description="clips of each actor and emotion")
+    actors: Annotated[int, Field(ge=4, le=99)] = 16
+    takes: Annotated[int, Field(ge=1, le=99)] = Field(4, description="clips of each actor and emotion")
 
 
 class Corpus(Section):
