@@ -1,5 +1,10 @@
 # What people look at: the MLflow store, a corpus's tables, figures and page, and the paper's table.
 
+LITERATURE = [
+    f"literature/{name}.csv"
+    for name in ("assumptions", "listeners", "paper", "published")
+]
+
 
 rule track:
     input:
@@ -18,7 +23,7 @@ rule track:
 rule report:
     input:
         runs,
-        literature=["literature/paper.csv", "literature/assumptions.csv"],
+        literature=LITERATURE,
         stamp="stamps/{corpus}/report.json",
     output:
         report.outputs("{corpus}"),
@@ -33,7 +38,7 @@ rule report:
 rule paper:
     input:
         paper_runs,
-        literature=["literature/paper.csv", "literature/assumptions.csv"],
+        literature=LITERATURE,
         stamps=expand("stamps/{corpus}/report.json", corpus=PARAMS.paper),
     output:
         report.paper_outputs(),

@@ -1,8 +1,8 @@
 """The report of a corpus, and the paper's table over its corpora: from result files to what a person reads.
 
 The layers, each of which knows only those before it: `statistics` (numbers from numbers), `assumptions` and
-`results` (plain objects from files), `tables`, in the formats of `table`, and `figures` (from plain objects), `page`
-(from both).
+`results` (plain objects from files), `embeddings` and `attention` (what is big, read when it is asked for), `tables`, in
+the formats of `table`, and `figures` and `learned`, in the one `style` (from plain objects), `page` (from both).
 The same input files give the same bytes: nothing here reads a clock.
 
 This module is imported by the workflow to learn what the stage writes, so it imports nothing big.
@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from emofuse.params import Params
 
-TABLES = ("main", "modality", "attention", "fusion", "loss", "recall", "folds", "search", "assumptions")
-FIGURES = ("confusion", "learning_curves", "folds")
+TABLES = (
+    "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "recall", "folds", "search",
+    "assumptions",
+)  # fmt: skip
+FIGURES = ("confusion", "learning_curves", "folds", "distances", "embeddings", "attention")
 
 
 def outputs(corpus_name: str) -> list[str]:
@@ -43,7 +46,7 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
     from other clips or folds than those on disk.
     """
     from emofuse.files import write_text
-    from emofuse.report import figures, page, results, tables
+    from emofuse.report import figures, page, results, style, tables
 
     corpus = results.read(corpus_name, params, root)
     base = root / "results" / corpus_name
@@ -55,8 +58,8 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
     drawings = {}
     for name in FIGURES:
         figure = getattr(figures, name)(corpus)
-        figures.save(figure, base / "figures" / name)
-        drawings[name] = figures.inline_svg(figure, name)
+        style.save(figure, base / "figures" / name)
+        drawings[name] = style.inline_svg(figure, name)
     write_text(base / "report.html", page.render(corpus, made, drawings))
 
 

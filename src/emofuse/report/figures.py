@@ -1,15 +1,8 @@
-"""The figures of a report, in one style: readable at column width, on light and dark, by the colour-blind.
-
-Each is drawn from plain objects without pyplot, so that figures can be drawn in any thread and
-none is left open. Saved files carry no date and no version: same numbers, same bytes.
-"""
+"""The figures of a report's scores; those of what the networks have learned are in `learned`."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -23,45 +16,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from emofuse import metrics
-from emofuse.files import atomic
+from emofuse.report.learned import attention, distances, embeddings  # noqa: F401  # the report asks here for every figure
 from emofuse.report.results import CorpusResults, Run
-
-# The page turns these two into the colours of its own light or dark scheme.
-INK = "#1f2328"
-GRID = "#d5dae0"
-# Okabe and Ito's, which the colour-blind tell apart; both stand out on white and on near-black.
-BLUE = "#0077bb"
-ORANGE = "#d9720b"
-
-WIDTH = 7.0  # inches: a page's text, two panels side by side
-
-STYLE: Any = [
-    "default",
-    {
-        "font.family": "DejaVu Sans",
-        "font.size": 8,
-        "axes.titlesize": 9,
-        "axes.titleweight": "bold",
-        "axes.labelsize": 8,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
-        "legend.fontsize": 8,
-        "legend.frameon": False,
-        "text.color": INK,
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.7,
-        "grid.color": GRID,
-        "grid.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "svg.hashsalt": "emofuse",
-    },
-]
+from emofuse.report.style import BLUE, INK, ORANGE, STYLE, WIDTH, empty, legend, title
 
 
 def confusion(corpus: CorpusResults) -> Figure:
@@ -73,7 +30,7 @@ def confusion(corpus: CorpusResults) -> Figure:
             if place % 3:
                 axis.set_yticklabels([])
                 axis.set_ylabel("")
-            axis.set_title(_title(corpus, run), loc="left")
+            axis.set_title(title(corpus, run), loc="left")
     return figure
 
 
@@ -103,11 +60,11 @@ def folds(corpus: CorpusResults) -> Figure:
             axis.set_xlim(-0.5, len(run.folds) - 0.5)
             axis.set(xlabel="fold", ylabel="accuracy (WAR), %")
             axis.grid(axis="y")
-            axis.set_title(_title(corpus, run), loc="left")
+            axis.set_title(title(corpus, run), loc="left")
         for axis in axes:
             axis.set_ylim(10 * np.floor(max(lowest - 3, 0) / 10), 104)
         if runs:
-            _legend(figure, [
+            legend(figure, [
                 Line2D([], [], color=BLUE, linewidth=2.2, label="fold"),
                 Line2D([], [], color=ORANGE, marker="o", markersize=3.2, linestyle="", label="actor"),
                 Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="mean of folds"),
@@ -120,15 +77,15 @@ def learning_curves(corpus: CorpusResults) -> Figure:
     with style.context(STYLE):
         shown = [run for run in corpus.runs if any(fold.history for fold in run.folds)]
         if not shown:
-            return _empty("not run, or trained elsewhere: no training history here")
+            return empty("not run, or trained elsewhere: no training history here")
         figure = Figure(figsize=(WIDTH, 1.55 * len(shown) + 0.5), layout="constrained")
         axes = figure.subplots(len(shown), 2, squeeze=False, sharex=True, sharey="col")
         for run, (left, right) in zip(shown, axes, strict=True):
             _curves(left, right, [fold.history for fold in run.folds if fold.history])
-            left.set_title(_title(corpus, run), loc="left")
+            left.set_title(title(corpus, run), loc="left")
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
-        _legend(figure, _curve_legend(several=True))
+        legend(figure, _curve_legend(several=True))
     return figure
 
 
@@ -152,47 +109,8 @@ def fold_figures(metrics: Mapping[str, Any], history: Iterable[Mapping[str, Any]
         left.set_title(f"{metrics['variant']}, fold {metrics['fold']}", loc="left")
         for side in (left, right):
             side.set_xlabel("epoch")
-        _legend(curve, _curve_legend(several=False))
+        legend(curve, _curve_legend(several=False))
     return {"confusion": matrix, "learning_curve": curve}
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write `path`.png (200 dpi) and `path`.svg, on white, without dates or versions."""
-    with style.context(STYLE):
-        for suffix, metadata in ((".png", {"Software": None}), (".svg", _NO_METADATA)):
-            with atomic(path.with_suffix(suffix)) as temporary:
-                figure.savefig(temporary, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata)
-
-
-_NO_METADATA: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-
-
-def inline_svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element for the page, in its colours, with ids of its own."""
-    buffer = io.StringIO()
-    with style.context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    inches = figure.get_figwidth()
-    size = f'style="max-width: {8.6 * inches:.1f}rem; min-width: {5 * inches:.1f}rem"'
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf"\1 {size}", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = text.replace(INK, "currentColor").replace(GRID, "var(--grid)")
-    # Several drawings share the page, and matplotlib counts its ids from 1 in each.
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    return text.strip()
-
-
-def _title(corpus: CorpusResults, run: Run) -> str:
-    """The variant, and what else tells this run from the others of the figure."""
-    parts = [run.variant]
-    if len({other.protocol for other in corpus.runs}) > 1:
-        parts.append(run.protocol)
-    if len({other.seed for other in corpus.runs}) > 1:
-        parts.append(f"seed {run.seed}")
-    return ", ".join(parts)
 
 
 def _panels(
@@ -201,7 +119,7 @@ def _panels(
     """The runs that have results, a figure, and one panel for each of them."""
     runs = [run for run in corpus.runs if run.folds]
     if not runs:
-        return [], _empty("not run"), []
+        return [], empty("not run"), []
     lines = -(-len(runs) // columns)
     width = WIDTH if len(runs) > 1 else WIDTH * 0.55
     # More air than the default, so that a panel's title keeps away from the axis above it.
@@ -210,16 +128,6 @@ def _panels(
     for panel in panels[len(runs) :]:
         panel.remove()
     return runs, figure, list(panels[: len(runs)])
-
-
-def _empty(message: str) -> Figure:
-    figure = Figure(figsize=(WIDTH, 1.0))
-    figure.text(0.5, 0.5, message, ha="center", va="center", fontsize=10)
-    return figure
-
-
-def _legend(figure: Figure, lines: Sequence[Line2D]) -> None:
-    figure.legend(handles=list(lines), loc="outside upper center", ncols=len(lines))
 
 
 def _confusion(axis: Axes, matrix: NDArray[np.int64], emotions: Sequence[str]) -> None:

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from emofuse import metrics, reasons
 from emofuse.errors import UserError
 from emofuse.files import read_json, read_table, sha256
-from emofuse.report import assumptions, statistics
+from emofuse.report import assumptions, listeners, literature, statistics
 from emofuse.report.assumptions import Assumption
+from emofuse.report.listeners import Listeners
+from emofuse.report.literature import PublishedResult
 
 if TYPE_CHECKING:
     from emofuse import params as parameters
@@ -148,6 +150,7 @@ class Published:
 class CorpusResults:
     """All that a report of one corpus says."""
 
+    root: Path  # of the repository: embeddings and models are big, and read where they are asked for
     name: str
     title: str
     kind: str
@@ -156,6 +159,8 @@ class CorpusResults:
     clips: dict[str, Clips | None]  # by protocol; None where clips.csv is not here
     whole: tuple[tuple[int, ...], int] | None  # actors and clips of the whole corpus, where it has a fixed size
     published: tuple[Published, ...]
+    literature: tuple[PublishedResult, ...]  # what others report on these clips
+    listeners: Listeners
     comparable: bool  # the paper's task: both modalities, speech, intended labels
     bayes: dict[str, float] | None  # of the demo
     search: tuple[dict[str, str], ...]
@@ -212,6 +217,7 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         bayes = demo.bayes(corpus.demo)
     both = set(corpus.modalities) == {"audio", "video"}
     return CorpusResults(
+        root=root,
         name=corpus_name,
         title=corpus.title,
         kind=corpus.kind,
@@ -220,6 +226,8 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         clips={protocol: _clips(root / "data" / corpus_name / protocol / "clips.csv") for protocol in corpus.protocols},
         whole=_whole(corpus),
         published=tuple(value for value in _published(root / PUBLISHED) if value.corpus == corpus_name),
+        literature=literature.read(corpus, root),
+        listeners=listeners.read(corpus, root),
         comparable=both and corpus.vocal == ["speech"] and corpus.labels == "intended",
         bayes=bayes,
         search=tuple(_search(root / "results" / corpus_name / "search.csv")),

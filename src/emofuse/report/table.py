@@ -88,7 +88,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "×": r"$\times$",
-    "−": "$-$", "–": "--", "—": "---", "…": r"\ldots{}",
+    "/": r"/\allowbreak{}", "−": "$-$", "–": "--", "—": "---", "…": r"\ldots{}",
 }  # fmt: skip
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from emofuse import metrics
 from emofuse.report import assumptions as ledger
-from emofuse.report import statistics
+from emofuse.report import embeddings, statistics
+from emofuse.report.literature import PublishedResult
 from emofuse.report.results import CorpusResults, Published, Run
 from emofuse.report.table import NONE, NOT_RUN, Table, duration, percent, points, ranges
 
@@ -267,13 +268,18 @@ def loss(corpus: CorpusResults) -> Table:
     return _comparison(corpus, "loss")
 
 
-def _comparison(corpus: CorpusResults, name: str) -> Table:
-    """The variants of a group beside `proposed`; on the demo, beside the best that any method can do."""
-    group = GROUPS[name]
-    runs = sorted(
+def _of(corpus: CorpusResults, group: Group) -> list[Run]:
+    """The runs of a group, by protocol and seed, in its order."""
+    return sorted(
         (run for run in corpus.runs if run.variant in group.variants),
         key=lambda run: (list(corpus.clips).index(run.protocol), run.seed, group.variants.index(run.variant)),
     )
+
+
+def _comparison(corpus: CorpusResults, name: str) -> Table:
+    """The variants of a group beside `proposed`; on the demo, beside the best that any method can do."""
+    group = GROUPS[name]
+    runs = _of(corpus, group)
     reference = {(run.protocol, run.seed): run for run in runs if run.variant == "proposed"}
     differences = [
         {} if run.variant == "proposed" or not reference else run.against(reference[run.protocol, run.seed])
@@ -325,26 +331,201 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
     )
 
 
+COMPACTNESS_HEADER = [
+    "Protocol", "Seed", "Variant", "Metric loss", "Intra-emotion", "Inter-emotion", "Intra / inter",
+    "Silhouette, emotion", "Silhouette, actor", "Folds",
+]  # fmt: skip
+COMPACTNESS_NOTE = (
+    "Of the test embeddings of each fold, L2-normalised: the mean Euclidean distance (0 to 2) over all pairs of clips of one"
+    " emotion (intra) and of two (inter), and the first over the second: the smaller, the more compact. Silhouette"
+    " (−1 to 1): 1 where clips lie close to their own kind and far from every other, 0 where kinds lie one upon the"
+    " other; that by actor says whether clips gather by who speaks."
+)
+COMPACTNESS_INTERVAL_NOTE = (
+    "Here the 95 % interval of the mean over folds is the jackknife's, which leaves out each actor of a fold in turn: of"
+    " actors drawn with replacement, as in the other tables, some would make pairs with themselves."
+)
+NO_EMBEDDINGS = "embeddings not here"
+
+
+def compactness(corpus: CorpusResults) -> Table:
+    """How close the clips of an emotion lie together, by metric loss, and whether clips gather by emotion or by actor."""
+    group = GROUPS["loss"]
+    runs = _of(corpus, group)
+    rows, records = [], []
+    for run in runs:
+        read = [embeddings.read(corpus, run, fold) for fold in run.folds]
+        here = [clips for clips in read if clips is not None]
+        found = embeddings.compactness(here) if here else {}
+        absent = NO_EMBEDDINGS if run.folds else NOT_RUN
+        rows.append([
+            run.protocol, str(run.seed), run.variant, group.tell(run.setup),
+            *(_apart(found[measure]) if found else absent for measure in embeddings.MEASURES),
+            str(len(here)) if len(here) == len(run.planned) else f"{len(here)} of {len(run.planned)}",
+        ])  # fmt: skip
+        records.append(
+            {
+                "protocol": run.protocol, "variant": run.variant, "seed": run.seed, "loss": group.tell(run.setup),
+                "status": absent if not here else "incomplete" if len(here) < len(run.planned) else "run",
+                "folds": len(here),
+            }
+            | {
+                f"{measure}_{key}": getattr(found[measure], key) if found else None
+                for measure in embeddings.MEASURES
+                for key in ("mean", "sd", "low", "high")
+            }
+        )  # fmt: skip
+    notes = [COMPACTNESS_NOTE, COMPACTNESS_INTERVAL_NOTE]
+    if any(NO_EMBEDDINGS in row for row in rows):
+        notes.append("The embeddings are not in git: dvc pull fetches them, where a remote has them.")
+    return Table(
+        name="compactness",
+        title=f"Compactness of the embeddings, {corpus.title}",
+        header=COMPACTNESS_HEADER,
+        numeric=[False, True, False, False, *([True] * 6)],
+        rows=rows,
+        records=records or [{"variant": NOT_RUN}],
+        notes=notes,
+        warning=corpus.warning,
+    )
+
+
+def _apart(estimate: statistics.Estimate) -> str:
+    """A distance or a silhouette: mean ± sd, and the interval on the next line."""
+    if np.isnan(estimate.mean):
+        return NONE
+    mean = number(estimate.mean) + (f" ± {number(estimate.sd)}" if estimate.sd is not None else "")
+    if estimate.low is None or estimate.high is None:
+        return mean
+    return f"{mean}\n[{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def number(value: float) -> str:
+    """A number that is no percentage."""
+    return f"{value:z.3f}".replace("-", "−")
+
+
+LITERATURE_HEADER = [
+    "Method", "Modality", "WAR %", "UAR %", "Comparable", "Protocol", "Pre-training", "Figure from",
+]  # fmt: skip
+
+
+def literature(corpus: CorpusResults) -> Table:
+    """Published results: first those that may be compared with ours, ours among them, then the others with the reason."""
+    variants = {corpus.leading[0].variant, *GROUPS["modality"].variants}
+    ours = [run for run in corpus.runs if run.variant in variants]
+    made = [_own_row(corpus, run) for run in ours] + [_published_row(result) for result in corpus.literature]
+    modalities = list(dict.fromkeys(record["modality"] for _, record in made[: len(ours)]))
+    shown = [(row, record) for row, record in made if record["modality"] in modalities]
+    shown.sort(
+        key=lambda one: (one[1]["incomparable"] != "", modalities.index(one[1]["modality"]), -(one[1]["war"] or 0))
+    )
+    remarks: dict[str, list[str]] = defaultdict(list)
+    for result in corpus.literature:
+        if result.note and result.modality in modalities:
+            remarks[result.note].append(f"{result.method} ({result.authors} {result.year})")
+    notes = [LITERATURE_NOTE, SCORES_NOTE, *_absence_notes(corpus, modalities)]
+    notes += [f"{'; '.join(methods)}: {remark}." for remark, methods in remarks.items()]
+    if corpus.kind == "demo":
+        shown, notes = [], ["Made clips: nothing is published on them."]
+    return Table(
+        name="literature",
+        title=f"Published results, {corpus.title}",
+        header=LITERATURE_HEADER,
+        numeric=[False, False, True, True, False, False, False, False],
+        rows=[row for row, _ in shown],
+        records=[record for _, record in shown] or [{"method": "none published"}],
+        notes=notes,
+        warning=corpus.warning,
+        widths=(0.14, 0.06, 0.06, 0.06, 0.11, 0.11, 0.08, 0.1),
+    )
+
+
+LITERATURE_NOTE = (
+    "Comparable: the same corpus with all its clips, but for a few broken ones, the same modality, labels and emotions,"
+    " no actor both trained and tested on; in order of WAR. Then the others, each with the reason why not. Pre-training is no part of this rule. Second-hand:"
+    " read where others quote it; what was read where is in the CSV file."
+)
+
+
+def _modality(run: Run) -> str:
+    return "_".join(sorted(run.setup.network.modalities))
+
+
+def _own_row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]]:
+    why = ""
+    if run.protocol.startswith("random_"):
+        why = "random split: actors are on both sides"
+    elif run.folds and not corpus.is_whole(run):
+        why = f"part of the corpus: {run.clips:,} clips of {len(run.actors)} actors"
+    scores = [spread(run.estimates[metric]) if run.folds else NOT_RUN for metric in ("war", "uar")]
+    weights = [getattr(run.setup.network, modality).weights for modality in sorted(run.setup.network.modalities)]
+    pretraining = ", ".join(name for name in weights if name != "none") or "none"
+    row = [
+        f"{run.variant}\n(this report, seed {run.seed})", _modality(run).replace("_", " + "), *scores, why or "ours",
+        run.protocol, pretraining, "this report",
+    ]  # fmt: skip
+    numbers = _record(run)
+    record = {
+        "method": run.variant, "authors": "this report", "year": None, "modality": _modality(run),
+        "classes": len(run.folds[0].emotions) if run.folds else None, "protocol": run.protocol,
+        "subject_independent": "no" if run.protocol.startswith("random_") else "yes", "seed": run.seed,
+        "status": numbers["status"], "pretraining": pretraining, "incomparable": why,
+    }  # fmt: skip
+    for metric in ("war", "uar"):
+        record |= {metric: numbers[f"{metric}_mean"]}
+        record |= {f"{metric}_{key}": numbers[f"{metric}_{key}"] for key in ("sd", "low", "high")}
+    return row, record
+
+
+def _published_row(result: PublishedResult) -> tuple[list[str], dict[str, Any]]:
+    row = [
+        f"{result.method}\n({result.authors} {result.year})", result.modality.replace("_", " + "), result.war or NONE,
+        result.uar or NONE, result.incomparable or "yes", result.protocol, result.pretraining,
+        f"{result.source}\n({result.evidence.partition(';')[0]})",
+    ]  # fmt: skip
+    fractions = {key: round(float(text) / 100, 6) if (text := getattr(result, key)) else None for key in ("war", "uar")}
+    return row, asdict(result) | {"status": "published"} | fractions
+
+
+def _absence_notes(corpus: CorpusResults, modalities: Sequence[str]) -> list[str]:
+    """The modalities of ours in which nothing published qualifies, and what is published in none of ours."""
+    fit = {result.modality for result in corpus.literature if not result.incomparable}
+    lacking = [modality.replace("_", " + ") for modality in modalities if modality not in fit]
+    others = sum(result.modality not in modalities for result in corpus.literature)
+    notes = [f"No published figure that we know of is comparable in {', nor in '.join(lacking)}."] if lacking else []
+    return notes + ([f"Left out: {others} figures in modalities that no run here has."] if others else [])
+
+
 def recall(corpus: CorpusResults) -> Table:
-    """The recall of each emotion by variant, pooled over folds."""
+    """The recall of each emotion by variant, pooled over folds, beside that of human listeners in the same modalities."""
     groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in corpus.runs:
         groups[run.protocol, run.seed].append(run)
     variants = list(dict.fromkeys(run.variant for run in corpus.runs))
-    rows, records = [], []
+    heard = {
+        modality: corpus.listeners.shares[modality]
+        for modality in dict.fromkeys(map(_modality, corpus.runs))
+        if modality in corpus.listeners.shares
+    }
+    rows: list[list[str]] = []
+    records: list[dict[str, Any]] = []
     for (protocol, seed), runs in groups.items():
         by_variant = {run.variant: run for run in runs if run.folds}
+        known = [run.folds[0].emotions for run in by_variant.values()] + [tuple(shares) for shares in heard.values()]
         if not by_variant:
+            records.append({"protocol": protocol, "seed": seed, "variant": NOT_RUN})
+        if not known:
             rows.append([protocol, str(seed), NOT_RUN, NONE, *([NOT_RUN] * len(variants))])
             continue
-        emotions = next(iter(by_variant.values())).folds[0].emotions
         recalls = {variant: metrics.recall(run.confusion) for variant, run in by_variant.items()}
         pooled = {variant: float(metrics.scores(run.confusion)["uar"]) for variant, run in by_variant.items()}
-        for index, emotion in enumerate(emotions):
+        for index, emotion in enumerate(known[0]):
             counts = {int(run.confusion[index].sum()) for run in by_variant.values()}
             rows.append([
-                protocol, str(seed), emotion, "/".join(f"{count:,}" for count in sorted(counts)),
+                protocol, str(seed), emotion, "/".join(f"{count:,}" for count in sorted(counts)) or NONE,
                 *(percent(float(recalls[variant][index])) if variant in recalls else NOT_RUN for variant in variants),
+                *(percent(shares[emotion].share) if emotion in shares else NONE for shares in heard.values()),
             ])  # fmt: skip
             records += [
                 {
@@ -355,22 +536,32 @@ def recall(corpus: CorpusResults) -> Table:
             ]  # fmt: skip
         totals = sorted({run.clips for run in by_variant.values()})
         rows.append([
-            protocol, str(seed), "mean (pooled UAR)", "/".join(f"{total:,}" for total in totals),
+            protocol, str(seed), "mean (pooled UAR)", "/".join(f"{total:,}" for total in totals) or NONE,
             *(percent(pooled[variant]) if variant in pooled else NOT_RUN for variant in variants),
+            *(percent(float(np.mean([share.share for share in shares.values()]))) for shares in heard.values()),
         ])  # fmt: skip
+    records += [
+        {"variant": f"listeners, {modality}", "emotion": emotion, "votes": share.votes, "share": share.share}
+        for modality, shares in heard.items()
+        for emotion, share in shares.items()
+    ]
     return Table(
         name="recall",
         title=f"Recall of each emotion in %, {corpus.title}",
-        header=["Protocol", "Seed", "Emotion", "Clips", *variants],
-        numeric=[False, True, False, True, *([True] * len(variants))],
+        header=[
+            "Protocol", "Seed", "Emotion", "Clips", *variants,
+            *(f"listeners, {modality.replace('_', ' + ')}" for modality in heard),
+        ],
+        numeric=[False, True, False, True, *([True] * (len(variants) + len(heard)))],
         rows=rows,
-        records=records or [{"protocol": protocol, "seed": seed, "variant": NOT_RUN} for protocol, seed in groups],
+        records=records,
         notes=[
             "Pooled: all tested clips of all folds in one matrix, so that the last line may differ from the mean over"
-            " folds in the main table."
+            " folds in the main table.",
+            corpus.listeners.note,
         ],
         warning=corpus.warning,
-    )
+    )  # fmt: skip
 
 
 def folds(corpus: CorpusResults) -> Table:

@@ -1,0 +1,186 @@
+"""What a network has learned, measured: where it puts the test clips, and how far apart it holds the emotions.
+
+Embeddings and models are not in git: what is not here is None. What is here but belongs to another evaluation is a
+`UserError`, as in `results`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from emofuse.errors import UserError
+from emofuse.files import read_json, read_table, sha256
+from emofuse.report import statistics
+from emofuse.report.results import CorpusResults, Fold, Run
+
+MEASURES = ("intra", "inter", "ratio", "silhouette_emotion", "silhouette_actor")
+AGAIN = "run the evaluate stage of this fold again"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The test clips of a fold: unit embeddings (clips, E), and the emotion and the actor of each clip."""
+
+    unit: NDArray[np.float64]
+    emotions: NDArray[np.str_]
+    actors: NDArray[np.int64]
+
+    def distances(self) -> NDArray[np.float64]:
+        """The Euclidean distances between the clips (clips, clips), 0 to 2: the D of the metric losses."""
+        squared = 2 - 2 * self.unit @ self.unit.T
+        np.fill_diagonal(squared, 0)
+        return np.asarray(np.sqrt(squared.clip(0)))
+
+
+def folder(corpus: CorpusResults, run: Run, fold: Fold) -> Path:
+    """The path of a fold below results/ and, with a suffix, below models/."""
+    return Path(corpus.name) / run.protocol / run.variant / f"seed-{run.seed}" / f"fold-{fold.fold}"
+
+
+def read(corpus: CorpusResults, run: Run, fold: Fold) -> Embedded | None:
+    """The embeddings of a fold, L2-normalised. Raises `UserError` where they are not those of its predictions."""
+    name = Path("results") / folder(corpus, run, fold)
+    path = corpus.root / name / "embeddings.safetensors"
+    if not path.is_file():
+        return None
+    rows = read_table(corpus.root / name / "predictions.csv", ("actor", "emotion"))
+    try:
+        with safe_open(path, "np") as stored:
+            values = stored.get_tensor("embeddings").astype(np.float64)
+    except SafetensorError as error:
+        raise UserError(f"{name / path.name} is broken ({error}); {AGAIN}") from None
+    if values.ndim != 2 or len(values) != len(rows) or not np.isfinite(values).all():
+        raise UserError(
+            f"{name}: embeddings.safetensors has not one row of numbers for each of predictions.csv; {AGAIN}"
+        )
+    return Embedded(
+        values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12),
+        np.array([row["emotion"] for row in rows]),
+        np.array([int(row["actor"]) for row in rows]),
+    )
+
+
+def measure(distances: NDArray[np.float64], emotions: NDArray[np.str_], actors: NDArray[np.int64]) -> dict[str, float]:
+    """The `MEASURES` of some clips, from their distances (clips, clips); NaN for what they are too few or too alike for.
+
+    `intra` and `inter`: the mean over all pairs of clips of one emotion, and of two. Silhouettes (Rousseeuw, J. Comput.
+    Appl. Math. 20, 1987, pages 53-65) are scikit-learn's, on the same distances.
+    """
+    pairs = np.triu_indices(len(distances), 1)
+    same = emotions[pairs[0]] == emotions[pairs[1]]
+    between = distances[pairs]
+    intra = float(between[same].mean()) if same.any() else np.nan
+    inter = float(between[~same].mean()) if not same.all() else np.nan
+    return {
+        "intra": intra,
+        "inter": inter,
+        "ratio": intra / inter if inter else np.nan,
+        "silhouette_emotion": _silhouette(distances, emotions),
+        "silhouette_actor": _silhouette(distances, actors),
+    }
+
+
+def _silhouette(distances: NDArray[np.float64], labels: NDArray[np.str_] | NDArray[np.int64]) -> float:
+    from sklearn.metrics import silhouette_score  # a second to import, and most reports have no embeddings
+
+    if not 2 <= len(np.unique(labels)) < len(labels):
+        return np.nan
+    return float(silhouette_score(distances, labels, metric="precomputed"))
+
+
+def compactness(folds: Sequence[Embedded]) -> dict[str, statistics.Estimate]:
+    """The `MEASURES` of a run: mean and standard deviation over folds, 95 % interval of the mean over actors.
+
+    The interval is the mean ± t standard errors of the jackknife: each actor is left out of its fold in turn, the
+    variances (n - 1) / n Σ (x_a - x̄)² of the folds' n actors are summed (Efron and Stein, Ann. Stat. 9, 1981, pages
+    586-596), and t is Student's with Σ (n - 1) degrees of freedom. Not the bootstrap of `statistics`: these are means
+    over pairs of clips, and drawing an actor twice makes pairs of a clip with itself. `low` and `high` are None
+    where that leaves too few actors, and a measure that a fold has no value of is NaN.
+    """
+    from scipy.stats import t
+
+    whole: list[NDArray[np.float64]] = []
+    variances = []
+    freedom = 0
+    for fold in folds:
+        distances = fold.distances()
+        whole.append(_values(distances, fold, np.ones(len(distances), dtype=bool)))
+        names = np.unique(fold.actors)
+        left = np.array([_values(distances, fold, fold.actors != name) for name in names])
+        variances.append((len(names) - 1) * left.var(0) if len(names) > 1 else np.full(len(MEASURES), np.nan))
+        freedom += len(names) - 1
+    error = np.sqrt(np.sum(variances, axis=0)) / len(folds)
+    found = {}
+    for place, name in enumerate(MEASURES):
+        mean, sd = statistics.mean_sd([values[place] for values in whole])
+        reach = float(t.ppf(0.975, freedom) * error[place]) if freedom else np.nan
+        low, high = (None, None) if np.isnan(reach) else (mean - reach, mean + reach)
+        found[name] = statistics.Estimate(mean, sd, low, high)
+    return found
+
+
+def _values(distances: NDArray[np.float64], fold: Embedded, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    found = measure(distances[np.ix_(kept, kept)], fold.emotions[kept], fold.actors[kept])
+    return np.array([found[name] for name in MEASURES])
+
+
+def model(corpus: CorpusResults, run: Run, fold: Fold) -> Path | None:
+    """The weights that a fold was evaluated with. Raises `UserError` where those on disk are others."""
+    name = folder(corpus, run, fold)
+    weights = Path("models") / name.with_suffix(".safetensors")
+    if not (corpus.root / weights).is_file():
+        return None
+    stated = read_json(corpus.root / "results" / name / "metrics.json")["fingerprint"].get("model")
+    if stated not in (None, sha256(corpus.root / weights)):
+        raise UserError(f"results/{name}: made from another {weights} than the one on disk; {AGAIN}")
+    return corpus.root / weights
+
+
+def emotion_distances(corpus: CorpusResults, run: Run) -> NDArray[np.float64]:
+    """d, the distances between emotions (folds, C, C), of the folds whose models are here and have it.
+
+    In the order of the folds' emotions; the mean off the diagonal is 1.
+    """
+    found = []
+    for fold in run.folds:
+        path = model(corpus, run, fold)
+        if path is None:
+            continue
+        try:
+            with safe_open(path, "np") as stored:
+                named = json.loads((stored.metadata() or {})["emofuse"])["emotions"]
+                if "emotion_distance" in stored.keys():  # noqa: SIM118
+                    matrix = stored.get_tensor("emotion_distance").astype(np.float64)
+                    order = [named.index(emotion) for emotion in fold.emotions]
+                    found.append(matrix[np.ix_(order, order)])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise UserError(f"{path} is not a model of ours ({error}): delete it and train again") from None
+    size = len(run.folds[0].emotions) if run.folds else 0
+    return np.array(found).reshape(-1, size, size)
+
+
+def classical_map(distances: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Classical multidimensional scaling (Torgerson, Psychometrika 17, 1952, pages 401-419): (points, 2), and its share.
+
+    Half the squared distances, centred on both sides, are the points' inner products; the map has the two longest
+    axes of that. The share is that of the two eigenvalues in all positive ones: 1 where a plane holds the distances.
+    """
+    squared = np.square(distances)
+    centred = squared - squared.mean(0) - squared.mean(1)[:, None] + squared.mean()
+    values, axes = np.linalg.eigh(-centred / 2)
+    values, axes = values[::-1].clip(0), axes[:, ::-1]
+    return axes[:, :2] * np.sqrt(values[:2]), float(values[:2].sum() / values.sum()) if values.any() else 1.0
+
+
+def turned(points: NDArray[np.float64], towards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (n, 2) centred, turned and mirrored, not stretched, to come nearest to others (orthogonal Procrustes)."""
+    centred = points - points.mean(0)
+    left, _, right = np.linalg.svd(centred.T @ (towards - towards.mean(0)))
+    return np.asarray(centred @ left @ right)

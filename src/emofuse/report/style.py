@@ -1,0 +1,110 @@
+"""The one style of the figures: readable at column width, on light and dark, by the colour-blind, and how they are saved.
+
+Figures are drawn without pyplot, so that they can be drawn in any thread and none is left open.
+Saved files carry no date and no version: same numbers, same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from emofuse.files import atomic
+from emofuse.report.results import CorpusResults, Run
+
+# The page turns these two into the colours of its own light or dark scheme.
+INK = "#1f2328"
+GRID = "#d5dae0"
+# Okabe and Ito's, which the colour-blind tell apart; both stand out on white and on near-black.
+BLUE = "#0077bb"
+ORANGE = "#d9720b"
+
+WIDTH = 7.0  # inches: a page's text, two panels side by side
+COLUMN = 85 / 25.4  # inches: a column of a page in two columns
+
+STYLE: Any = [
+    "default",
+    {
+        "font.family": "DejaVu Sans",
+        "font.size": 8,
+        "axes.titlesize": 9,
+        "axes.titleweight": "bold",
+        "axes.labelsize": 8,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "text.color": INK,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.7,
+        "grid.color": GRID,
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "svg.hashsalt": "emofuse",
+    },
+]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write `path`.png (200 dpi) and `path`.svg, on white, without dates or versions."""
+    with style.context(STYLE):
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", _NO_METADATA)):
+            with atomic(path.with_suffix(suffix)) as temporary:
+                figure.savefig(temporary, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata)
+
+
+_NO_METADATA: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element for the page, in its colours, with ids of its own."""
+    buffer = io.StringIO()
+    with style.context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    inches = figure.get_figwidth()
+    size = f'style="max-width: {8.6 * inches:.1f}rem; min-width: {5 * inches:.1f}rem"'
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf"\1 {size}", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = text.replace(INK, "currentColor").replace(GRID, "var(--grid)")
+    # Several drawings share the page, and matplotlib counts its ids from 1 in each.
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    return text.strip()
+
+
+def title(corpus: CorpusResults, run: Run) -> str:
+    """The variant, and what else tells this run from the others of the figure."""
+    parts = [run.variant]
+    if len({other.protocol for other in corpus.runs}) > 1:
+        parts.append(run.protocol)
+    if len({other.seed for other in corpus.runs}) > 1:
+        parts.append(f"seed {run.seed}")
+    return ", ".join(parts)
+
+
+def empty(message: str) -> Figure:
+    """A figure of words alone, of what is not there to be drawn."""
+    figure = Figure(figsize=(COLUMN, 0.8))
+    figure.text(0.5, 0.5, textwrap.fill(message, 46), ha="center", va="center", fontsize=8, color=INK)
+    return figure
+
+
+def legend(figure: Figure, lines: Sequence[Line2D]) -> None:
+    """One legend above all panels."""
+    figure.legend(handles=list(lines), loc="outside upper center", ncols=len(lines))

@@ -1,0 +1,374 @@
+"""What the networks have learned: the table of compactness and the figures of distances, embeddings and attention."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from safetensors.numpy import save_file
+from sklearn.metrics import silhouette_score
+from test_report import RAVDESS, make_params, write_demo, write_ravdess
+
+from emofuse import report
+from emofuse.errors import UserError
+from emofuse.losses import EmotionDistance
+from emofuse.model.network import EmotionNetwork
+from emofuse.params import Network, Params
+from emofuse.report import figures, results, tables
+from emofuse.report.embeddings import MEASURES, Embedded, classical_map, compactness, measure, turned
+
+LEARNED = ("distances", "embeddings", "attention")
+TINY: dict[str, Any] = {
+    "video": {"backbone": "r3d_10", "width": 4, "weights": "none"},
+    "audio": {"backbone": "resnet10", "width": 4, "weights": "none"},
+    "dimension": 16,
+    "heads": 4,
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> tuple[Params, Path]:
+    return make_params(tmp_path), tmp_path
+
+
+def words(figure: Figure) -> str:
+    """Everything that is written in a figure."""
+    texts = [*figure.texts, *itertools.chain.from_iterable([axis.title, *axis.texts] for axis in figure.axes)]
+    labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel(), axis.get_title("left"))]
+    return "\n".join([text.get_text() for text in texts] + labels)
+
+
+def fold_path(root: Path, kind: str, fold: int, corpus: str = "demo", variant: str = "proposed") -> Path:
+    protocol = "kfold_3" if corpus == "demo" else "luna_jimenez_2022_5cv"
+    return root / kind / corpus / protocol / variant / "seed-1" / f"fold-{fold}"
+
+
+def write_embeddings(root: Path, fold: int, variant: str = "proposed", towards: str = "emotion") -> None:
+    """Embeddings of a fold that gather by emotion or by actor."""
+    folder = fold_path(root, "results", fold, variant=variant)
+    with (folder / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    generator = np.random.default_rng([fold, *variant.encode()])
+    names = sorted({row[towards] for row in rows})
+    places = np.eye(len(names), 12)[[names.index(row[towards]) for row in rows]]
+    save_file(
+        {"embeddings": (3 * places + generator.normal(0, 0.3, places.shape)).astype(np.float32)},
+        folder / "embeddings.safetensors",
+    )
+
+
+def write_model(
+    root: Path, fold: int, tensors: dict[str, np.ndarray], network: Network, corpus: str = "demo", stated: bool = True
+) -> None:
+    """A model as `train` writes it, which the fold was evaluated with."""
+    path = fold_path(root, "models", fold, corpus).with_suffix(".safetensors")
+    described = {"emotions": RAVDESS, "network": network.model_dump(mode="json")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"emofuse": json.dumps(described)})
+    file = fold_path(root, "results", fold, corpus) / "metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["fingerprint"]["model"] = hashlib.sha256(path.read_bytes() if stated else b"another").hexdigest()
+    file.write_text(json.dumps(metrics))
+
+
+def write_network(root: Path, params: Params, corpus: str = "demo", **changes: Any) -> dict[str, np.ndarray]:
+    """A tiny trained network of fold 0 and the features of its corpus, which are given back by modality."""
+    modalities = params.corpus(corpus).modalities
+    network = Network.model_validate(TINY | {"modalities": modalities} | changes)
+    torch.manual_seed(1)
+    made = EmotionNetwork(network, len(RAVDESS), 3, 32 if "video" in modalities else None)
+    write_model(root, 0, {name: value.numpy().copy() for name, value in made.state_dict().items()}, network, corpus)
+    clips = next((root / "data" / corpus).glob("*/clips.csv"))
+    count = len(clips.read_text().splitlines()) - 1
+    generator = np.random.default_rng(1)
+    features: dict[str, np.ndarray] = {
+        "faces": generator.integers(0, 256, (count, 3, 2, 32, 32, 3), dtype=np.uint8),
+        "audio": generator.normal(size=(count, 3, 16, 16)).astype(np.float16),
+    }
+    if "video" not in modalities:
+        del features["faces"]
+    for stage, values in features.items():
+        (root / "data" / corpus / stage).mkdir(parents=True)
+        np.save(root / "data" / corpus / stage / "shard-0.npy", values)
+    return features
+
+
+def some_clips(actors: int = 4, seed: int = 0) -> Embedded:
+    generator = np.random.default_rng(seed)
+    who = np.repeat(np.arange(actors), 12)
+    emotions = np.tile(np.repeat(["angry", "happy", "sad"], 4), actors)
+    values = generator.normal(size=(12 * actors, 5)) + 2 * np.eye(5)[np.tile(np.repeat([0, 1, 2], 4), actors)]
+    return Embedded(values / np.linalg.norm(values, axis=1, keepdims=True), emotions, who)
+
+
+def test_the_measures_are_what_they_say() -> None:
+    clips = some_clips()
+    found = measure(clips.distances(), clips.emotions, clips.actors)
+    same, other = [], []
+    for i, j in itertools.combinations(range(len(clips.unit)), 2):
+        distance = float(np.sqrt(((clips.unit[i] - clips.unit[j]) ** 2).sum()))
+        (same if clips.emotions[i] == clips.emotions[j] else other).append(distance)
+    assert found["intra"] == pytest.approx(np.mean(same))
+    assert found["inter"] == pytest.approx(np.mean(other))
+    assert found["ratio"] == pytest.approx(np.mean(same) / np.mean(other))
+    assert found["silhouette_emotion"] == pytest.approx(silhouette_score(clips.unit, clips.emotions))
+    assert found["silhouette_actor"] == pytest.approx(silhouette_score(clips.unit, clips.actors))
+
+
+def test_the_interval_leaves_out_each_actor_in_turn() -> None:
+    clips = some_clips(actors=3)
+    left = []
+    for actor in range(3):
+        kept = clips.actors != actor
+        part = Embedded(clips.unit[kept], clips.emotions[kept], clips.actors[kept])
+        left.append(measure(part.distances(), part.emotions, part.actors)["intra"])
+    error = np.sqrt(2 / 3 * ((np.array(left) - np.mean(left)) ** 2).sum())
+    reach = 4.302653 * error  # Student's t of 2 degrees of freedom, at 97.5 %
+    found = compactness([clips])["intra"]
+    assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach))
+    assert found.sd is None
+    both = compactness([clips, some_clips(actors=5, seed=1)])["intra"]
+    assert both.sd is not None
+    assert both.low is not None
+    assert both.low < both.mean
+
+
+def test_too_few_actors_have_no_interval_and_no_silhouette() -> None:
+    alone = compactness([some_clips(actors=1)])
+    assert alone["intra"].mean > 0
+    assert alone["intra"].low is None
+    assert np.isnan(alone["silhouette_actor"].mean)
+    pair = compactness([some_clips(actors=2)])
+    assert pair["intra"].low is not None
+    assert pair["silhouette_actor"].low is None
+
+
+def test_the_table_tells_gathering_by_emotion_from_gathering_by_actor(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed", "cross_entropy"))
+    for fold in range(3):
+        write_embeddings(root, fold)
+        write_embeddings(root, fold, "cross_entropy", towards="actor")
+    made = tables.compactness(results.read("demo", params, root))
+    proposed, cross_entropy = made.records
+    assert (proposed["variant"], proposed["loss"], proposed["status"]) == ("proposed", "learnable", "run")
+    assert proposed["ratio_mean"] < 0.6 < cross_entropy["ratio_mean"]
+    assert proposed["silhouette_emotion_mean"] > 0.5 > proposed["silhouette_actor_mean"]
+    assert cross_entropy["silhouette_actor_mean"] > 0.5 > cross_entropy["silhouette_emotion_mean"]
+    for measured in MEASURES:
+        assert proposed[f"{measured}_low"] <= proposed[f"{measured}_mean"] <= proposed[f"{measured}_high"]
+    assert f"{proposed['intra_mean']:.3f} ± {proposed['intra_sd']:.3f}" in made.rows[0][4]
+    assert made.rows[0][-1] == "3"
+
+
+def test_a_cell_without_embeddings_says_so(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    made = tables.compactness(results.read("demo", params, root))
+    cells = {row[2]: row[4] for row in made.rows}
+    assert cells == {"proposed": "embeddings not here", "cross_entropy": "not run"}
+    assert any("dvc pull" in note for note in made.notes)
+    write_embeddings(root, 1)
+    made = tables.compactness(results.read("demo", params, root))
+    assert made.rows[0][-1] == "1 of 3"
+    assert made.records[0]["status"] == "incomplete"
+
+
+@pytest.mark.parametrize("wrong", ["rows", "nan", "name", "bytes"])
+def test_embeddings_of_another_evaluation_are_an_error(project: tuple[Params, Path], wrong: str) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    file = fold_path(root, "results", 0) / "embeddings.safetensors"
+    write_embeddings(root, 0)
+    count = len((file.parent / "predictions.csv").read_text().splitlines()) - 1
+    values = np.ones((count - (wrong == "rows"), 4), dtype=np.float32)
+    values[0, 0] = np.nan if wrong == "nan" else 1
+    if wrong == "bytes":
+        file.write_bytes(b"nothing of the kind")
+    else:
+        save_file({"vectors" if wrong == "name" else "embeddings": values}, file)
+    with pytest.raises(UserError, match=r"fold-0.*embeddings.safetensors.*evaluate stage"):
+        tables.compactness(results.read("demo", params, root))
+
+
+@given(st.integers(3, 9), st.integers(0, 1000))
+def test_a_map_keeps_distances_that_fit_a_plane(points: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    places = generator.normal(size=(points, 2))
+    distances = np.linalg.norm(places[:, None] - places, axis=2)
+    found, share = classical_map(distances)
+    np.testing.assert_allclose(np.linalg.norm(found[:, None] - found, axis=2), distances, atol=1e-6)
+    assert share == pytest.approx(1)
+    np.testing.assert_allclose(turned(found, places), places - places.mean(0), atol=1e-6)
+
+
+def test_a_plane_holds_a_part_of_equal_distances() -> None:
+    # The seven axes of a simplex of eight points are equally long.
+    assert classical_map(1 - np.eye(8))[1] == pytest.approx(2 / 7)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_is_not_there_is_said(project: tuple[Params, Path], name: str) -> None:
+    params, root = project
+    assert words(getattr(figures, name)(results.read("demo", params, root))).strip() == "not run"
+    write_demo(root, variants=("proposed",))
+    drawn = getattr(figures, name)(results.read("demo", params, root))
+    assert ("the embeddings are not here" if name == "embeddings" else "the models are not here") in words(drawn)
+
+
+def test_learned_distances_stand_beside_their_start(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    margin = params.run("demo", "proposed").loss.margin
+    start = EmotionDistance(RAVDESS, margin)().detach().numpy()
+    network = params.run("demo", "proposed").network
+    for fold, step in ((0, 0.1), (2, 0.3)):
+        learned = start + step * (1 - np.eye(8, dtype=np.float32))
+        write_model(root, fold, {"emotion_distance": learned}, network)
+    drawn = figures.distances(results.read("demo", params, root))
+    cells = {tuple(text.get_position()): float(text.get_text()) for text in drawn.axes[0].texts}
+    assert len(cells) == 56
+    assert cells[1.5, 0.5] == pytest.approx(start[0, 1], abs=0.006)  # above the diagonal
+    assert cells[0.5, 1.5] == pytest.approx(start[0, 1] + 0.2, abs=0.006)  # below, the mean of the two folds
+    assert "mean of 2 of 3 folds" in words(drawn)
+    named = {text.get_text() for text in drawn.axes[1].texts}
+    assert named == set(RAVDESS)
+
+
+def test_distances_that_did_not_move_lie_on_their_start(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    setup = params.run("demo", "proposed")
+    start = EmotionDistance(RAVDESS, setup.loss.margin)().detach().numpy()
+    write_model(root, 0, {"emotion_distance": start}, setup.network)
+    places = figures.distances(results.read("demo", params, root)).axes[1]
+    rings, dots = (line.get_xydata() for line in places.lines[-2:])
+    np.testing.assert_allclose(rings, dots, atol=1e-6)
+    happy, sad = dots[RAVDESS.index("happy")], dots[RAVDESS.index("sad")]
+    assert happy[0] > sad[0]  # pleasant to the right
+    assert happy[1] > sad[1]  # aroused upwards
+
+
+def test_a_model_that_was_not_evaluated_is_an_error(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    setup = params.run("demo", "proposed")
+    write_model(root, 0, {"emotion_distance": np.ones((8, 8), dtype=np.float32)}, setup.network, stated=False)
+    read = results.read("demo", params, root)
+    for name in ("distances", "attention"):
+        with pytest.raises(UserError, match=r"made from another models/demo.*evaluate stage"):
+            getattr(figures, name)(read)
+
+
+def test_embeddings_are_the_same_points_by_emotion_and_by_actor(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    write_embeddings(root, 1)
+    read = results.read("demo", params, root)
+    drawn = figures.embeddings(read)
+    by_emotion, by_actor = drawn.axes
+    assert [text.get_text() for text in by_emotion.get_legend().get_texts()] == list(RAVDESS)
+    assert [text.get_text() for text in by_actor.get_legend().get_texts()] == ["5", "6", "7", "8"]
+
+    def points(axis: Any) -> np.ndarray:
+        rows = np.concatenate([line.get_xydata() for line in axis.lines])
+        return rows[np.lexsort(rows.T)]
+
+    assert len(points(by_emotion)) == 160
+    np.testing.assert_array_equal(points(by_emotion), points(by_actor))
+    looks = {(line.get_color(), line.get_marker()) for line in by_emotion.lines}
+    assert len(looks) == 8
+    assert "fold 1" in words(drawn)
+    measured = [float(axis.get_title("left").split()[-1].replace("−", "-")) for axis in drawn.axes]
+    assert measured[0] > 0.5 > measured[1]
+    again = figures.embeddings(read)
+    np.testing.assert_array_equal(points(again.axes[0]), points(by_emotion))
+
+
+def shown(figure: Figure) -> list[np.ndarray]:
+    return [np.asarray(image.get_array()) for axis in figure.axes for image in axis.images]
+
+
+def test_attention_lies_on_the_faces_and_the_sound_of_a_made_clip(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    features = write_network(root, params)
+    drawn = figures.attention(results.read("demo", params, root))
+    with (fold_path(root, "results", 0) / "predictions.csv").open(newline="") as stream:
+        clip = next(row["clip"] for row in csv.DictReader(stream) if row["emotion"] == row["predicted"])
+    assert clip in words(drawn)
+    clips = list(csv.DictReader((root / "data/demo/kfold_3/clips.csv").read_text().splitlines()))
+    row = [line["clip"] for line in clips].index(clip)
+    found = shown(drawn)
+    for moment in range(3):
+        assert any(np.array_equal(image, features["faces"][row, moment, 1]) for image in found)
+        assert any(np.array_equal(image, features["audio"][row, moment]) for image in found)
+    positions = [image for image in found if image.shape == (2, 2)]
+    assert len(positions) == 3
+    for image in positions:
+        assert image.mean() == pytest.approx(1, abs=2e-3)
+    bars = [[bar.get_height() for bar in group] for axis in drawn.axes for group in axis.containers]
+    assert len(bars) == 4  # over time and of the fusion, of both modalities
+    for heights in bars:
+        assert len(heights) == 3
+        assert np.mean(heights) == pytest.approx(1, abs=2e-3)
+
+
+def test_no_face_and_no_sound_of_a_real_clip_is_shown(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root, variants=("proposed",))
+    write_network(root, params, "ravdess", attention={"spatial": "gate", "temporal": "gate", "audio_temporal": "gate"})
+    drawn = figures.attention(results.read("ravdess", params, root))
+    assert [image.shape for image in shown(drawn)] == [(2, 2)] * 3  # weights of positions alone
+    assert "weight of a position" in words(drawn)
+    assert sum(len(axis.containers) for axis in drawn.axes) == 4
+
+
+def test_attention_of_sound_alone(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root, "ravdess_audio", ("proposed",))
+    write_network(root, params, "ravdess_audio")
+    drawn = figures.attention(results.read("ravdess_audio", params, root))
+    assert shown(drawn) == []
+    assert [axis.get_xlabel() for axis in drawn.axes] == ["segment of the sound"]
+
+
+def test_without_features_or_attention_that_is_said(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    write_network(
+        root,
+        params,
+        fusion="concat",
+        attention=dict.fromkeys(("spatial", "channel", "temporal", "audio_temporal"), "none"),
+    )
+    assert "has no attention over" in words(figures.attention(results.read("demo", params, root)))
+    (root / "data/demo/audio/shard-0.npy").unlink()
+    assert "features of a test clip are not here" in words(figures.attention(results.read("demo", params, root)))
+
+
+def test_the_page_and_the_files_hold_them(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    write_embeddings(root, 0)
+    write_network(root, params)
+    report.build("demo", params, root)
+    html = (root / "results/demo/report.html").read_text()
+    for name in LEARNED:
+        assert f'id="figure-{name}"' in html
+        png = (root / f"results/demo/figures/{name}.png").read_bytes()
+        assert int.from_bytes(png[16:20], "big") <= 200 * 7  # pixels: no wider than a page
+    assert 'id="table-compactness"' in html
+    first = [(root / f"results/demo/figures/{name}.svg").read_bytes() for name in LEARNED]
+    report.build("demo", params, root)
+    assert [(root / f"results/demo/figures/{name}.svg").read_bytes() for name in LEARNED] == first

@@ -1,0 +1,286 @@
+"""What others have published, and how well people do: the files in literature/, and what a report makes of them."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_report import (
+    RAVDESS,
+    changed,
+    make_params,
+    parse,
+    quick,
+    ravdess_clips,
+    write_clips,
+    write_fold,
+    write_ravdess,
+)
+
+from emofuse.corpora import cremad
+from emofuse.errors import UserError
+from emofuse.params import Params
+from emofuse.report import results, table, tables
+
+EMOTIONS = cremad.EMOTIONS
+
+
+def lines(name: str) -> list[dict[str, str]]:
+    with (ROOT / "literature" / name).open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> tuple[Params, Path]:
+    return make_params(tmp_path), tmp_path
+
+
+def literature(corpus: str, params: Params, root: Path) -> tuple[table.Table, list[dict[str, str]]]:
+    made = tables.literature(results.read(corpus, params, root))
+    return made, parse(made)
+
+
+def recall(corpus: str, params: Params, root: Path) -> table.Table:
+    return tables.recall(results.read(corpus, params, root))
+
+
+def test_the_papers_own_figures_are_those_that_verdicts_go_by() -> None:
+    ours = {
+        (row["corpus"], row["war"], row["year"], row["labels"], row["source"])
+        for row in lines("published.csv")
+        if row["method"].endswith("(the paper)")
+    }
+    unknown = {"not known": "unknown"}
+    assert ours == {
+        (row["corpus"], row["value"], row["year"], unknown[row["labels"]], f"doi {row['doi']}")
+        for row in lines("paper.csv")
+    }
+
+
+def test_the_folds_that_a_line_names_are_here() -> None:
+    named = {
+        (row["corpus"], name)
+        for row in lines("published.csv")
+        for name in re.findall(r"those of (\w+)", row["protocol"])
+    }
+    assert ("cremad", "hicmae_5cv") in named
+    for corpus, name in named:
+        assert (ROOT / "protocols" / corpus / f"{name}.csv").is_file(), name
+
+
+def test_no_line_is_there_twice() -> None:
+    count = Counter((row["method"], row["authors"], row["corpus"], row["modality"]) for row in lines("published.csv"))
+    assert set(count.values()) == {1}
+
+
+def test_ours_stands_among_the_comparable_by_its_accuracy(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root, variants=("proposed",), accuracy=0.85)
+    made, rows = literature("ravdess", params, root)
+    both = [row for row in rows if row["modality"] == "audio_video" and not row["incomparable"]]
+    assert [row["method"] for row in both] == ["HiCMAE-B", "proposed", "fine-tuned CNN-14 and facial transformer"]
+    run = results.read("ravdess", params, root).leading[0]
+    assert float(both[1]["war"]) == pytest.approx(run.estimates["war"].mean)
+    assert float(both[1]["uar_low"]) == pytest.approx(run.estimates["uar"].low)
+    assert 0.8008 < float(both[1]["war"]) < 0.8799
+    cells = next(row for row in made.rows if row[0].startswith("proposed"))
+    assert cells[2] == tables.spread(run.estimates["war"])
+    assert cells[4] == "ours"
+
+
+def test_the_comparable_come_first_and_the_others_say_why_they_are_not(project: tuple[Params, Path]) -> None:
+    params, root = project
+    for corpus in ("ravdess", "cremad"):
+        made, rows = literature(corpus, params, root)
+        reasons = [row["incomparable"] for row in rows]
+        assert reasons == sorted(reasons, key=bool)
+        assert len(rows) == 3 + sum(line["corpus"] == corpus for line in lines("published.csv"))
+        for row, cells in zip(rows, made.rows, strict=True):
+            assert cells[4] == (row["incomparable"] or ("ours" if row["authors"] == "this report" else "yes"))
+            if row["status"] == "published" and not row["incomparable"]:
+                assert (row["subject_independent"], row["labels"]) == ("yes", "intended")
+                assert row["classes"] == ("8" if corpus == "ravdess" else "6")
+    why = {row["method"]: row["incomparable"] for row in literature("cremad", params, root)[1]}
+    assert "random split" in why["OGM-GE"]
+    assert "perceived labels" in why["VAVL"]
+    assert "four of the six emotions" in why["HiCMAE-B, four emotions"]
+    assert "protocol not known" in why["cross-modal fusion, metric learning (the paper)"]
+    assert (
+        "test fold" in {row["method"]: row["incomparable"] for row in literature("ravdess", params, root)[1]}["CFN-SR"]
+    )
+
+
+def test_what_was_not_run_stands_last_of_its_group_and_says_so(project: tuple[Params, Path]) -> None:
+    params, root = project
+    made, rows = literature("cremad", params, root)
+    for modality, variant in (("audio_video", "proposed"), ("audio", "audio_only"), ("video", "video_only")):
+        group = [row for row in rows if row["modality"] == modality and not row["incomparable"]]
+        assert (group[-1]["method"], group[-1]["status"], group[-1]["war"]) == (variant, "not run", "")
+        assert len(group) > 1
+    assert sum(row[2:4] == ["not run", "not run"] for row in made.rows) == 3
+    assert "| not run | not run |" in made.markdown()
+
+
+def test_part_of_a_corpus_and_shared_actors_are_not_comparable(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root, variants=("proposed",), accuracy=0.99)
+    (root / "results/ravdess/luna_jimenez_2022_5cv/proposed/seed-1/fold-3/metrics.json").unlink()
+    own = next(row for row in literature("ravdess", params, root)[1] if row["method"] == "proposed")
+    assert own["incomparable"] == "part of the corpus: 1,140 clips of 19 actors"
+    params = changed(root / "params.yaml", {"protocols": {"random_2": [0, 1]}}, "ravdess")
+    clips = ravdess_clips()
+    write_clips(root, "ravdess", "random_2", clips)
+    for fold in (0, 1):
+        write_fold(root, ("ravdess", "random_2", "proposed", 1), fold, RAVDESS, clips[fold::2], 0.99)
+    own = next(row for row in literature("ravdess", params, root)[1] if row["method"] == "proposed")
+    assert (own["incomparable"], own["subject_independent"]) == ("random split: actors are on both sides", "no")
+
+
+def test_perceived_labels_are_compared_with_perceived_labels(project: tuple[Params, Path]) -> None:
+    _, root = project
+    params = changed(root / "params.yaml", {"labels": "perceived"}, "cremad")
+    why = {row["method"]: row["incomparable"] for row in literature("cremad", params, root)[1]}
+    assert why["VAVL"] == ""
+    assert why["HiCMAE-B"] == "other clips or labels than here"
+    made = recall("cremad", params, root)
+    assert not any("listeners" in name for name in made.header)
+    assert "labels here are what they perceived" in made.markdown()
+
+
+def test_song_is_compared_with_nothing_that_was_measured_on_speech(project: tuple[Params, Path]) -> None:
+    _, root = project
+    params = changed(root / "params.yaml", {"vocal": ["speech", "song"]}, "ravdess")
+    rows = literature("ravdess", params, root)[1]
+    assert all(row["incomparable"] for row in rows if row["status"] == "published")
+
+
+def test_a_corpus_of_voices_alone(project: tuple[Params, Path]) -> None:
+    params, root = project
+    made, rows = literature("ravdess_audio", params, root)
+    assert {row["modality"] for row in rows} == {"audio"}
+    assert [row["method"] for row in rows if not row["incomparable"]] == ["proposed"]
+    others = sum(row["corpus"] == "ravdess" and row["modality"] != "audio" for row in lines("published.csv"))
+    text = made.markdown()
+    assert "No published figure that we know of is comparable in audio." in text
+    assert f"Left out: {others} figures in modalities that no run here has." in text
+
+
+def test_of_made_clips_nothing_is_published(project: tuple[Params, Path]) -> None:
+    params, root = project
+    made, _ = literature("demo", params, root)
+    assert made.rows == []
+    assert made.notes == ["Made clips: nothing is published on them."]
+    assert "nobody has rated the made clips" in recall("demo", params, root).markdown()
+
+
+def test_the_table_is_on_the_page(project: tuple[Params, Path]) -> None:
+    params, root = project
+    _, html = quick("cremad", params, root)
+    section = html.split('<section id="literature">')[1].split("</section>")[0]
+    assert section.count('<tr class="lead">') == 3
+    assert "random split: all 91 actors are on both sides" in section
+    assert section.count("looks at the test fold after every epoch") == 1  # once for all whom it concerns
+    assert "Made clips: nothing is published on them." in quick("demo", params, root)[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "message"),
+    [
+        ("OGM-GE", {"group": "subject-independent, intended labels"}, "contradict the group"),
+        ("HiCMAE-B, four emotions", {"group": "subject-independent, intended labels"}, "contradict the group"),
+        ("OGM-GE", {"reason": ""}, "needs a reason"),
+        ("OGM-GE", {"war": "0,67"}, "numbers in %, not 0,67"),
+        ("OGM-GE", {"war": ""}, "war, uar or both"),
+        ("OGM-GE", {"labels": "Intended"}, "no labels 'Intended'; there are intended, perceived, unknown"),
+        ("OGM-GE", {"evidence": "recalled"}, "evidence starts with one of"),
+        ("OGM-GE", {"year": "n.d."}, "year and classes"),
+    ],
+)
+def test_a_line_that_contradicts_itself_is_named(
+    project: tuple[Params, Path], method: str, change: dict[str, str], message: str
+) -> None:
+    params, root = project
+    rows = [row | (change if row["method"] == method else {}) for row in lines("published.csv")]
+    with (root / "literature/published.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(UserError, match=message) as error:
+        results.read("ravdess", params, root)
+    assert f"published.csv, {method} (cremad)" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["published.csv", "listeners.csv"])
+def test_a_missing_file_is_one_line(project: tuple[Params, Path], name: str) -> None:
+    params, root = project
+    (root / "literature" / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing: run emofuse in the folder"):
+        results.read("ravdess", params, root)
+
+
+def test_listeners_stand_beside_the_models_of_the_same_modality(project: tuple[Params, Path]) -> None:
+    params, root = project
+    shares = {(row["modality"], row["emotion"]): float(row["share"]) for row in lines("listeners.csv")}
+    made = recall("cremad", params, root)
+    names = ["listeners, audio + video", "listeners, audio", "listeners, video"]
+    assert list(made.header[-3:]) == names
+    clips = [
+        (f"{actor}-{emotion}-{take}", actor, emotion)
+        for actor in range(1001, 1005) for emotion in EMOTIONS for take in range(5)
+    ]  # fmt: skip
+    write_clips(root, "cremad", "hicmae_5cv", clips)
+    for part in ([], clips):
+        if part:
+            write_fold(root, ("cremad", "hicmae_5cv", "proposed", 1), 0, EMOTIONS, part, 0.7)
+        made = recall("cremad", params, root)
+        assert [row[2] for row in made.rows] == [*EMOTIONS, "mean (pooled UAR)"]
+        for row in made.rows[:-1]:
+            expected = [f"{100 * shares[modality, row[2]]:.1f}" for modality in ("audio_video", "audio", "video")]
+            assert row[-3:] == expected
+            assert (row[4] == "not run") == (not part)
+        mean = np.mean([shares["audio_video", emotion] for emotion in EMOTIONS])
+        assert made.rows[-1][-3] == f"{100 * mean:.1f}"
+    records = [row for row in parse(made) if row["variant"] == "listeners, audio"]
+    assert {row["emotion"]: float(row["share"]) for row in records} == {e: shares["audio", e] for e in EMOTIONS}
+    assert "processedResults/tabulatedVotes.csv" in made.markdown()
+
+
+def test_of_ravdess_no_unchecked_listeners_are_shown(project: tuple[Params, Path]) -> None:
+    params, root = project
+    made = recall("ravdess", params, root)
+    assert not any("listeners" in name for name in made.header)
+    assert "Human listeners: not shown" in made.markdown()
+
+
+def test_listeners_are_what_the_votes_say(shared_data: Path) -> None:
+    votes = shared_data / "cremad" / cremad.VOTES
+    command = [sys.executable, str(ROOT / "literature" / "listeners.py"), str(votes)]
+    made = subprocess.run(command, capture_output=True, check=True).stdout
+    assert made == (ROOT / "literature" / "listeners.csv").read_bytes()
+    # Cao et al. 2014 give 40.9, 58.2 and 63.6 % of all responses, some of which the table of votes does not have.
+    for modality, stated in (("audio", 0.409), ("video", 0.582), ("audio_video", 0.636)):
+        rows = [row for row in lines("listeners.csv") if row["modality"] == modality]
+        counts = [int(row["votes"]) for row in rows]
+        assert np.average([float(row["share"]) for row in rows], weights=counts) == pytest.approx(stated, abs=0.01)
+
+
+def test_a_rows_first_digit_is_its_modality(shared_data: Path) -> None:
+    """The corpus's table of majorities names the modalities, its table of votes only numbers them."""
+    folder = (shared_data / "cremad" / cremad.VOTES).parent
+    with (folder / "summaryTable.csv").open(newline="") as stream:
+        majorities = {row["FileName"]: row for row in csv.DictReader(stream)}
+    columns = {"1": "VoiceVote", "2": "FaceVote", "3": "MultiModalVote"}
+    with (folder / "tabulatedVotes.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 3 * len(majorities) == 3 * 7442
+    for row in rows:
+        most = max(int(row[letter]) for letter in "ADFHNS")
+        first = ":".join(letter for letter in "ADFHNS" if int(row[letter]) == most)
+        assert majorities[row["fileName"]][columns[row[""][0]]] == first
