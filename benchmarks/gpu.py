@@ -89,8 +89,7 @@ def our_feed(part: Part, size: Size, training: params.Training, device: torch.de
 
     def feed() -> Iterator[Fed]:
         order = shuffled_batches(len(part.labels), size.batch, rng)
-        for batch in peers.augmented(part, order, training, device):
-            yield batch.inputs, batch.labels
+        yield from peers.augmented(part, order, training, device)
 
     return feed
 
@@ -211,10 +210,10 @@ def losses(learner: Learner, part: Part, size: Size, steps: int, seed: int) -> n
     order = itertools.islice(endless, steps)
     torch.manual_seed(seed)
     told = []
-    for number, batch in enumerate(peers.augmented(part, order, learner.training, learner.device)):
+    for number, (inputs, labels) in enumerate(peers.augmented(part, order, learner.training, learner.device)):
         for group in learner.optimizer.param_groups:
             group["lr"] = learning_rate(number / steps * learner.training.epochs, learner.training)
-        told.append(learner.step(batch.inputs, batch.labels))
+        told.append(learner.step(inputs, labels))
     return torch.stack(told).float().cpu().numpy()
 
 

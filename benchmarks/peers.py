@@ -51,10 +51,10 @@ import torch
 from PIL import Image
 
 from emofuse import audio, faces, media, params
-from emofuse.augmentation import augment_audio, augment_video
+from emofuse.augmentation import augment
 from emofuse.corpora import base, demo
 from emofuse.features import Features
-from emofuse.training import CPU, Batch, Part, shuffled_batches
+from emofuse.training import CPU, Part, shuffled_batches
 
 CLASSES = demo.EMOTIONS
 KATERYNA_RATE, KATERYNA_SECONDS = 22050, 3.6  # of the wavs that its extract_audios.py leaves
@@ -137,12 +137,10 @@ def read_ours(clips: Sequence[Film], work: Path) -> Part:
 
 def augmented(
     part: Part, order: Iterable[np.ndarray], training: params.Training, device: torch.device
-) -> Iterator[Batch]:
-    """Batches as the training loop has them when it calls the network."""
+) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """Inputs and labels as the training loop has them when it calls the network."""
     for batch in part.batches(order, device):
-        batch.inputs["video"] = augment_video(batch.inputs["video"], training)
-        batch.inputs["audio"] = augment_audio(batch.inputs["audio"], training)
-        yield batch
+        yield augment(batch.stored, training), batch.labels
 
 
 def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
@@ -150,7 +148,7 @@ def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
     rng = np.random.default_rng(1)
 
     # The features are opened anew each epoch: what a process has mapped, the system does not forget.
-    def whole() -> Iterator[Batch]:
+    def whole() -> Iterator[object]:
         yield from augmented(read_ours(clips, work), shuffled_batches(len(clips), size.batch, rng), training, CPU)
 
     def stored() -> Iterator[list[torch.Tensor]]:

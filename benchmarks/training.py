@@ -107,13 +107,13 @@ def bare(root: Path, run: params.Run, emotions: tuple[str, ...], device: torch.d
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion
     (batch,) = part.batches([np.arange(size)], device)
-    started = 0.0
+    inputs, started = batch.inputs(), 0.0
     for step in range(BATCHES + 2):
         if step == 2:
             _finish(device)
             started = time.perf_counter()
         with training.autocast(device, run.training.precision):
-            scores, _ = network(batch.inputs)
+            scores, _ = network(inputs)
         loss = torch.nn.functional.cross_entropy(scores.float(), batch.labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -290,13 +290,21 @@ def test_scores_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
 
 def test_augmentation_is_the_same_for_all_frames_of_a_clip() -> None:
     from emofuse.augmentation import augment_audio, augment_video, mixup
+    from emofuse.features import to_input
 
     torch.manual_seed(0)
     settings = RUN.training.model_copy(update={"crop": 0.7, "flip": 0.5, "brightness": 0.3})
-    still = torch.rand(4, 1, 3, 1, 16, 16).expand(4, 3, 3, 5, 16, 16)
-    moved = augment_video(still, settings)
-    assert not torch.equal(moved, still)
+    still = torch.randint(0, 256, (4, 1, 1, 16, 16, 3), dtype=torch.uint8).expand(4, 3, 5, 16, 16, 3)
+    moved = augment_video(still.clone(), settings)
+    assert moved.shape == (4, 3, 3, 5, 16, 16)
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    assert not torch.equal(moved, to_input(still, "video"))
     torch.testing.assert_close(moved, moved[:, :1, :, :1].expand_as(moved))
+    off = settings.model_copy(update={"crop": 1.0, "flip": 0.0, "brightness": 0.0})
+    torch.testing.assert_close(augment_video(still.clone(), off), to_input(still, "video"))
+    mirrored = settings.model_copy(update={"crop": 1.0, "flip": 1.0, "brightness": 0.0})
+    torch.testing.assert_close(augment_video(still.clone(), mirrored), to_input(still, "video").flip(-1))
     sounds = torch.randn(4, 3, 24, 32)
     masked = augment_audio(sounds, settings)
     assert masked.shape == sounds.shape

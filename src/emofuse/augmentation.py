@@ -7,19 +7,47 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from emofuse.features import to_input
+
 if TYPE_CHECKING:
     from emofuse.params import Training
 
 
-def augment_video(faces_BNCTHW: torch.Tensor, training: Training) -> torch.Tensor:
-    """Random crop, horizontal flip and brightness, drawn once a clip (kinds after the third-party reading)."""
-    batch, device = len(faces_BNCTHW), faces_BNCTHW.device
-    scale = training.crop + (1 - training.crop) * torch.rand(batch, device=device)
-    mirror = torch.where(torch.rand(batch, device=device) < training.flip, -1.0, 1.0)
-    shift = (2 * torch.rand(batch, 2, device=device) - 1) * (1 - scale)[:, None]
-    moved = _resample(faces_BNCTHW.flatten(1, 3), torch.stack((scale * mirror, scale), 1), shift, "border")
-    bright = 1 + training.brightness * (2 * torch.rand(batch, 1, 1, 1, device=device) - 1)
-    return moved.mul_(bright).clamp_(0, 1).view_as(faces_BNCTHW)
+def augment(stored: dict[str, torch.Tensor], training: Training) -> dict[str, torch.Tensor]:
+    """The network's inputs of a stored batch, by modality, as `to_input` makes them, each clip changed at random."""
+    changed = {}
+    if "video" in stored:
+        changed["video"] = augment_video(stored["video"], training)
+    if "audio" in stored:
+        changed["audio"] = augment_audio(to_input(stored["audio"], "audio"), training)
+    return changed
+
+
+def augment_video(faces_BNTHWC: torch.Tensor, training: Training) -> torch.Tensor:
+    """Random crop, horizontal flip and brightness, drawn once a clip (kinds after the third-party reading).
+
+    `faces_BNTHWC` is a stored batch, uint8, which is overwritten: in place and in bytes this takes a quarter of the
+    time that it takes in floats. Returns float32 (B, N, 3, T, H, W) in [0, 1].
+    """
+    batch, size = len(faces_BNTHWC), faces_BNTHWC.shape[3]
+    side = (size * (training.crop + (1 - training.crop) * torch.rand(batch))).round().long()
+    corner_B2 = (torch.rand(batch, 2) * (size - side + 1)[:, None]).long()
+    mirrored = torch.rand(batch) < training.flip
+    bright = 1 + training.brightness * (2 * torch.rand(batch) - 1)
+    for faces, length, (top, left), mirror in zip(
+        faces_BNTHWC, side.tolist(), corner_B2.tolist(), mirrored.tolist(), strict=True
+    ):
+        frames = faces.flatten(0, 1).permute(0, 3, 1, 2)
+        window = frames
+        if length < size:
+            window = frames[..., top : top + length, left : left + length]
+            window = window if window.device.type == "cpu" else window.float()  # a GPU resizes no bytes
+            window = F.interpolate(window, size=(size, size), mode="bilinear", align_corners=False)
+            window = window.round_() if window.is_floating_point() else window
+        if mirror or window is not frames:
+            frames.copy_(window.flip(-1) if mirror else window)
+    inputs_BNCTHW = faces_BNTHWC.permute(0, 1, 5, 2, 3, 4).float()
+    return inputs_BNCTHW.mul_((bright / 255).to(inputs_BNCTHW.device).view(-1, 1, 1, 1, 1, 1)).clamp_(max=1)
 
 
 def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tensor:
@@ -30,7 +58,9 @@ def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tens
     if training.stretch_time:
         tempo = 1 + training.stretch_time * (2 * torch.rand(batch, device=device) - 1)
         scale_B2 = torch.stack((tempo, torch.ones_like(tempo)), 1)
-        segments_BNFT = _resample(segments_BNFT, scale_B2, torch.zeros_like(scale_B2), "zeros")
+        affine_B23 = torch.cat((torch.diag_embed(scale_B2), torch.zeros_like(scale_B2)[:, :, None]), 2)
+        grid = F.affine_grid(affine_B23, list(segments_BNFT.shape), align_corners=False)
+        segments_BNFT = F.grid_sample(segments_BNFT, grid, padding_mode="zeros", align_corners=False)
     if training.shift_bands:
         shift = torch.randint(-training.shift_bands, training.shift_bands + 1, (batch, 1), device=device)
         source = (torch.arange(bands, device=device) + shift).clamp(0, bands - 1)
@@ -39,15 +69,6 @@ def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tens
     keep_BX = _keep(batch, segments * frames, training.mask_time, device)
     # Zero is the mean of every band.
     return segments_BNFT * keep_BF[:, None, :, None] * keep_BX.view(batch, segments, 1, frames)
-
-
-def _resample(
-    pictures_BCHW: torch.Tensor, scale_B2: torch.Tensor, shift_B2: torch.Tensor, outside: str
-) -> torch.Tensor:
-    """Look at each picture through a window: `scale` and `shift` in x and y, of half its width and height."""
-    affine_B23 = torch.cat((torch.diag_embed(scale_B2), shift_B2[:, :, None]), 2)
-    grid = F.affine_grid(affine_B23, list(pictures_BCHW.shape), align_corners=False)
-    return F.grid_sample(pictures_BCHW, grid, padding_mode=outside, align_corners=False)
 
 
 def _keep(batch: int, length: int, widest: float, device: torch.device) -> torch.Tensor:

@@ -64,15 +64,12 @@ class Features:
         return torch.from_numpy(np.stack([self._clips[i] for i in indices]))
 
 
-def to_input(batch: torch.Tensor, modality: str, device: torch.device) -> torch.Tensor:
+def to_input(batch: torch.Tensor, modality: str) -> torch.Tensor:
     """What the network eats of a stored batch.
 
     Video: uint8 (B, N, T, S, S, 3) → float32 (B, N, 3, T, S, S) in [0, 1]. Audio: float16 → float32.
     """
-    batch = batch.to(device, non_blocking=True)
-    if modality == "video":
-        return batch.permute(0, 1, 5, 2, 3, 4).float() / 255
-    return batch.float()
+    return batch.permute(0, 1, 5, 2, 3, 4).float() / 255 if modality == "video" else batch.float()
 
 
 def ahead(read: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from emofuse import metrics, pretrained
-from emofuse.augmentation import augment_audio, augment_video, mixup
+from emofuse.augmentation import augment, mixup
 from emofuse.errors import UserError
 from emofuse.features import Features, ahead, to_input
 from emofuse.files import atomic, read_table, sha256, write_json, write_table
@@ -66,7 +66,7 @@ class Part:
     labels: np.ndarray
 
     def batches(self, order: Iterable[np.ndarray], device: torch.device) -> Iterator[Batch]:
-        """The clips at each of some indices, as the network eats them, read ahead of who asks."""
+        """The clips at each of some indices, on the device, read ahead of who asks."""
 
         def read(indices: np.ndarray) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
             stored = {name: features.batch(indices) for name, features in self.features.items()}
@@ -74,17 +74,20 @@ class Part:
             return indices, {n: x.pin_memory() if pinned and not x.is_cuda else x for n, x in stored.items()}
 
         for indices, stored in ahead(read, order):
-            inputs = {name: to_input(batch, name, device) for name, batch in stored.items()}
-            yield Batch(indices, inputs, torch.from_numpy(self.labels[indices]).to(device))
+            moved = {name: batch.to(device, non_blocking=True) for name, batch in stored.items()}
+            yield Batch(moved, torch.from_numpy(self.labels[indices]).to(device))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some clips of a part: their places in it, the network's inputs by modality, their labels (batch,)."""
+    """Some clips of a part: their features as stored, by modality, and their labels (batch,)."""
 
-    indices: np.ndarray
-    inputs: dict[str, torch.Tensor]
+    stored: dict[str, torch.Tensor]
     labels: torch.Tensor
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What the network eats of them, unchanged by augmentation."""
+        return {name: to_input(batch, name) for name, batch in self.stored.items()}
 
 
 def read_part(
@@ -158,7 +161,7 @@ def predict(
     scores, embeddings = [], []
     places = np.arange(len(part.labels))
     for clips in part.batches((places[start : start + batch] for start in places[::batch]), device):
-        score, embedding = network(clips.inputs)
+        score, embedding = network(clips.inputs())
         scores.append(score.float().cpu())
         embeddings.append(embedding.float().cpu())
     return torch.cat(scores), torch.cat(embeddings)
@@ -245,11 +248,7 @@ def train(
             waited += time.monotonic() - asked
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch + number / len(order), training)
-            inputs, targets = batch.inputs, eye[batch.labels]
-            if "video" in inputs:
-                inputs["video"] = augment_video(inputs["video"], training)
-            if "audio" in inputs:
-                inputs["audio"] = augment_audio(inputs["audio"], training)
+            inputs, targets = augment(batch.stored, training), eye[batch.labels]
             if training.mixup:
                 inputs, targets = mixup(inputs, targets, training.mixup)
             with autocast(device, training.precision):

@@ -62,9 +62,7 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold) -> Attended | None:
     trained = EmotionNetwork(network, len(described["emotions"]), moments, None if video is None else video.shape[3])
     state.pop("emotion_distance", None)
     trained.load_state_dict(state)
-    found = trained.attention_weights(
-        {modality: to_input(batch, modality, torch.device("cpu")) for modality, batch in stored.items()}
-    )
+    found = trained.attention_weights({modality: to_input(batch, modality) for modality, batch in stored.items()})
     return Attended(
         clip=clip["clip"],
         emotion=clip["emotion"],
