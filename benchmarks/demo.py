@@ -7,50 +7,27 @@ trained from scratch on the same folds after the emotions of all clips were deal
 
 from __future__ import annotations
 
-import csv
 import os
-import random
 import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
 
-from emofuse import corpora, evaluation, params, training
+from demo_trainings import CORPUS, DATA, shuffle_labels, war
+
+from emofuse import corpora, params
 from emofuse.corpora import demo
 from emofuse.files import read_json
 
-CORPUS, SHUFFLED_VARIANT = "demo", "proposed"
+SHUFFLED_VARIANT = "proposed"
 HEARD = {"proposed": "audio_video", "audio_only": "audio", "video_only": "video"}
 
 
 def shuffled_war(protocol: str, folds: list[int], seed: int, run: params.Run, emotions: tuple[str, ...]) -> float:
     """The mean WAR over the folds of a network trained and tested on labels that mean nothing."""
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        data = root / "data" / CORPUS
-        (data / protocol).mkdir(parents=True)
-        for stage in ("faces", "audio"):
-            (data / stage).symlink_to(Path("data", CORPUS, stage).resolve())
-        source = Path("data", CORPUS, protocol)
-        (data / protocol / "folds.csv").write_bytes((source / "folds.csv").read_bytes())
-        with (source / "clips.csv").open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        labels = [row["emotion"] for row in rows]
-        random.Random(seed).shuffle(labels)
-        with (data / protocol / "clips.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, rows[0])
-            writer.writeheader()
-            writer.writerows({**row, "emotion": label} for row, label in zip(rows, labels, strict=True))
-        stamp = root / "stamp.json"
-        stamp.write_text("{}")
-        wars = []
-        for fold in folds:
-            model = root / f"fold-{fold}.safetensors"
-            training.train(data, protocol, fold, seed, run, emotions, model, root / "checkpoint.pt", [stamp], {})
-            output = root / f"fold-{fold}"
-            evaluation.evaluate(data, (CORPUS, protocol, "shuffled", seed, fold), run, emotions, model, output, {})
-            wars.append(read_json(output / "metrics.json")["war"])
-        return mean(wars)
+        shuffle_labels(DATA, protocol, seed, Path(name))
+        return mean(war(Path(name), protocol, fold, seed, run, emotions) for fold in folds)
 
 
 def main() -> int:

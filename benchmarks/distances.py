@@ -27,22 +27,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import random
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from demo_trainings import CORPUS, DATA, shuffle_labels, train
 from safetensors.torch import load_file
 from scipy import stats
 
-from emofuse import corpora, params, training
+from emofuse import corpora, params
 from emofuse.corpora import demo
-from emofuse.files import read_table, write_table
 from emofuse.losses import VALENCE_AROUSAL
 
-CORPUS, VARIANT = "demo", "proposed"
+VARIANT = "proposed"
 LOSS = {"loss": {"metric": "learnable", "start": "flat", "pull": 0.0}}
 
 
@@ -54,23 +53,8 @@ def overlap(tables: dict[str, dict[str, int]], one: str, other: str) -> float:
 def learn(data: Path, protocol: str, fold: int, seed: int, run: params.Run, emotions: tuple[str, ...]) -> np.ndarray:
     """The emotion distances of one trained model, (C, C)."""
     with tempfile.TemporaryDirectory() as name:
-        stamp, model = Path(name, "stamp.json"), Path(name, "model.safetensors")
-        stamp.write_text("{}")
-        training.train(data, protocol, fold, seed, run, emotions, model, Path(name, "checkpoint.pt"), [stamp], {})
+        model = train(data, protocol, fold, seed, run, emotions, Path(name))
         return load_file(model)["emotion_distance"].numpy().astype(float)
-
-
-def shuffle_labels(data: Path, protocol: str, seed: int, to: Path) -> None:
-    """A copy of the corpus in `to` whose emotions were dealt out anew among the clips; the features are linked."""
-    for stage in ("faces", "audio"):
-        (to / stage).symlink_to((data / stage).resolve())
-    (to / protocol).mkdir()
-    (to / protocol / "folds.csv").write_bytes((data / protocol / "folds.csv").read_bytes())
-    rows = read_table(data / protocol / "clips.csv")
-    labels = [row["emotion"] for row in rows]
-    random.Random(seed).shuffle(labels)
-    dealt = ({**row, "emotion": label} for row, label in zip(rows, labels, strict=True))
-    write_table(to / protocol / "clips.csv", list(rows[0]), dealt)
 
 
 def rho(one: np.ndarray, other: np.ndarray) -> float:
@@ -112,7 +96,7 @@ def main() -> int:
     loaded = params.load()
     section = loaded.corpus(CORPUS)
     run = params.overridden(loaded.run(CORPUS, VARIANT), LOSS, "benchmarks/distances.py")
-    emotions, data = corpora.emotions(section.kind), Path("data", CORPUS)
+    emotions = corpora.emotions(section.kind)
     ((protocol, folds),) = section.protocols.items()
 
     alike = np.array([[[overlap(t, a, b) for b in emotions] for a in emotions] for t in (demo.VISUAL, demo.VOCAL)])
@@ -122,9 +106,9 @@ def main() -> int:
 
     learned, shuffled = [], []
     for seed in seeds:
-        learned.append([learn(data, protocol, fold, seed, run, emotions) for fold in folds])
+        learned.append([learn(DATA, protocol, fold, seed, run, emotions) for fold in folds])
         with tempfile.TemporaryDirectory() as name:
-            shuffle_labels(data, protocol, seed, Path(name))
+            shuffle_labels(DATA, protocol, seed, Path(name))
             shuffled.append([learn(Path(name), protocol, fold, seed, run, emotions) for fold in folds])
         both = [np.mean([rho(matrix, planted) for matrix in runs[-1]]) for runs in (learned, shuffled)]
         print(f"seed {seed}: rho {both[0]:.3f}, labels shuffled {both[1]:.3f}", flush=True)

@@ -45,7 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from emofuse import lease, params
 from emofuse.losses import EmotionLoss
 from emofuse.model.network import EmotionNetwork
-from emofuse.training import Part, learning_rate, shuffled_batches
+from emofuse.training import Part, build_optimizer, learning_rate, shuffled_batches
 
 SMOOTH = 20  # steps
 Fed = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -62,13 +62,9 @@ class Learner:
         self.network = EmotionNetwork(run.network, len(classes), size.snippets, size.side).to(device).train()
         self.criterion = EmotionLoss(classes, **run.loss.model_dump()).to(device)
         self.eye = torch.eye(len(classes), device=device)
-        decayed = [p for p in self.network.parameters() if p.dim() > 1]
-        others = [p for p in self.network.parameters() if p.dim() <= 1] + list(self.criterion.parameters())
-        groups = [
-            {"params": decayed, "weight_decay": run.training.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=run.training.learning_rate, fused=True)
+        self.optimizer = build_optimizer(list(self.network.parameters()), self.criterion, run.training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = run.training.learning_rate
 
     def step(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):

@@ -13,38 +13,30 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 
 import numpy as np
+from demo_trainings import CORPUS, DATA, war
 from scipy import stats
 
-from emofuse import corpora, evaluation, params, training
+from emofuse import corpora, params
 from emofuse.corpora import demo
-from emofuse.files import read_json
 
-CORPUS, PROPOSED = "demo", "proposed"
+PROPOSED = "proposed"
 VARIANTS = [
     PROPOSED, "concat_fusion", "self_attention_fusion", "late_average_fusion", "cross_entropy", "triplet", "polarity",
     "fixed_distance",
 ]  # fmt: skip
 
 
-def war(loaded: params.Params, variant: str, seed: int, fold: int) -> float:
-    """The WAR of one training on the fold's test clips."""
+def variant_war(loaded: params.Params, variant: str, seed: int, fold: int) -> float:
+    """The WAR of one training of a variant."""
     corpus = loaded.corpora[CORPUS]
     overrides = loaded.variants[variant].model_dump()
     run = params.overridden(loaded.run(CORPUS, PROPOSED), overrides, f"variants.{variant}")
-    emotions, data = corpora.emotions(corpus.kind), Path("data", CORPUS)
     (protocol,) = corpus.protocols
-    with tempfile.TemporaryDirectory() as name:
-        stamp, model, output = Path(name, "stamp.json"), Path(name, "model.safetensors"), Path(name, "scores")
-        stamp.write_text("{}")
-        training.train(data, protocol, fold, seed, run, emotions, model, Path(name, "checkpoint.pt"), [stamp], {})
-        evaluation.evaluate(data, (CORPUS, protocol, variant, seed, fold), run, emotions, model, output, {})
-        return float(read_json(output / "metrics.json")["war"])
+    return war(DATA, protocol, fold, seed, run, corpora.emotions(corpus.kind))
 
 
 def main() -> int:
@@ -61,7 +53,7 @@ def main() -> int:
     scored: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     with ProcessPoolExecutor(options.jobs) as pool:
         jobs = {
-            pool.submit(war, loaded, variant, seed, fold): (variant, seed)
+            pool.submit(variant_war, loaded, variant, seed, fold): (variant, seed)
             for variant in options.variants
             for seed in seeds
             for fold in folds

@@ -316,9 +316,11 @@ def test_augmentation_is_the_same_for_all_frames_of_a_clip() -> None:
 
 
 def test_features_are_read_ahead_in_order_and_an_error_reaches_who_asks() -> None:
-    from emofuse.features import ahead
+    from emofuse.ahead import ahead
 
-    assert list(ahead(lambda number: number * number, range(20))) == [number * number for number in range(20)]
+    assert list(ahead(lambda number: number * number, range(20), threads=1, results=2)) == [
+        number * number for number in range(20)
+    ]
 
     def read(number: int) -> int:
         if number == 3:
@@ -327,7 +329,7 @@ def test_features_are_read_ahead_in_order_and_an_error_reaches_who_asks() -> Non
 
     heard: list[int] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        heard.extend(ahead(read, range(100)))
+        heard.extend(ahead(read, range(100), threads=1, results=2))
     assert heard == [0, 1, 2]
 
 

@@ -8,9 +8,7 @@ looked at and what is stored is ever converted to RGB.
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from emofuse.ahead import ahead
 from emofuse.corpora import base
 from emofuse.errors import UserError
 from emofuse.files import array_file, write_table
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     # pictures uint8 (B, H, W, 3) RGB → for each, float32 (faces, 5): left, top, right, bottom in its pixels, score
     Detect = Callable[[np.ndarray], Sequence[np.ndarray]]
 
-A = TypeVar("A")
-B = TypeVar("B")
 Row = Mapping[str, str]
 
 KEYS = 3  # key frames to begin with, evenly spread
@@ -94,6 +91,8 @@ class Looks:
     region: tuple[int, int]
     size: tuple[int, int]
 
+
+A = TypeVar("A")
 
 # It yields looks, is sent for each the faces found there, float (faces, 5) in pixels of the frame, and returns what
 # it was after. So the way of one clip is told from top to bottom while the looks of many clips go in one batch.
@@ -324,7 +323,8 @@ def extract(
     detect = detector(faces, weights)
     shape = (len(rows), faces.snippets, faces.frames, faces.size, faces.size, 3)
     told: list[tuple[str, int, str, str, str, str]] = []
-    decoded = _ahead(partial(_decode, archive, faces), progress(rows), min(threads - 1, DECODERS))
+    decoders = min(threads - 1, DECODERS)
+    decoded = ahead(partial(_decode, archive, faces), progress(rows), decoders, results=decoders)
     results = (result for clips in _batches(decoded) for result in _results(clips, detect, faces))
     with array_file(output, np.uint8, shape) as add:
         for number, (row, (squares, status, track)) in enumerate(zip(rows, results, strict=True)):
@@ -344,21 +344,6 @@ def _decode(archive: Path, faces: Faces, row: Row) -> Frames | str:
         return decode_frames(data, frame_times(duration, faces.snippets, faces.frames).ravel().tolist())
     except BrokenClip as error:
         return str(error)
-
-
-def _ahead(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """`function` of each item, in their order, worked out ahead of need in as many threads, one result in each."""
-    if workers < 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[B]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _batches(clips: Iterable[Frames | str]) -> Iterator[list[Frames | str]]:

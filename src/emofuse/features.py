@@ -1,23 +1,15 @@
-"""Features of a fold's clips: mapped from their shards, read ahead of the network, or resident on a GPU."""
+"""Features of a fold's clips, mapped from their shards or resident on a GPU."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from emofuse.errors import UserError
 from emofuse.shards import FOLDERS
-
-AHEAD = 2  # batches that are read while the network has the one before
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
 
 
 class Features:
@@ -70,19 +62,3 @@ def to_input(batch: torch.Tensor, modality: str) -> torch.Tensor:
     Video: uint8 (B, N, T, S, S, 3) → float32 (B, N, 3, T, S, S) in [0, 1]. Audio: float16 → float32.
     """
     return batch.permute(0, 1, 5, 2, 3, 4).float() / 255 if modality == "video" else batch.float()
-
-
-def ahead(read: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """`read` of each item, in order, done by a thread that is `AHEAD` items in front of who asks."""
-    with ThreadPoolExecutor(1, "reader") as reader:
-        waiting: deque[Future[Made]] = deque()
-        try:
-            for item in items:
-                waiting.append(reader.submit(read, item))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

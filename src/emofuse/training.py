@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from emofuse import metrics, pretrained
+from emofuse.ahead import ahead
 from emofuse.augmentation import augment, mixup
 from emofuse.errors import UserError
-from emofuse.features import Features, ahead, to_input
+from emofuse.features import Features, to_input
 from emofuse.files import atomic, read_table, sha256, write_json, write_table
 from emofuse.losses import EmotionLoss
 from emofuse.model.network import EmotionNetwork
@@ -47,6 +48,7 @@ HISTORY = (
 
 CPU = torch.device("cpu")
 CHECKPOINT_SECONDS = 10.0  # of work that a kill may cost; the result is the same
+AHEAD = 2  # batches that are read while the network has the one before
 RESIDENT = 0.5  # of a GPU's free memory that features may take
 
 Row = Mapping[str, str]
@@ -73,7 +75,7 @@ class Part:
             pinned = device.type == "cuda"  # the copy to the GPU then goes on beside the network
             return indices, {n: x.pin_memory() if pinned and not x.is_cuda else x for n, x in stored.items()}
 
-        for indices, stored in ahead(read, order):
+        for indices, stored in ahead(read, order, threads=1, results=AHEAD):
             moved = {name: batch.to(device, non_blocking=True) for name, batch in stored.items()}
             yield Batch(moved, torch.from_numpy(self.labels[indices]).to(device))
 
@@ -110,6 +112,18 @@ def build_network(run: Run, emotions: Sequence[str], part: Part) -> EmotionNetwo
     shapes = {modality: features.shape for modality, features in part.features.items()}
     moments = next(iter(shapes.values()))[0]
     return EmotionNetwork(run.network, len(emotions), moments, shapes["video"][2] if "video" in shapes else None)
+
+
+def build_optimizer(
+    learned: Sequence[torch.nn.Parameter], criterion: EmotionLoss, training: Training
+) -> torch.optim.AdamW:
+    """AdamW over the learned weights of a network and of its loss; biases, norms and the loss do not decay."""
+    decayed = [p for p in learned if p.dim() > 1]
+    others = [p for p in learned if p.dim() <= 1] + list(criterion.parameters())
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        fused=True,
+    )
 
 
 def balanced_batches(
@@ -205,12 +219,7 @@ def train(
     forward = torch.compile(network) if training.compile and device.type == "cuda" else network
     criterion = EmotionLoss(emotions, **run.loss.model_dump()).to(device)
     learned = [p for p in network.parameters() if p.requires_grad]
-    decayed = [p for p in learned if p.dim() > 1]
-    others = [p for p in learned if p.dim() <= 1] + list(criterion.parameters())
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        fused=True,
-    )
+    optimizer = build_optimizer(learned, criterion, training)
     # What is validated and kept: the network, or the moving average of its weights.
     kept = copy.deepcopy(network) if training.average_decay else network
     best: dict[str, torch.Tensor] = {}

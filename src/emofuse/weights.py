@@ -28,14 +28,19 @@ def path(name: str) -> str:
     return str(FOLDER / _known(name).path)
 
 
+def named(network: Network) -> set[str]:
+    """What a network starts from: published weights by name, local files by their paths."""
+    return {getattr(network, modality).weights for modality in network.modalities} - {"none"}
+
+
 def local(network: Network) -> list[str]:
     """The local files that a network starts from, as params.yaml names them."""
-    return sorted(_named(network) - set(NAMES))
+    return sorted(named(network) - set(NAMES))
 
 
 def files(network: Network, root: Path) -> dict[str, Path]:
     """What a network starts from → its file: published weights by name, a local file by its path from `root`."""
-    return {name: root / (path(name) if name in NAMES else name) for name in _named(network)}
+    return {name: root / (path(name) if name in NAMES else name) for name in named(network)}
 
 
 def fetch(name: str, root: Path | str = ".") -> None:
@@ -63,10 +68,6 @@ def fetch(name: str, root: Path | str = ".") -> None:
     with atomic(target) as partial:
         shutil.copyfile(found, partial)
     log.info("%s: copied from %s", target, found)
-
-
-def _named(network: Network) -> set[str]:
-    return {getattr(network, modality).weights for modality in network.modalities} - {"none"}
 
 
 def _known(name: str) -> Remote:

@@ -106,14 +106,10 @@ def detector_threads(wildcards):
 
 def pretrained(wildcards):
     """The published weights that any variant of the corpus starts from; a local file is in the stamp, by its hash."""
-    networks = [
-        PARAMS.run(wildcards.corpus, variant).network
-        for variant in PARAMS.corpora[wildcards.corpus].variants
-    ]
     names = {
-        getattr(network, modality).weights
-        for network in networks
-        for modality in network.modalities
+        name
+        for variant in PARAMS.corpora[wildcards.corpus].variants
+        for name in weights.named(PARAMS.run(wildcards.corpus, variant).network)
     }
     return [weights.path(name) for name in sorted(names) if name in weights.NAMES]
 

@@ -25,8 +25,7 @@ class Trunk(Stages, ResNet):
     colours (a grey picture gives the same map).
     """
 
-    relu: nn.Module
-    maxpool: nn.Module
+    STEM = ("conv1", "bn1", "relu", "maxpool")
 
     def __init__(self, backbone: str, width: int) -> None:
         self._width = width
@@ -36,9 +35,6 @@ class Trunk(Stages, ResNet):
         self.bn1 = nn.BatchNorm2d(width)
         self.channels = 8 * width  # layer4 has eight times the first stage's
         del self.avgpool, self.fc
-
-    def stem_modules(self) -> list[nn.Module]:
-        return [self.conv1, self.bn1, self.relu, self.maxpool]
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):  # type: ignore[no-untyped-def]
         if planes == BASE_WIDTH:

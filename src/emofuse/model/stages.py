@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import nn
@@ -17,15 +17,13 @@ class Stages(nn.Module):
     eval mode when the network is put in train mode, so that the statistics stay too.
     """
 
+    STEM: ClassVar[tuple[str, ...]]  # the names of the first stage's modules, in the order in which they run
+
     frozen = 0
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
     layer4: nn.Sequential
-
-    def stem_modules(self) -> list[nn.Module]:
-        """The modules of the first stage, in the order in which they run."""
-        raise NotImplementedError
 
     def freeze(self, stages: int) -> None:
         """Freeze the first `stages` stages."""
@@ -51,6 +49,7 @@ class Stages(nn.Module):
 
     def _split(self) -> tuple[list[nn.Module], list[nn.Module]]:
         """The modules of the frozen stages, and those of the others."""
-        modules = [*self.stem_modules(), self.layer1, self.layer2, self.layer3, self.layer4]
+        stem = [self.get_submodule(name) for name in self.STEM]
+        modules = [*stem, self.layer1, self.layer2, self.layer3, self.layer4]
         cut = len(modules) - (5 - self.frozen) if self.frozen else 0
         return modules[:cut], modules[cut:]

@@ -51,7 +51,7 @@ class Trunk(Stages, VideoResNet):
     weights are torchvision's. At width 64 its Kinetics weights fit r3d_18, and kenshohara's the bottlenecks.
     """
 
-    stem: nn.Sequential
+    STEM = ("stem",)
 
     def __init__(self, backbone: str, width: int) -> None:
         self._width = width
@@ -68,9 +68,6 @@ class Trunk(Stages, VideoResNet):
         for _ in range(self.halvings):
             size = (size + 1) // 2
         return size * size
-
-    def stem_modules(self) -> list[nn.Module]:
-        return [self.stem]
 
     def _make_layer(self, block, conv_builder, planes, blocks, stride=1):  # type: ignore[no-untyped-def]
         if planes == BASE_WIDTH:

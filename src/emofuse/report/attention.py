@@ -7,6 +7,7 @@ them. So a report can be made again, without this figure, where tens of gigabyte
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from emofuse.evaluation import read_model
 from emofuse.features import Features, to_input
 from emofuse.files import read_table
 from emofuse.model.network import EmotionNetwork
-from emofuse.report.embeddings import folder, model
+from emofuse.report.embeddings import folder
 from emofuse.report.results import CorpusResults, Fold, Run
 from emofuse.shards import FOLDERS
 
@@ -39,19 +40,18 @@ class Attended:
     segments: NDArray[np.float64] | None  # (N, bands, frames), log-mel
 
 
-def attend(corpus: CorpusResults, run: Run, fold: Fold) -> Attended | None:
-    """The first test clip of a fold that was told right; None where its model or its features are not here."""
-    path = model(corpus, run, fold)
+def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended | None:
+    """The first test clip of a fold that was told right, by the fold's model; None where its features are not here."""
     data = corpus.root / "data" / corpus.name
     clips = data / run.protocol / "clips.csv"
-    if path is None or not clips.is_file():
+    if not clips.is_file():
         return None
     tested = read_table(
         corpus.root / "results" / folder(corpus, run, fold) / "predictions.csv", ("clip", "emotion", "predicted")
     )
     clip = next((row for row in tested if row["emotion"] == row["predicted"]), tested[0])
     rows = [row for row in read_table(clips, ("clip", "shard")) if row["clip"] == clip["clip"]]
-    state, described = read_model(path)
+    state, described = read_model(model)
     network = parameters.Network.model_validate(described["network"])
     shards = [data / FOLDERS[modality] / f"shard-{row['shard']}.npy" for row in rows for modality in network.modalities]
     if not shards or not all(shard.is_file() for shard in shards):

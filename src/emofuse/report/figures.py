@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from emofuse import metrics
 from emofuse.report.learned import attention, distances, embeddings  # noqa: F401  # the report asks here for every figure
 from emofuse.report.results import CorpusResults, Run
-from emofuse.report.style import BLUE, INK, ORANGE, STYLE, WIDTH, empty, legend, title
+from emofuse.report.style import BLUE, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
 
 
 def confusion(corpus: CorpusResults) -> Figure:
@@ -130,24 +129,15 @@ def _panels(
     return runs, figure, list(panels[: len(runs)])
 
 
-def _confusion(axis: Axes, matrix: NDArray[np.int64], emotions: Sequence[str]) -> None:
-    total = matrix.sum(1, keepdims=True)
-    shares = np.where(total > 0, 100 * matrix / np.maximum(total, 1), np.nan)
-    axis.pcolormesh(
-        np.nan_to_num(shares), cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=100, edgecolors="white", linewidth=0.8
-    )
+def _confusion(axis: Axes, counts: NDArray[np.int64], emotions: Sequence[str]) -> None:
+    total = counts.sum(1, keepdims=True)
+    shares = np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
+    matrix(axis, np.nan_to_num(shares), 100, emotions)
     for (row, column), share in np.ndenumerate(shares):
         text = "–" if np.isnan(share) else f"{share:.0f}"
         # Zeros are most of the matrix: faint, so that what is confused is what one sees.
         colour = "#ffffff" if share > 55 else "#8b949e" if text == "0" else "#0b1a2b"
         axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=6, color=colour)
-    places = np.arange(len(emotions)) + 0.5
-    axis.set_xticks(places, list(emotions), rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(places, list(emotions))
-    axis.invert_yaxis()
-    axis.set_aspect("equal")
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
     axis.set(xlabel="predicted emotion", ylabel="true emotion, % of its clips")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from emofuse.report import embeddings as reading
 from emofuse.report.results import CorpusResults
-from emofuse.report.style import BLUE, COLUMN, INK, ORANGE, STYLE, empty, title
+from emofuse.report.style import BLUE, COLUMN, INK, ORANGE, STYLE, empty, matrix, title
 
 if TYPE_CHECKING:
     from emofuse.report.attention import Attended
@@ -79,18 +78,11 @@ def _distances(
     both = np.tril(learned_CC) + np.triu(start_CC)
     np.fill_diagonal(both, np.nan)
     top = float(np.nanmax(both))
-    axis.pcolormesh(both, cmap=matplotlib.colormaps["Blues"], vmin=0, vmax=top, edgecolors="white", linewidth=0.8)
+    matrix(axis, both, top, emotions)
     for (row, column), value in np.ndenumerate(both):
         if row != column:
             colour = "#ffffff" if value > 0.6 * top else "#0b1a2b"
             axis.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=SMALL, color=colour)
-    spots = np.arange(len(emotions)) + 0.5
-    axis.set_xticks(spots, list(emotions), rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(spots, list(emotions))
-    axis.invert_yaxis()
-    axis.set_aspect("equal")
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
     axis.set_xlabel("d, mean = 1: below the diagonal as\nlearned, above it as it started")
 
 
@@ -183,13 +175,14 @@ def attention(corpus: CorpusResults) -> Figure:
     run = next((run for run in corpus.leading if run.folds), None)
     if run is None:
         return empty("not run")
-    fold = next((fold for fold in run.folds if reading.model(corpus, run, fold)), None)
-    if fold is None:
+    models = ((fold, reading.model(corpus, run, fold)) for fold in run.folds)
+    fold, path = next(((fold, path) for fold, path in models if path), (None, None))
+    if fold is None or path is None:
         return empty("the models are not here, so neither is what they attend to")
 
     from emofuse.report import attention as clips
 
-    clip = clips.attend(corpus, run, fold)
+    clip = clips.attend(corpus, run, fold, path)
     if clip is None:
         return empty("the features of a test clip are not here")
     if not clip.weights:

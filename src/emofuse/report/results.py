@@ -75,6 +75,11 @@ class Run:
     folds: tuple[Fold, ...]
 
     @property
+    def modality(self) -> str:
+        """ "audio", "video" or "audio_video": what the variant's network has on this corpus."""
+        return "_".join(sorted(self.setup.network.modalities))
+
+    @property
     def missing(self) -> tuple[int, ...]:
         """The folds that params.yaml asks for and that have no result."""
         there = {fold.fold for fold in self.folds}
@@ -184,7 +189,7 @@ class CorpusResults:
 
     def best(self, run: Run) -> float | None:
         """The accuracy that no method can pass with the modalities of a run; known of the demo alone."""
-        return self.bayes["_".join(sorted(run.setup.network.modalities))] if self.bayes else None
+        return self.bayes[run.modality] if self.bayes else None
 
     def is_whole(self, run: Run) -> bool:
         """Whether a run tested the whole corpus: every actor, and all but 1 % of its clips (some are broken)."""

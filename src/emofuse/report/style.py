@@ -13,9 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import style
+import numpy as np
+from matplotlib import colormaps, style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from emofuse.files import atomic
 from emofuse.report.results import CorpusResults, Run
@@ -108,3 +111,15 @@ def empty(message: str) -> Figure:
 def legend(figure: Figure, lines: Sequence[Line2D]) -> None:
     """One legend above all panels."""
     figure.legend(handles=list(lines), loc="outside upper center", ncols=len(lines))
+
+
+def matrix(axis: Axes, values: NDArray[np.float64], top: float, names: Sequence[str]) -> None:
+    """A square of coloured cells, 0 to `top`, with the same names down and along it; what is NaN stays blank."""
+    axis.pcolormesh(values, cmap=colormaps["Blues"], vmin=0, vmax=top, edgecolors="white", linewidth=0.8)
+    places = np.arange(len(names)) + 0.5
+    axis.set_xticks(places, list(names), rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(places, list(names))
+    axis.invert_yaxis()
+    axis.set_aspect("equal")
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)

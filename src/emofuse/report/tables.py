@@ -448,13 +448,9 @@ LITERATURE_NOTE = (
 )
 
 
-def _modality(run: Run) -> str:
-    return "_".join(sorted(run.setup.network.modalities))
-
-
 def _own_row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]]:
-    why = ""
-    if run.protocol.startswith("random_"):
+    why, shared = "", run.protocol.startswith("random_")
+    if shared:
         why = "random split: actors are on both sides"
     elif run.folds and not corpus.is_whole(run):
         why = f"part of the corpus: {run.clips:,} clips of {len(run.actors)} actors"
@@ -462,14 +458,14 @@ def _own_row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]
     weights = [getattr(run.setup.network, modality).weights for modality in sorted(run.setup.network.modalities)]
     pretraining = ", ".join(name for name in weights if name != "none") or "none"
     row = [
-        f"{run.variant}\n(this report, seed {run.seed})", _modality(run).replace("_", " + "), *scores, why or "ours",
+        f"{run.variant}\n(this report, seed {run.seed})", run.modality.replace("_", " + "), *scores, why or "ours",
         run.protocol, pretraining, "this report",
     ]  # fmt: skip
     numbers = _record(run)
     record = {
-        "method": run.variant, "authors": "this report", "year": None, "modality": _modality(run),
+        "method": run.variant, "authors": "this report", "year": None, "modality": run.modality,
         "classes": len(run.folds[0].emotions) if run.folds else None, "protocol": run.protocol,
-        "subject_independent": "no" if run.protocol.startswith("random_") else "yes", "seed": run.seed,
+        "subject_independent": "no" if shared else "yes", "seed": run.seed,
         "status": numbers["status"], "pretraining": pretraining, "incomparable": why,
     }  # fmt: skip
     for metric in ("war", "uar"):
@@ -505,7 +501,7 @@ def recall(corpus: CorpusResults) -> Table:
     variants = list(dict.fromkeys(run.variant for run in corpus.runs))
     heard = {
         modality: corpus.listeners.shares[modality]
-        for modality in dict.fromkeys(map(_modality, corpus.runs))
+        for modality in dict.fromkeys(run.modality for run in corpus.runs)
         if modality in corpus.listeners.shares
     }
     rows: list[list[str]] = []
