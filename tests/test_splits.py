@@ -87,12 +87,30 @@ def test_a_partial_corpus_shrinks_its_folds_and_says_so(caplog: pytest.LogCaptur
     assert "2 of its 5 test actors" in caplog.text
 
 
-@given(st.integers(3, 6), st.integers(0, 9))
-def test_random_folds_test_every_clip_once_and_keep_recordings_together(folds: int, seed: int) -> None:
-    clips = make_clips(6, takes=4, shared=((1, 2), (3, 4)))
-    made = splits.random_folds(clips, folds, str(seed))
+@given(st.integers(2, 4), st.integers(0, 9))
+def test_random_folds_are_as_large_as_those_by_actor_and_share_the_actors(folds: int, seed: int) -> None:
+    clips = make_clips(8, takes=4)
+    genders = {int(row["actor"]): row["gender"] for row in clips}
+    published = {fold: {"test": group} for fold, group in splits.kfold(genders, folds, seed).items()}
+    apart = splits.actor_folds(clips, published, 1, str(seed))
+    made = splits.random_folds(clips, published, 1, str(seed))
     tested = [clip for parts in made.values() for clip in parts["test"]]
     assert sorted(tested) == sorted(row["clip"] for row in clips)
+    by_name = {row["clip"]: row for row in clips}
+    for fold, parts in made.items():
+        for part, names in parts.items():
+            assert len(set(names)) == len(names)
+            count, wanted = (Counter(by_name[clip]["emotion"] for clip in each) for each in (names, apart[fold][part]))
+            assert count == wanted
+        actors = [{by_name[clip]["actor"] for clip in parts[part]} for part in ("train", "test")]
+        assert len(actors[0] & actors[1]) >= 4
+
+
+@given(st.integers(0, 30))
+def test_random_folds_keep_a_recording_on_one_side(seed: int) -> None:
+    clips = make_clips(6, takes=4, shared=((1, 2), (3, 4)))
+    published = {fold: {"test": [2 * fold + 1, 2 * fold + 2]} for fold in range(3)}
+    made = splits.random_folds(clips, published, 1, str(seed))
     for parts in made.values():
         sides = [{row["group"] for row in clips if row["clip"] in parts[part]} for part in splits.PARTS]
         assert not sides[0] & sides[1] | sides[0] & sides[2] | sides[1] & sides[2]

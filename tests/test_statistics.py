@@ -55,9 +55,21 @@ def _simulated(generator: np.random.Generator, folds: int, actors: int, clips: i
     return made
 
 
+def _apart(folds: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The arguments of `estimates` for these folds; no actor is in two of them."""
+    first = itertools.accumulate((len(fold) for fold in folds), initial=0)
+    return [np.arange(start, start + len(fold)) for start, fold in zip(first, folds, strict=False)], folds
+
+
+def _bootstrap(actors: list[np.ndarray], folds: list[np.ndarray], resamples: int) -> dict[str, np.ndarray]:
+    drawn = statistics.draw_actors(actors, resamples)
+    assert drawn is not None
+    return statistics.resampled(actors, folds, drawn)
+
+
 def test_bootstrap_agrees_with_a_plain_loop_over_actors() -> None:
     folds = _simulated(np.random.default_rng(1), folds=3, actors=5, clips=15, spread=0.15)
-    fast = statistics.actor_bootstrap(folds, resamples=20_000)
+    fast = _bootstrap(*_apart(folds), resamples=20_000)
     generator = np.random.default_rng(2)
     slow = []
     for _ in range(4000):
@@ -71,7 +83,6 @@ def test_bootstrap_agrees_with_a_plain_loop_over_actors() -> None:
             recalls = [np.mean([p == t for t, p in zip(truth, predicted, strict=True) if t == row]) for row in (0, 1)]
             uars.append(np.mean(recalls))
         slow.append(np.mean(uars))
-    assert fast is not None
     assert fast["uar"].mean() == pytest.approx(np.mean(slow), abs=0.003)
     assert fast["uar"].std() == pytest.approx(np.std(slow), rel=0.06)
     assert np.percentile(fast["uar"], [2.5, 97.5]) == pytest.approx(np.percentile(slow, [2.5, 97.5]), abs=0.008)
@@ -82,8 +93,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(300):
         folds = _simulated(generator, folds=5, actors=5, clips=30, spread=0.1)
-        found = statistics.actor_bootstrap(folds, resamples=400)
-        assert found is not None
+        found = _bootstrap(*_apart(folds), resamples=400)
         low, high = np.percentile(found["war"], [2.5, 97.5])
         covered += low <= 0.7 <= high
     # 95 % claimed; drawing n and not n - 1 actors would give about 90 %.
@@ -92,7 +102,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_interval_is_the_same_every_time_and_around_the_mean() -> None:
     folds = _simulated(np.random.default_rng(4), folds=4, actors=6, clips=10, spread=0.1)
-    first, second = statistics.estimates(folds), statistics.estimates(folds)
+    first, second = statistics.estimates(*_apart(folds)), statistics.estimates(*_apart(folds))
     assert first == second
     for estimate in first.values():
         assert estimate.low is not None
@@ -105,23 +115,53 @@ def test_interval_is_the_same_every_time_and_around_the_mean() -> None:
 
 def test_one_fold_has_no_sd_and_one_actor_no_interval() -> None:
     fold = _simulated(np.random.default_rng(5), folds=1, actors=4, clips=10, spread=0.1)[0]
-    assert statistics.estimates([fold])["war"].sd is None
-    assert statistics.estimates([fold])["war"].low is not None
-    assert statistics.estimates([fold, fold[:1]])["war"].low is None
+    assert statistics.estimates(*_apart([fold]))["war"].sd is None
+    assert statistics.estimates(*_apart([fold]))["war"].low is not None
+    assert statistics.estimates(*_apart([fold, fold[:1]]))["war"].low is None
 
+
+def test_an_actor_in_several_folds_is_drawn_for_all_of_them_at_once() -> None:
+    """Two folds have the same actors with the same clips: their mean varies as much as one of them."""
+    fold = _simulated(np.random.default_rng(8), folds=1, actors=6, clips=20, spread=0.2)[0]
+    everyone = np.arange(6)
+    one = statistics.estimates([everyone], [fold])["uar"]
+    two = statistics.estimates([everyone, everyone], [fold, fold])["uar"]
+    assert (two.low, two.high) == (one.low, one.high)
+    apart = statistics.estimates(*_apart([fold, fold]))["uar"]
+    assert None not in (one.low, one.high, apart.low, apart.high)
+    assert apart.high - apart.low < 0.85 * (one.high - one.low)  # type: ignore[operator]
+
+
+def _leaky(more: int) -> tuple[tuple[list[np.ndarray], list[np.ndarray]], tuple[list[np.ndarray], list[np.ndarray]]]:
+    """Six actors who differ much, each right on `more` more of 20 clips an emotion where all are in both folds."""
+    right = np.array([2, 9, 14, 5, 12, 16])
+    matrices = [np.stack([np.stack([r, 20 - r], -1), np.stack([20 - r, r], -1)], 1) for r in (right, right + more)]
+    apart = ([np.arange(3), np.arange(3, 6)], [matrices[0][:3], matrices[0][3:]])
+    return apart, ([np.arange(6), np.arange(6)], [matrices[1], matrices[1]])
+
+
+def test_what_shared_actors_are_worth_is_found_whoever_is_drawn() -> None:
+    found = statistics.leak(*_leaky(3))
+    for metric in ("war", "uar"):
+        assert (found[metric].low, found[metric].mean, found[metric].high) == pytest.approx((0.15, 0.15, 0.15))
+
+
+def test_no_interval_where_the_folds_by_actor_leave_someone_out() -> None:
+    apart, shared = _leaky(3)
+    found = statistics.leak((apart[0][:1], apart[1][:1]), shared)["war"]
+    assert found.mean > 0
+    assert (found.low, found.high) == (None, None)
 
 def _pair(*variants: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The arguments of `differences` for two variants' folds; no actor is in two folds."""
-    first = itertools.accumulate((len(fold) for fold in variants[0]), initial=0)
-    actors = [np.arange(start, start + len(fold)) for start, fold in zip(first, variants[0], strict=False)]
-    return actors, [np.stack(pair, axis=1) for pair in zip(*variants, strict=True)]
+    return _apart(variants[0])[0], [np.stack(pair, axis=1) for pair in zip(*variants, strict=True)]
 
 
 def test_difference_of_two_variants_is_that_of_their_means() -> None:
     generator = np.random.default_rng(6)
     ours, theirs = (_simulated(generator, folds=3, actors=4, clips=12, spread=0.1) for _ in range(2))
     found = statistics.differences(*_pair(ours, theirs))
-    first, second = statistics.estimates(ours), statistics.estimates(theirs)
+    first, second = statistics.estimates(*_apart(ours)), statistics.estimates(*_apart(theirs))
     for metric, difference in found.items():
         assert difference.mean == pytest.approx(first[metric].mean - second[metric].mean)
         assert difference.low is not None
@@ -139,7 +179,7 @@ def test_both_variants_are_resampled_with_the_same_actors() -> None:
     for metric in ("war", "uar"):
         difference = statistics.differences(*_pair(ours, theirs))[metric]
         assert (difference.low, difference.mean, difference.high) == pytest.approx((0.15, 0.15, 0.15))
-        estimate = statistics.estimates(ours)[metric]
+        estimate = statistics.estimates(*_apart(ours))[metric]
         assert estimate.high is not None
         assert estimate.low is not None
         assert estimate.high - estimate.low > 0.3
@@ -151,7 +191,7 @@ def test_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says() -
     for _ in range(200):
         ours, theirs = (_simulated(generator, folds=5, actors=5, clips=30, spread=0.1) for _ in range(2))
         low, high = np.percentile(
-            np.subtract(*np.moveaxis(statistics.actor_bootstrap(_pair(ours, theirs)[1], resamples=400)["war"], -1, 0)),  # type: ignore[index]
+            np.subtract(*np.moveaxis(_bootstrap(*_pair(ours, theirs), resamples=400)["war"], -1, 0)),
             [2.5, 97.5],
         )
         covered += low <= 0 <= high

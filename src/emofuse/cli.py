@@ -67,10 +67,8 @@ def splits(params: Params, corpus: str, protocol: str) -> None:
 
     section = params.corpus(corpus)
     _known(protocol, section.protocols, f"corpora.{corpus}.protocols", "protocol")
-    published = None
-    if not parameters.GENERATED_PROTOCOL.fullmatch(protocol):
-        published = parameters.read_protocol(ROOT / parameters.protocol_path(section.kind, protocol))
-    stage.build(corpus, section, protocol, published, ROOT)
+    path = parameters.protocol_path(section.kind, protocol)
+    stage.build(corpus, section, protocol, parameters.read_protocol(ROOT / path) if path else None, ROOT)
 
 
 def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> None:
@@ -99,8 +97,32 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
         )
 
 
-def evaluate(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> None:
-    """Score a trained fold on its test clips, to results/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>/."""
+def evaluate(
+    params: Params,
+    corpus: str,
+    protocol: str,
+    variant: str | None,
+    seed: int | None,
+    fold: int | None,
+    predictions: str | None,
+    output: str | None,
+) -> None:
+    """Score a trained fold on its test clips, to results/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>/; or, without
+    variant, seed and fold, the --predictions of others.
+    """
+    if predictions is not None:
+        if variant is not None:
+            raise UserError(
+                f"evaluate: {variant} names a run of ours; leave variant, seed and fold out beside --predictions"
+            )
+        _evaluate_predictions(params, corpus, protocol, Path(predictions), output)
+        return
+    if output is not None:
+        raise UserError("evaluate: --output goes with --predictions; a fold of ours is written to results/")
+    if variant is None or seed is None or fold is None:
+        raise UserError(
+            "evaluate: name the variant, seed and fold of ours, or what others predicted by --predictions FILE"
+        )
     run = _check_run(params, corpus, protocol, variant, seed, fold)
 
     from emofuse import corpora, evaluation, lease
@@ -120,12 +142,33 @@ def evaluate(params: Params, corpus: str, protocol: str, variant: str, seed: int
         )
 
 
+def _evaluate_predictions(params: Params, corpus: str, protocol: str, file: Path, output: str | None) -> None:
+    section = params.corpus(corpus)
+    _known(protocol, section.protocols, f"corpora.{corpus}.protocols", "protocol")
+
+    from emofuse import corpora, predictions
+    from emofuse.files import write_json
+
+    scored = predictions.score(file, ROOT / "data" / corpus, protocol, corpora.emotions(section.kind))
+    if output is not None:
+        write_json(output, scored.record())
+    print(scored.text())
+
+
 def track(params: Params, corpus: str) -> None:
     """Mirror every fold of a corpus that is on disk into the MLflow store; also rebuilds a lost store."""
     from emofuse import tracking
 
     params.corpus(corpus)
     tracking.track(corpus, params, ROOT)
+
+
+def restore(params: Params, corpus: str) -> None:
+    """Write back a corpus's result files from the MLflow store."""
+    from emofuse import tracking
+
+    params.corpus(corpus)
+    tracking.restore(corpus, params, ROOT)
 
 
 def report(params: Params, corpus: str) -> None:
@@ -196,7 +239,8 @@ ARGUMENTS: dict[str, tuple[type, str]] = {
     "fold": (int, "a fold of the protocol"),
     "name": (str, "resnet18, r3d_18, retinaface_resnet50 or retinaface_mobilenet0.25"),
     "candidates": (str, "a YAML file: configuration → overrides of network, loss and training"),
-    "port": (int, "the port to listen on"),
+    "--predictions": (str, "a CSV file of others' predictions: clip, and predicted or p_<emotion> of each emotion"),
+    "--output": (str, "the JSON file to write the scores of --predictions to"),
 }
 FOLD = ("corpus", "protocol", "variant", "seed", "fold")
 COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
@@ -206,8 +250,9 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "audio": (audio, ("corpus", "shard")),
     "splits": (splits, ("corpus", "protocol")),
     "train": (train, FOLD),
-    "evaluate": (evaluate, FOLD),
+    "evaluate": (evaluate, ("corpus", "protocol", "variant?", "seed?", "fold?", "--predictions", "--output")),
     "track": (track, ("corpus",)),
+    "restore": (restore, ("corpus",)),
     "report": (report, ("corpus",)),
     "paper": (paper, ()),
     "weights": (weights, ("name",)),
@@ -218,6 +263,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
 EPILOGUE = """\
 The stages run in this order, each reading what those before it wrote:
   download → index → faces, audio → splits → train → evaluate → track, report → paper
+track has a way back, restore, from the MLflow store to the result files.
 Snakemake and DVC run these same commands; see README.md.
 
 exit status: 0 done; 2 a mistake in what was given, one line says which; 1 anything else
@@ -261,8 +307,13 @@ def _parser() -> argparse.ArgumentParser:
         text = (function.__doc__ or "").strip()
         command = commands.add_parser(name, help=_summary(text), description=text)
         for argument in names:
-            kind, meaning = ARGUMENTS[argument]
-            command.add_argument(argument, type=kind, help=meaning)
+            kind, meaning = ARGUMENTS[argument.rstrip("?")]
+            if argument.startswith("--"):
+                command.add_argument(argument, type=kind, help=meaning, metavar="FILE")
+            elif argument.endswith("?"):  # it may be absent
+                command.add_argument(argument.rstrip("?"), type=kind, help=meaning, nargs="?")
+            else:
+                command.add_argument(argument, type=kind, help=meaning)
     text = (show_schema.__doc__ or "").strip()
     commands.add_parser("schema", help=_summary(text), description=text)
     text = (ui.__doc__ or "").strip()
@@ -283,7 +334,8 @@ def _known(value: object, known: object, where: str, what: str) -> None:
 def _check_run(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> parameters.Run:
     section = params.corpus(corpus)
     _known(protocol, section.protocols, f"corpora.{corpus}.protocols", "protocol")
-    _known(variant, section.variants, f"corpora.{corpus}.variants", "variant")
+    where = "audit" if protocol.startswith(parameters.RANDOM) else "variants"
+    _known(variant, section.variants_under(protocol), f"corpora.{corpus}.{where}", "variant")
     _known(seed, section.seeds, f"corpora.{corpus}.seeds", "seed")
     _known(fold, section.protocols[protocol], f"corpora.{corpus}.protocols.{protocol}", "fold")
     return params.run(corpus, variant)

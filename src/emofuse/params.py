@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -31,7 +31,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 S = TypeVar("S", bound="Section")
 
-GENERATED_PROTOCOL = re.compile(r"(kfold|random)_(\d+)")
+KFOLD = re.compile(r"kfold_(\d+)")
+RANDOM = "random_"  # before a protocol's name: folds of its sizes, their clips drawn at random, whatever their actor
 
 
 class Section(BaseModel):
@@ -267,7 +268,10 @@ class Corpus(Section):
     audio: Audio | None = None
     max_unusable: Fraction = Field(0.05, description="a larger share of unusable clips is an error")
     protocols: Annotated[dict[str, Annotated[list[int], Field(min_length=1)]], Field(min_length=1)] = Field(
-        description="protocol: the folds of it to run"
+        description="protocol: the folds of it to run; random_<protocol> has its sizes, but shares actors"
+    )
+    audit: Annotated[list[Name], Field(min_length=1)] = Field(
+        ["proposed"], description="the variants to run under random_<protocol>, to show what shared actors are worth"
     )
     validation_actors: Count = Field(4, description="of each fold's training actors")
     split_seed: int = Field(1, description="of generated folds and of the choice of validation actors")
@@ -294,11 +298,29 @@ class Corpus(Section):
             raise ValueError("audio.trim_db: goes with sound alone; segment i and snippet i must be the same moment")
         if (self.kind == "demo") != (self.demo is not None):
             raise ValueError("demo: goes with kind demo, no more and no less")
-        for key in ("seeds", "variants", "actors"):
+        for key in ("seeds", "variants", "audit", "actors"):
             values = getattr(self, key)
             if values != "all" and len(set(values)) != len(values):
                 raise ValueError(f"{key}: a value is listed twice")
+        for protocol in self.protocols:
+            followed = protocol.removeprefix(RANDOM)
+            if followed not in self.protocols:
+                raise ValueError(f"protocols: {protocol} is there to compare {followed} with; list that too")
+            for variant in self.variants_under(protocol):
+                if variant not in self.variants:
+                    raise ValueError(f"audit: {variant} is none of this corpus's variants, and {protocol} is to run it")
         return self
+
+    def variants_under(self, protocol: str) -> list[str]:
+        """The variants that are run under a protocol."""
+        return self.audit if protocol.startswith(RANDOM) else self.variants
+
+    def runs(self) -> Iterator[tuple[str, str, int, list[int]]]:
+        """Protocol, variant, seed and folds of every run of the corpus."""
+        for protocol, folds in self.protocols.items():
+            for variant in self.variants_under(protocol):
+                for seed in self.seeds:
+                    yield protocol, variant, seed, folds
 
 
 class Overrides(Section):
@@ -475,9 +497,10 @@ def _needed(params: Params, name: str) -> Corpus:
     )
 
 
-def protocol_path(kind: str, protocol: str) -> Path:
-    """Where the published protocol of that name lies, from the repository's root."""
-    return Path("protocols") / kind / f"{protocol}.csv"
+def protocol_path(kind: str, protocol: str) -> Path | None:
+    """Where the published protocol lies whose folds these are, from the repository's root; None for kfold_<k>."""
+    followed = protocol.removeprefix(RANDOM)
+    return None if KFOLD.fullmatch(followed) else Path("protocols") / kind / f"{followed}.csv"
 
 
 def read_protocol(path: Path) -> dict[int, dict[str, list[int]]]:
@@ -499,19 +522,20 @@ def _check_folds(name: str, corpus: Corpus, protocol: str, folds: list[int], roo
     where = f"corpora.{name}.protocols.{protocol}"
     if len(set(folds)) != len(folds):
         raise UserError(f"{where}: a fold is listed twice")
-    if generated := GENERATED_PROTOCOL.fullmatch(protocol):
-        number = int(generated[2])
+    if generated := KFOLD.fullmatch(protocol.removeprefix(RANDOM)):
+        number = int(generated[1])
         if number < 2:
             raise UserError(f"{where}: {number} fold(s) leave nothing to train on")
         available = list(range(number))
-        if corpus.actors != "all" and generated[1] == "kfold" and number > len(corpus.actors):
+        if corpus.actors != "all" and number > len(corpus.actors):
             raise UserError(f"{where}: {number} folds of {len(corpus.actors)} actors leave some empty")
-    else:
-        path = root / protocol_path(corpus.kind, protocol)
-        if not path.is_file():
-            known = sorted(file.stem for file in path.parent.glob("*.csv"))
-            raise UserError(f"{where}: no such protocol; there are kfold_<k>, random_<k>, {', '.join(known)}")
-        published = read_protocol(path)
+    elif path := protocol_path(corpus.kind, protocol):
+        if not (root / path).is_file():
+            known = sorted(file.stem for file in (root / path).parent.glob("*.csv"))
+            raise UserError(
+                f"{where}: no such protocol; there are kfold_<k>, {', '.join(known)}, and random_ before any of them"
+            )
+        published = read_protocol(root / path)
         available = sorted(published)
         if corpus.actors != "all":
             present = set(corpus.actors)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from emofuse import reasons
 from emofuse.errors import UserError
 from emofuse.files import read_table, write_table
+from emofuse.params import RANDOM
 
 if TYPE_CHECKING:
     from emofuse.params import Corpus
@@ -92,6 +93,34 @@ def actor_folds(
     `validation` of the training actors are chosen. A recording that two actors share stays on the
     test side: its copies leave the other parts.
     """
+    return {fold: _one_side(side, clips) for fold, side in _sides(clips, published, validation, seed).items()}
+
+
+def random_folds(
+    clips: Sequence[Row], published: Mapping[int, Mapping[str, Sequence[int]]], validation: int, seed: str
+) -> dict[int, Parts]:
+    """Split usable clips as `actor_folds` does, then put another clip of the same emotion in each one's place.
+
+    What leaks, for comparison: the actors are on all sides, but each part of each fold has as many clips of each
+    emotion as that of `actor_folds`, less the copies of recordings, and each clip is tested as often.
+    """
+    shuffled = random.Random(f"random {seed}")
+    places: dict[str, list[str]] = defaultdict(list)
+    for row in clips:
+        places[row["emotion"]].append(row["clip"])
+    taken: dict[str, str] = {}
+    for names in places.values():
+        taken |= dict(zip(names, shuffled.sample(names, len(names)), strict=True))
+    return {
+        fold: _one_side({clip: side[place] for clip, place in taken.items()}, clips)
+        for fold, side in _sides(clips, published, validation, seed).items()
+    }
+
+
+def _sides(
+    clips: Sequence[Row], published: Mapping[int, Mapping[str, Sequence[int]]], validation: int, seed: str
+) -> dict[int, dict[str, str]]:
+    """The part of each clip in each fold that has test actors here."""
     genders = {int(row["actor"]): row["gender"] for row in clips}
     folds = {}
     for fold, parts in published.items():
@@ -105,34 +134,8 @@ def actor_folds(
         if not val:
             val = set(validation_actors(training, validation, f"{seed} {fold}"))
         side = {actor: "test" if actor in test else "val" if actor in val else "train" for actor in genders}
-        folds[fold] = _one_side({row["clip"]: side[int(row["actor"])] for row in clips}, clips)
+        folds[fold] = {row["clip"]: side[int(row["actor"])] for row in clips}
     return folds
-
-
-def random_folds(clips: Sequence[Row], folds: int, seed: str) -> dict[int, Parts]:
-    """Split usable clips at random, whatever their actor: what leaks, for comparison.
-
-    Clips of one recording stay together; emotions are spread evenly; a fold's validation clips are
-    those of the next fold's test part.
-    """
-    shuffled = random.Random(seed)
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in clips:
-        groups[row["group"]].append(row)
-    order = sorted(groups)
-    shuffled.shuffle(order)
-    order.sort(key=lambda group: groups[group][0]["emotion"])
-    dealt = {row["clip"]: place % folds for place, group in enumerate(order) for row in groups[group]}
-    return {
-        fold: _one_side(
-            {
-                clip: "test" if home == fold else "val" if folds > 2 and home == (fold + 1) % folds else "train"
-                for clip, home in dealt.items()
-            },
-            clips,
-        )
-        for fold in range(folds)
-    }
 
 
 def _one_side(side: Mapping[str, str], clips: Sequence[Row]) -> Parts:
@@ -158,7 +161,7 @@ def build(
 ) -> None:
     """Write data/<corpus>/<protocol>/clips.csv and folds.csv.
 
-    `published` is the protocol's file, None for the generated kfold_<k> and random_<k>. Raises `UserError`
+    `published` is the file of a published protocol, None for kfold_<k>. Raises `UserError`
     where more than `max_unusable` of the clips are unusable, or a fold that params.yaml runs is empty.
     """
     folder = root / "data" / name
@@ -181,18 +184,13 @@ def build(
             f" (most often: {next(iter(why), 'there are none')}); see the statuses in {folder}: index.csv"
             f"{''.join(f', {stage}/*.csv' for stage in stages)}"
         )
-    seed = f"{protocol} {corpus.split_seed}"
-    kind, _, count = protocol.rpartition("_")
-    if published is not None:
-        folds = actor_folds(usable, published, corpus.validation_actors, seed)
-    elif kind == "kfold":
+    followed = protocol.removeprefix(RANDOM)
+    if published is None:
         genders = {int(row["actor"]): row["gender"] for row in usable}
-        dealt = kfold(genders, int(count), corpus.split_seed)
-        folds = actor_folds(
-            usable, {fold: {"test": actors} for fold, actors in dealt.items()}, corpus.validation_actors, seed
-        )
-    else:
-        folds = random_folds(usable, int(count), seed)
+        dealt = kfold(genders, int(followed.rpartition("_")[2]), corpus.split_seed)
+        published = {fold: {"test": actors} for fold, actors in dealt.items()}
+    split = actor_folds if followed == protocol else random_folds
+    folds = split(usable, published, corpus.validation_actors, f"{followed} {corpus.split_seed}")
     for fold in corpus.protocols[protocol]:
         for part in PARTS:
             if not folds.get(fold, {}).get(part):

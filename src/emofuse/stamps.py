@@ -49,10 +49,10 @@ KEYS = {
     "faces": ("faces",),
     "audio": ("audio",),
     "splits": ("split_seed", "validation_actors", "max_unusable", "modalities"),
-    "track": ("protocols", "seeds", "variants"),
+    "track": ("protocols", "seeds", "variants", "audit"),
     "report": (
         *CLIPS, "title", "faces", "audio", "max_unusable", "protocols", "validation_actors", "split_seed", "seeds",
-        "variants", "network", "loss", "training",
+        "variants", "audit", "network", "loss", "training",
     ),
 }  # fmt: skip
 

@@ -454,9 +454,7 @@ def track(corpus: str, params: Params, root: Path | str = ".") -> None:
     root = Path(root)
     wanted = [
         RunKey(corpus, protocol, variant, seed, fold)
-        for protocol, folds in params.corpus(corpus).protocols.items()
-        for variant in params.corpus(corpus).variants
-        for seed in params.corpus(corpus).seeds
+        for protocol, variant, seed, folds in params.corpus(corpus).runs()
         for fold in folds
     ]
     folds = [_read(key, params, root) for key in wanted if _metrics_path(key, root).is_file()]

@@ -48,16 +48,15 @@ def shards(pattern, corpus):
 
 def folds(pattern, corpus):
     """A file of every fold that is run of a corpus."""
-    section = PARAMS.corpora[corpus]
     return [
         file
-        for protocol, numbers in section.protocols.items()
+        for protocol, variant, seed, numbers in PARAMS.corpora[corpus].runs()
         for file in expand(
             pattern,
             corpus=corpus,
             protocol=protocol,
-            variant=section.variants,
-            seed=section.seeds,
+            variant=variant,
+            seed=seed,
             fold=numbers,
         )
     ]
@@ -115,12 +114,11 @@ def pretrained(wildcards):
 
 
 def published(wildcards):
-    """The file of a published protocol; a generated one has none."""
-    if params.GENERATED_PROTOCOL.fullmatch(wildcards.protocol):
-        return []
-    return str(
-        params.protocol_path(PARAMS.corpora[wildcards.corpus].kind, wildcards.protocol)
+    """The file of the published protocol that the splits follow; kfold_<k> has none."""
+    path = params.protocol_path(
+        PARAMS.corpora[wildcards.corpus].kind, wildcards.protocol
     )
+    return str(path) if path else []
 
 
 def training_threads(wildcards):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emofuse.params import Params
 
 TABLES = (
-    "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "recall", "folds", "search",
+    "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "folds", "search",
     "assumptions",
 )  # fmt: skip
 FIGURES = ("confusion", "learning_curves", "folds", "distances", "embeddings", "attention")

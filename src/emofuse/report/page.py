@@ -1,19 +1,28 @@
-"""The report as one self-contained page: no script, no request, nothing beside the file."""
+"""The reports as self-contained pages, one of a corpus and one of the paper: no request, nothing beside the file.
+
+The one script sorts tables and enlarges figures; without it a page is whole. Its hash is the only thing that the page
+lets run.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
-from emofuse.report import statistics
+from emofuse.report import provenance, statistics
 from emofuse.report.results import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table, percent, ranges
-from emofuse.report.tables import NAMES, judge, published
+from emofuse.report.tables import NAMES, RULE_NOTE, judge, published
 
+FOLDER = Path(__file__).parent
 REASONS = 12  # as many reasons for an unusable clip are listed; the rest are counted
 
 VERDICTS = {
@@ -23,52 +32,100 @@ VERDICTS = {
 
 
 def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, str]) -> str:
-    """The page as HTML. `drawings` holds the figures as <svg> elements, by name."""
+    """The page of a corpus as HTML. `drawings` holds the figures as <svg> elements, by name."""
+    said: set[str] = set()
+    return _page(
+        "corpus.html.j2",
+        corpus=corpus,
+        ran=_ran(corpus),
+        tables={name: _shown(table, said) for name, table in tables.items()},
+        drawings={name: Markup(svg) for name, svg in drawings.items()},
+        headlines=[_headline(corpus, run) for run in corpus.leading],
+        presence=[_presence(corpus, protocol) for protocol in corpus.clips],
+        searched=bool(corpus.search),
+        origins=provenance.read(corpus),
+        not_recorded=provenance.NOT_RECORDED,
+    )
+
+
+def paper(corpora: Sequence[CorpusResults], overview: Table, tables: dict[str, dict[str, Table]]) -> str:
+    """The page of the paper as HTML, beside the corpora's folders.
+
+    `overview` is the main table over all corpora, its records naming the corpus of each row; `tables` has those of each
+    corpus, by its name and theirs.
+    """
+    said = {RULE_NOTE}  # it stands above all tables
+    pages = {corpus.name: f"{corpus.name}/report.html" for corpus in corpora}
+    return _page(
+        "paper.html.j2",
+        rule=RULE_NOTE,
+        corpora=[{"results": corpus, "page": pages[corpus.name], "ran": _ran(corpus)} for corpus in corpora],
+        overview=_shown(overview, said, [pages[record["corpus"]] for record in overview.records]),
+        tables={
+            name: {
+                corpus.name: _shown(table, said, [pages[corpus.name]] * len(table.rows), f"{corpus.name}-")
+                for corpus in corpora
+                if (table := tables[corpus.name].get(name)) is not None
+            }
+            for name in dict.fromkeys(name for made in tables.values() for name in made)
+        },
+    )
+
+
+def _page(template: str, **content: Any) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["cell"] = _cell
-    environment.filters["varying"] = _varying
-    done = sum(len(run.folds) for run in corpus.runs)
-    planned = sum(len(run.planned) for run in corpus.runs)
-    return environment.get_template("page.html.j2").render(
-        corpus=corpus,
-        tables=tables,
-        notes=_notes(tables),
-        drawings={name: Markup(svg) for name, svg in drawings.items()},
-        headlines=[_headline(corpus, run) for run in corpus.leading],
-        presence=[_presence(corpus, protocol) for protocol in corpus.clips],
-        done=done,
-        planned=planned,
-        searched=bool(corpus.search),
+    script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = (FOLDER / "page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        style=Markup(style), script=Markup(script), script_hash=f"sha256-{digest}", **content
     )
 
 
-def _notes(tables: dict[str, Table]) -> dict[str, list[str]]:
-    """The notes under each table, but for those that stand under one above it."""
-    said: set[str] = set()
-    fresh = {}
-    for name, table in tables.items():
-        fresh[name] = [note for note in table.notes if note not in said]
-        said.update(table.notes)
-    return fresh
+@dataclass(frozen=True)
+class Shown:
+    """A table as the page shows it: cells as HTML, and only the notes that do not stand under a table above it."""
+
+    name: str
+    id: str
+    title: str
+    constant: str  # a sentence on the columns that are left out, as all rows share a value
+    header: list[tuple[str, bool]]  # text, whether it is of numbers
+    rows: list[tuple[bool, list[tuple[Markup, bool]]]]  # whether it is one to look at first, its cells
+    notes: list[str]
+    prose: bool
 
 
-def _cell(text: str) -> Markup:
-    """A table's cell: what follows its line break is small, a verdict is a badge."""
-    if text in VERDICTS:
-        return Markup('<span class="badge {}">{}</span>').format(VERDICTS[text], text)
-    head, _, small = text.partition("\n")
-    # A long name may break after its underscores and dots.
-    shown = Markup(re.sub(r"([_.])(?=[a-z])", r"\1<wbr>", str(escape(head))))
-    return shown + (Markup("<small>{}</small>").format(small) if small else Markup(""))
+def _shown(table: Table, said: set[str], pages: Sequence[str] = (), prefix: str = "") -> Shown:
+    """`said` are the notes above, to which this table's are added; `pages` by row, where its provenance is elsewhere."""
+    columns, constant = _varying(table)
+    rows = []
+    for number, row in enumerate(table.rows):
+        origins = table.origins[number] if table.origins else [""] * len(row)
+        page = pages[number] if pages else ""
+        cells = [(_cell(row[column], origins[column], page), bool(table.numeric[column])) for column in columns]
+        rows.append((_leads(table, row), cells))
+    notes = [note for note in table.notes if note not in said]
+    said.update(notes)
+    return Shown(
+        name=table.name,
+        id=f"table-{prefix}{table.name}",
+        title=table.title,
+        constant=constant,
+        header=[(table.header[column], bool(table.numeric[column])) for column in columns],
+        rows=rows,
+        notes=notes,
+        prose=bool(table.widths),
+    )
 
 
-def _varying(table: Table) -> dict[str, Any]:
+def _varying(table: Table) -> tuple[list[int], str]:
     """The columns to show, and a sentence for a protocol or seed that all rows share; the files keep every column."""
     columns, constant = [], []
     for column, name in enumerate(table.header):
@@ -79,7 +136,44 @@ def _varying(table: Table) -> dict[str, Any]:
             constant.append(f"{name.lower()} {values.pop()}")
         else:
             columns.append(column)
-    return {"columns": columns, "constant": f"All rows: {', '.join(constant)}." if constant else ""}
+    return columns, f"All rows: {', '.join(constant)}." if constant else ""
+
+
+def _leads(table: Table, row: Sequence[str]) -> bool:
+    if table.name == "literature":
+        return "this report" in row
+    return "proposed" in row and table.name not in ("folds", "search")
+
+
+def _cell(text: str, origin: str = "", page: str = "") -> Markup:
+    """A table's cell: what follows its line break is small, a verdict is a badge, a number leads to its origin."""
+    if text in VERDICTS:
+        return Markup('<span class="badge {}">{}</span>').format(VERDICTS[text], text)
+    head, _, small = text.partition("\n")
+    # A long name may break after its underscores and dots.
+    shown = Markup(re.sub(r"([_.])(?=[a-z])", r"\1<wbr>", str(escape(head))))
+    if origin:
+        shown = Markup('<a class="origin" href="{}#{}">{}</a>').format(page, origin, shown)
+    return shown + (Markup("<small>{}</small>").format(small) if small else Markup(""))
+
+
+def _ran(corpus: CorpusResults) -> dict[str, Any]:
+    """What was run of what params.yaml plans: the counts, and each run with what it lacks, by protocol and seed."""
+    runs = (*corpus.runs, *corpus.shared)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        folds = f"{len(run.folds)} of {len(run.planned)} folds" if run.folds else NOT_RUN
+        lacking = f"lacks {ranges(run.missing)}" if run.folds and run.missing else ""
+        groups.setdefault(f"{run.protocol}, seed {run.seed}", []).append(
+            {"name": run.variant, "key": provenance.key(run) if run.folds else "", "folds": folds, "lacking": lacking}
+        )
+    return {
+        "done": sum(len(run.folds) for run in runs),
+        "planned": sum(len(run.planned) for run in runs),
+        "runs": len(runs),
+        "whole": sum(not run.missing for run in runs),
+        "groups": groups,
+    }
 
 
 def _headline(corpus: CorpusResults, run: Run) -> dict[str, Any]:
@@ -88,26 +182,23 @@ def _headline(corpus: CorpusResults, run: Run) -> dict[str, Any]:
     for metric in statistics.METRICS:
         estimate = run.estimates.get(metric)
         if estimate is None:
-            tiles.append({"name": NAMES[metric], "value": NOT_RUN, "unit": "", "note": ""})
+            tiles.append(_tile(NAMES[metric], NOT_RUN))
             continue
         interval = "" if estimate.low is None else f"95 % interval {percent(estimate.low)} to {percent(estimate.high)}"
-        tiles.append({"name": NAMES[metric], "value": percent(estimate.mean), "unit": "%", "note": interval})
+        tiles.append(_tile(NAMES[metric], percent(estimate.mean), "%", interval, provenance.key(run)))
     value = published(corpus, run)
     if value:
-        tiles.append(
-            {
-                "name": "The paper's accuracy",
-                "value": f"{value.value:.2f}",
-                "unit": "%",
-                "note": f"verdict: {judge(corpus, run)}",
-            }
-        )
+        tiles.append(_tile("The paper's accuracy", f"{value.value:.2f}", "%", f"verdict: {judge(corpus, run)}"))
     elif (best := corpus.best(run)) is not None:
         note = f"reached: {run.estimates['war'].mean / best:.3f} of it" if run.folds else ""
-        tiles.append({"name": "Best possible (Bayes)", "value": percent(best), "unit": "%", "note": note})
+        tiles.append(_tile("Best possible (Bayes)", percent(best), "%", note))
     there = len(run.folds)
     folds = f"mean of {there}{f' of {len(run.planned)}' if run.missing else ''} folds" if there else NOT_RUN
     return {"title": f"{run.variant}, {run.protocol}, seed {run.seed}", "folds": folds, "tiles": tiles}
+
+
+def _tile(name: str, value: str, unit: str = "", note: str = "", origin: str = "") -> dict[str, str]:
+    return {"name": name, "value": value, "unit": unit, "note": note, "origin": origin}
 
 
 def _presence(corpus: CorpusResults, protocol: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from emofuse import metrics, reasons
 from emofuse.errors import UserError
 from emofuse.files import read_json, read_table, sha256
+from emofuse.params import RANDOM
 from emofuse.report import assumptions, listeners, literature, statistics
 from emofuse.report.assumptions import Assumption
 from emofuse.report.listeners import Listeners
@@ -88,7 +89,12 @@ class Run:
     @cached_property
     def estimates(self) -> dict[str, statistics.Estimate]:
         """Each score over the folds; empty where there is none."""
-        return statistics.estimates([fold.confusions for fold in self.folds]) if self.folds else {}
+        return statistics.estimates(*self.tested) if self.folds else {}
+
+    @property
+    def tested(self) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+        """The actors of each fold, and the confusion matrix of each of them: what `statistics` takes."""
+        return [fold.actors for fold in self.folds], [fold.confusions for fold in self.folds]
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
@@ -160,7 +166,8 @@ class CorpusResults:
     title: str
     kind: str
     modalities: tuple[str, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[Run, ...]  # under folds by actor
+    shared: tuple[Run, ...]  # under random_ protocols, where actors are on all sides
     clips: dict[str, Clips | None]  # by protocol; None where clips.csv is not here
     whole: tuple[tuple[int, ...], int] | None  # actors and clips of the whole corpus, where it has a fixed size
     published: tuple[Published, ...]
@@ -211,9 +218,7 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
             protocol, variant, seed, params.run(corpus_name, variant), tuple(folds),
             _folds(root, corpus_name, protocol, variant, seed, folds),
         )
-        for protocol, folds in corpus.protocols.items()
-        for variant in corpus.variants
-        for seed in corpus.seeds
+        for protocol, variant, seed, folds in corpus.runs()
     )  # fmt: skip
     bayes = None
     if corpus.demo is not None:
@@ -227,7 +232,8 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         title=corpus.title,
         kind=corpus.kind,
         modalities=tuple(corpus.modalities),
-        runs=runs,
+        runs=tuple(run for run in runs if not run.protocol.startswith(RANDOM)),
+        shared=tuple(run for run in runs if run.protocol.startswith(RANDOM)),
         clips={protocol: _clips(root / "data" / corpus_name / protocol / "clips.csv") for protocol in corpus.protocols},
         whole=_whole(corpus),
         published=tuple(value for value in _published(root / PUBLISHED) if value.corpus == corpus_name),

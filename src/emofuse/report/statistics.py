@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,41 +61,57 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def actor_bootstrap(
-    folds: Sequence[NDArray[np.int64]], resamples: int = RESAMPLES, seed: int = SEED
-) -> dict[str, NDArray[np.float64]] | None:
-    """The fold-mean of each score under resampling of actors, each (resamples, ...).
+def draw_actors(
+    actors: Sequence[NDArray[np.int64]], resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[int, NDArray[np.int64]] | None:
+    """How often each actor is drawn in each resample: actor → (resamples,).
 
-    `folds` holds one (actors, ..., classes, classes) array of confusion matrices per fold, with an axis of
-    variants for instance, which then share every draw. Folds are kept, as the strata that they are;
-    within each, n - 1 of its n actors are drawn with replacement. n - 1 and not n, because with the four
-    or five actors of a fold the plain bootstrap is too narrow by sqrt((n - 1) / n) (Rao and Wu, JASA 83,
-    1988, pages 231-241). In a `random` protocol an actor is in several folds and is drawn anew in each.
-    None where a fold has a single actor.
+    `actors` holds the (actors,) of each fold. Folds are kept, as the strata that they are; within each, n - 1 of
+    its n actors are drawn with replacement. n - 1 and not n, because with the four or five actors of a fold the
+    plain bootstrap is too narrow by sqrt((n - 1) / n) (Rao and Wu, JASA 83, 1988, pages 231-241). Where folds share
+    actors, as under a random_ protocol, all of them are one stratum, and an actor is drawn for all folds at once.
+    None where a stratum has a single actor.
     """
-    if not folds or min(len(fold) for fold in folds) < 2:
+    everyone = np.unique(np.concatenate(actors)) if len(actors) else np.array([])
+    strata = list(actors) if len(everyone) == sum(map(len, actors)) else [everyone]
+    if not strata or min(map(len, strata)) < 2:
         return None
     generator = np.random.default_rng(seed)
-    resampled = []
-    for fold in folds:
-        n = len(fold)
+    drawn: dict[int, NDArray[np.int64]] = {}
+    for stratum in strata:
+        n = len(stratum)
         draws = generator.multinomial(n - 1, np.full(n, 1 / n), size=resamples)
-        resampled.append(scores(np.tensordot(draws, fold, axes=1)))
-    return _fold_means(resampled)
+        drawn |= dict(zip(stratum.tolist(), draws.T, strict=True))
+    return drawn
+
+
+def resampled(
+    actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.int64]], drawn: Mapping[int, NDArray[np.int64]]
+) -> dict[str, NDArray[np.float64]]:
+    """The fold-mean of each score under the draws of `draw_actors`, each (resamples, ...).
+
+    `folds` holds one (actors, ..., classes, classes) array of confusion matrices per fold, with an axis of
+    variants for instance, which then share every draw.
+    """
+    weights = (np.stack([drawn[int(actor)] for actor in present], axis=1) for present in actors)
+    return _fold_means(
+        [scores(np.tensordot(weight, fold, axes=1)) for weight, fold in zip(weights, folds, strict=True)]
+    )
 
 
 def _fold_means(folds: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
     return {metric: np.mean([fold[metric] for fold in folds], axis=0) for metric in METRICS}
 
 
-def estimates(folds: Sequence[NDArray[np.int64]]) -> dict[str, Estimate]:
-    """Each score of a run from its folds' confusion matrices by actor, as `actor_bootstrap` takes them."""
+def estimates(actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.int64]]) -> dict[str, Estimate]:
+    """Each score of a run from its folds' actors and confusion matrices by actor, as `resampled` takes them."""
     by_fold = [scores(fold.sum(0)) for fold in folds]
-    resampled = actor_bootstrap(folds)
+    drawn = draw_actors(actors)
+    spread = resampled(actors, folds, drawn) if drawn else None
     found = {}
     for metric in METRICS:
         mean, sd = mean_sd([float(fold[metric]) for fold in by_fold])
-        low, high = _interval(resampled[metric]) if resampled else (None, None)
+        low, high = _interval(spread[metric]) if spread else (None, None)
         found[metric] = Estimate(mean, sd, low, high)
     return found
 
@@ -109,15 +125,38 @@ def differences(actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.
     """Each score of one variant less that of another.
 
     `actors` holds the (actors,) of each fold, `folds` their confusion matrices by both variants,
-    (actors, 2, classes, classes). The interval is that of `actor_bootstrap`, every draw shared by both variants.
+    (actors, 2, classes, classes). Every draw of `draw_actors` is shared by both variants.
     """
     observed = _fold_means([scores(fold.sum(0)) for fold in folds])
-    resampled = actor_bootstrap(folds)
+    drawn = draw_actors(actors)
+    spread = resampled(actors, folds, drawn) if drawn else None
     p = permutation_test(actors, folds)
     found = {}
     for metric in METRICS:
-        low, high = _interval(_difference(resampled[metric])) if resampled else (None, None)
+        low, high = _interval(_difference(spread[metric])) if spread else (None, None)
         found[metric] = Difference(float(_difference(observed[metric])), low, high, p[metric])
+    return found
+
+
+def leak(
+    apart: tuple[Sequence[NDArray[np.int64]], Sequence[NDArray[np.int64]]],
+    shared: tuple[Sequence[NDArray[np.int64]], Sequence[NDArray[np.int64]]],
+) -> dict[str, Estimate]:
+    """Each score under folds that share actors less that under folds by actor, of one variant.
+
+    Each is the actors and the confusion matrices of its folds, as `estimates` takes them. `sd` is None. The actors are
+    drawn once, within the folds by actor, and every draw counts on both sides; `low` and `high` are None where a
+    fold by actor has a single one, or where those folds leave some actor out.
+    """
+    drawn = draw_actors(apart[0])
+    known = drawn is not None and all(int(actor) in drawn for present in shared[0] for actor in present)
+    with_shared, without = (_fold_means([scores(fold.sum(0)) for fold in folds]) for _, folds in (shared, apart))
+    found = {}
+    for metric in METRICS:
+        low, high = None, None
+        if drawn is not None and known:
+            low, high = _interval(resampled(*shared, drawn)[metric] - resampled(*apart, drawn)[metric])
+        found[metric] = Estimate(float(with_shared[metric] - without[metric]), None, low, high)
     return found
 
 

@@ -34,6 +34,9 @@ class Table:
     notes: list[str] = field(default_factory=list)
     warning: str = ""
     widths: Sequence[float] = ()  # by column: its share of the width of a printed page
+    # By row and column: what the number was computed from, <protocol>/<variant>/seed-<s> or, of one fold, that and
+    # /fold-<f>; "" where no number of a run stands.
+    origins: list[list[str]] = field(default_factory=list)
 
     def markdown(self) -> str:
         """As a Markdown page of its own: warning, title, table, notes."""

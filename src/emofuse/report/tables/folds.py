@@ -1,0 +1,49 @@
+"""The table of folds: who was tested in each, and how well."""
+
+from __future__ import annotations
+
+from emofuse.report import statistics
+from emofuse.report.results import CorpusResults
+from emofuse.report.table import NONE, NOT_RUN, Table, percent, ranges
+
+
+def folds(corpus: CorpusResults) -> Table:
+    """Each fold: who was tested, and how well."""
+    rows, records = [], []
+    for run in (*corpus.runs, *corpus.shared):
+        there = {fold.fold: fold for fold in run.folds}
+        for number in run.planned:
+            fold = there.get(number)
+            key = {"protocol": run.protocol, "variant": run.variant, "seed": run.seed, "fold": number}
+            name = [run.protocol, run.variant, str(run.seed), str(number)]
+            if fold is None:
+                rows.append([*name, NONE, NONE, NOT_RUN, NOT_RUN, NOT_RUN, NONE, NONE])
+                records.append(key | {"status": NOT_RUN})
+                continue
+            best = fold.record.get("best_epoch") if fold.record else None
+            rows.append([
+                *name, ranges(map(int, fold.actors)), f"{fold.clips:,}",
+                *(percent(fold.scores[metric]) for metric in statistics.METRICS),
+                percent(fold.validation["uar"]), NONE if best is None else str(best),
+            ])  # fmt: skip
+            records.append(
+                key
+                | {"status": "run"}
+                | {"actors": " ".join(map(str, fold.actors)), "clips": fold.clips}
+                | fold.scores
+                | {f"validation_{name}": value for name, value in fold.validation.items()}
+                | {"best_epoch": best}
+            )
+    return Table(
+        name="folds",
+        title=f"Accuracy by fold, {corpus.title}",
+        header=[
+            "Protocol", "Variant", "Seed", "Fold", "Test actors", "Clips", "WAR %", "UAR %", "Macro-F1 %",
+            "Validation UAR %", "Kept epoch",
+        ],
+        numeric=[False, False, True, True, False, True, True, True, True, True, True],
+        rows=rows,
+        records=records,
+        notes=["Validation UAR: of the epoch that was kept, on actors that are neither trained nor tested on."],
+        warning=corpus.warning,
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""The main table: each run beside the paper's value, with the verdict; of one corpus, and of all the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from emofuse.report import statistics
+from emofuse.report.results import CorpusResults, Run
+from emofuse.report.table import NONE, NOT_RUN, Table, duration, points
+from emofuse.report.tables import scores
+from emofuse.report.tables.verdicts import NOT_COMPARABLE, RULE_NOTE, judge, published
+
+HEADER = [
+    "Protocol", "Variant", "Seed", "WAR %", "UAR %", "Macro-F1 %", "Paper's WAR %", "Difference", "Verdict",
+    "Clips", "Actors", "Folds", "Training time",
+]  # fmt: skip
+NUMERIC = [False, False, True, True, True, True, True, True, False, True, True, True, True]
+
+
+def main(corpus: CorpusResults) -> Table:
+    """Each protocol, variant and seed: scores beside the paper's value, with the verdict."""
+    made = [_main_row(corpus, run) for run in corpus.runs]
+    notes = [scores.SCORES_NOTE, RULE_NOTE if corpus.published else _incomparable(corpus)]
+    return Table(
+        name="main",
+        title=f"Main result, {corpus.title}",
+        header=HEADER,
+        numeric=NUMERIC,
+        rows=[row for row, _ in made],
+        records=[record for _, record in made],
+        notes=[*notes, *scores.incomplete_note(corpus.runs), *scores.time_note(corpus.runs), *_source_notes([corpus])],
+        warning=corpus.warning,
+    )
+
+
+def paper(corpora: Sequence[CorpusResults]) -> Table:
+    """The main table over the paper's corpora."""
+    made = [(corpus, *_main_row(corpus, run)) for corpus in corpora for run in corpus.runs]
+    return Table(
+        name="paper",
+        title="Main result, the paper's corpora",
+        header=["Corpus", *HEADER],
+        numeric=[False, *NUMERIC],
+        rows=[[corpus.title, *row] for corpus, row, _ in made],
+        records=[{"corpus": corpus.name} | record for corpus, _, record in made],
+        notes=[
+            scores.SCORES_NOTE,
+            RULE_NOTE,
+            *scores.time_note(run for corpus in corpora for run in corpus.runs),
+            *_source_notes(corpora),
+        ],
+    )
+
+
+def _main_row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]]:
+    value = published(corpus, run)
+    verdict = judge(corpus, run)
+    folds = str(len(run.folds)) if not run.missing else f"{len(run.folds)} of {len(run.planned)}"
+    difference = None
+    if value and verdict not in (NOT_RUN, NOT_COMPARABLE, NONE):
+        difference = 100 * run.estimates["war"].mean - value.value
+    row = [
+        run.protocol, run.variant, str(run.seed),
+        *(scores.spread(run.estimates[metric]) if run.folds else NOT_RUN for metric in statistics.METRICS),
+        f"{value.value:.2f}" if value else NONE,
+        NONE if difference is None else points(difference),
+        verdict,
+        *([f"{run.clips:,}", str(len(run.actors))] if run.folds else [NONE, NONE]),
+        folds, duration(run.seconds),
+    ]  # fmt: skip
+    record = scores.record(run) | {
+        "paper_war_percent": value.value if value else None,
+        "difference_points": difference,
+        "verdict": verdict,
+        "clips": run.clips,
+        "actors": len(run.actors),
+        "folds": len(run.folds),
+        "folds_planned": len(run.planned),
+        "seconds": run.seconds,
+    }
+    return row, record
+
+
+def _incomparable(corpus: CorpusResults) -> str:
+    why = "made clips" if corpus.kind == "demo" else " and ".join(corpus.modalities) + " alone, of a corpus with both"
+    if len(corpus.modalities) == 2 and corpus.kind != "demo":
+        why = "not one of the paper's corpora"
+    return f"Verdict: not comparable with the paper ({why})."
+
+
+def _source_notes(corpora: Sequence[CorpusResults]) -> list[str]:
+    """Where the paper's values come from and what is not known of them."""
+    values = [(corpus, value) for corpus in corpora for value in corpus.published]
+    sources: dict[tuple[str, int, str, str], None] = {
+        (value.authors, value.year, value.doi, value.evidence): None for _, value in values
+    }
+    notes = [f"Paper: {authors} {year}, doi {doi}; {evidence}." for authors, year, doi, evidence in sources]
+    return notes + [f"{corpus.title}, {value.variant}: {value.note}." for corpus, value in values if value.note]

@@ -1,0 +1,84 @@
+"""What the tables of scores share: how a score, a difference and a p-value are written, and the notes on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from emofuse.report import statistics
+from emofuse.report.results import Run
+from emofuse.report.table import NONE, NOT_RUN, percent, points, ranges
+
+NAMES = {"war": "WAR", "uar": "UAR", "macro_f1": "Macro-F1"}
+GIVEN = ("Seed", "Fold", "Paper's WAR %", "Bayes accuracy %")  # columns of numbers that no run computed
+
+SCORES_NOTE = (
+    "Mean ± standard deviation over folds; in brackets, the 95 % interval of that mean from"
+    f" {statistics.RESAMPLES:,} resamples of the actors within their folds. WAR is accuracy, UAR the mean recall."
+)
+
+
+def spread(estimate: statistics.Estimate) -> str:
+    """Mean ± sd, and the interval on the next line."""
+    mean = percent(estimate.mean) + (f" ± {percent(estimate.sd)}" if estimate.sd is not None else "")
+    return mean + (f"\n[{percent(estimate.low)}, {percent(estimate.high)}]" if estimate.low is not None else "")
+
+
+def gain(difference: statistics.Difference | statistics.Estimate) -> str:
+    """A difference in points, and its interval on the next line."""
+    mean = points(100 * difference.mean)
+    if difference.low is None or difference.high is None:
+        return mean
+    return f"{mean}\n[{points(100 * difference.low)}, {points(100 * difference.high)}]"
+
+
+def chance(p: float | None) -> str:
+    """A p-value."""
+    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def record(run: Run) -> dict[str, Any]:
+    """The scores of a run as a line of a CSV file has them, as fractions."""
+    status = NOT_RUN if not run.folds else "incomplete" if run.missing else "run"
+    made: dict[str, Any] = {"protocol": run.protocol, "variant": run.variant, "seed": run.seed, "status": status}
+    for metric in statistics.METRICS:
+        estimate = run.estimates.get(metric)
+        for key in ("mean", "sd", "low", "high"):
+            made[f"{metric}_{key}"] = getattr(estimate, key) if estimate else None
+    return made
+
+
+def origins(
+    run: Run, header: Sequence[str], numeric: Sequence[bool], row: Sequence[str], fold: int | None = None
+) -> list[str]:
+    """For each cell of a row, what its number was computed from, as `Table.origins` has it."""
+    if not run.folds:
+        return [""] * len(row)
+    key = f"{run.protocol}/{run.variant}/seed-{run.seed}" + ("" if fold is None else f"/fold-{fold}")
+    return [
+        key if right and name not in GIVEN and any(map(str.isdigit, cell)) else ""
+        for name, right, cell in zip(header, numeric, row, strict=True)
+    ]
+
+
+def time_note(runs: Iterable[Run]) -> list[str]:
+    """What the training times were measured on, as the records of the folds say."""
+    machines = sorted(
+        {
+            f"{fold.record.get('device', 'unknown device')}, {fold.record.get('threads', '?')} thread(s)"
+            for run in runs
+            for fold in run.folds
+            if fold.record
+        }
+    )
+    return [f"Training time: the sum over folds, measured ({'; '.join(machines)})."] if machines else []
+
+
+def incomplete_note(runs: Iterable[Run]) -> list[str]:
+    """Which of the runs lack which folds."""
+    lacking = [
+        f"{run.variant} (seed {run.seed}, {run.protocol}) lacks fold {ranges(run.missing)}"
+        for run in runs
+        if run.folds and run.missing
+    ]
+    return [f"Incomplete, over the folds that were run: {'; '.join(lacking)}."] if lacking else []

@@ -1,0 +1,44 @@
+"""The table of configurations that were tried on validation actors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+
+from emofuse.report.results import CorpusResults
+from emofuse.report.table import NONE, NOT_RUN, Table, duration, percent, ranges
+
+
+def search(corpus: CorpusResults) -> Table:
+    """The configurations that were tried on validation actors, and which was chosen; raw rows in the CSV."""
+    groups: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    for row in corpus.search:
+        groups[row["config"], row["overrides"]].append(row)
+    rows = [
+        [
+            config,
+            overrides or "none",
+            ranges(int(row["fold"]) for row in tried),
+            "/".join(dict.fromkeys(row["epochs"] + _stopped(row) for row in tried)),
+            percent(float(np.mean([float(row["val_war"]) for row in tried]))),
+            percent(float(np.mean([float(row["val_uar"]) for row in tried]))),
+            duration(sum(float(row["seconds"]) for row in tried)),
+            "chosen" if any(row["chosen"] == "true" for row in tried) else "",
+        ]
+        for (config, overrides), tried in groups.items()
+    ]
+    return Table(
+        name="search",
+        title=f"Configurations tried on validation actors, {corpus.title}",
+        header=["Configuration", "Overrides", "Folds", "Epochs", "Validation WAR %", "Validation UAR %", "Time", ""],
+        numeric=[False, False, False, True, True, True, True, False],
+        rows=rows or [[NOT_RUN, *([NONE] * 6), ""]],
+        records=[dict(row) for row in corpus.search] or [{"config": NOT_RUN}],
+        notes=["Means over the folds tried, on validation actors only: no test clip was looked at to choose."],
+        warning=corpus.warning,
+    )
+
+
+def _stopped(row: dict[str, str]) -> str:
+    return "" if row.get("finished", "true") == "true" else ", stopped"
