@@ -135,6 +135,8 @@ def test_part_of_a_corpus_and_shared_actors_are_not_compared(project: tuple[Para
     own = next(row for row in literature("ravdess", params, root)[1] if row["method"] == "proposed")
     assert own["incomparable"] == "part of the corpus: 1,140 clips of 19 actors"
     shared = "random_luna_jimenez_2022_5cv"
+    protocols = {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4], shared: [0, 1, 2, 3, 4]}
+    params = changed(root / "params.yaml", {"protocols": protocols}, "ravdess")
     clips = ravdess_clips()
     write_clips(root, "ravdess", shared, clips)
     for fold in range(5):

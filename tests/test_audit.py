@@ -1,0 +1,85 @@
+"""What shared actors are worth: the same network under folds by actor and under random ones of the same sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_report import (
+    RAVDESS,
+    changed,
+    make_params,
+    parse,
+    quick,
+    ravdess_clips,
+    write_clips,
+    write_fold,
+    write_ravdess,
+)
+
+from emofuse.params import Params
+from emofuse.report import results, statistics, table, tables
+
+APART = "luna_jimenez_2022_5cv"
+SHARED = f"random_{APART}"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> tuple[Params, Path]:
+    make_params(tmp_path)
+    folds = [0, 1, 2, 3, 4]
+    return changed(tmp_path / "params.yaml", {"protocols": {APART: folds, SHARED: folds}}, "ravdess"), tmp_path
+
+
+def write_shared(root: Path, accuracy: float, folds: range = range(5)) -> None:
+    clips = ravdess_clips()
+    write_clips(root, "ravdess", SHARED, clips)
+    for fold in folds:
+        write_fold(root, ("ravdess", SHARED, "proposed", 1), fold, RAVDESS, clips[fold::5], accuracy)
+
+
+def audit(params: Params, root: Path) -> table.Table:
+    return tables.audit(results.read("ravdess", params, root))
+
+
+def test_the_difference_is_that_of_the_means_and_has_its_interval(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root, variants=("proposed",), accuracy=0.6)
+    write_shared(root, 0.8)
+    apart, shared = parse(audit(params, root))
+    assert [apart["split"], shared["split"]] == ["by actor", "at random"]
+    difference = float(shared["war_difference"])
+    assert difference == pytest.approx(float(shared["war_mean"]) - float(apart["war_mean"]))
+    assert float(shared["war_difference_low"]) < difference < float(shared["war_difference_high"])
+    assert float(shared["war_difference_low"]) > 0.1
+    assert apart["war_difference"] == ""
+    read = results.read("ravdess", params, root)
+    assert f"+{100 * difference:.1f}" in audit(params, root).markdown()
+    assert statistics.leak(read.runs[0].tested, read.shared[0].tested)["war"].mean == pytest.approx(difference)
+
+
+def test_random_folds_are_in_no_other_comparison(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root, accuracy=0.6)
+    write_shared(root, 0.99)
+    made, page = quick("ravdess", params, root)
+    for name, one in made.items():
+        listed = {row.get("protocol") for row in parse(one)} - {None, ""}
+        assert (SHARED in listed) == (name in ("audit", "folds")), name
+    assert SHARED in page
+
+
+@pytest.mark.parametrize("folds", [range(0), range(4)], ids=["none", "one missing"])
+def test_no_difference_before_all_folds_are_run(project: tuple[Params, Path], folds: range) -> None:
+    params, root = project
+    write_ravdess(root, variants=("proposed",), accuracy=0.6)
+    write_shared(root, 0.8, folds)
+    _, shared = parse(audit(params, root))
+    assert (shared["status"], shared["war_difference"]) == ("incomplete" if folds else "not run", "")
+
+
+def test_a_corpus_without_random_folds_says_so(tmp_path: Path) -> None:
+    params = make_params(tmp_path)
+    made = audit(params, tmp_path)
+    assert made.rows == []
+    assert "lists no random_ protocol" in made.notes[0]
