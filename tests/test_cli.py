@@ -51,6 +51,25 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["audio", "demo", "0"], "index.csv is missing"),
         (["splits", "demo", "kfold_3"], "is missing: run the stage that writes it"),
         (["train", "demo", "kfold_3", "audio_only", "1", "0"], "is missing: run emofuse splits demo kfold_3"),
+        (
+            ["evaluate", "demo", "kfold_3"],
+            "evaluate: name the variant, seed and fold of ours, or what others predicted by ",
+        ),
+        (["evaluate", "demo", "kfold_3", "proposed", "1"], "evaluate: name the variant, seed and fold of ours"),
+        (["evaluate", "demo", "kfold_3", "proposed", "1", "7"], "corpora.demo.protocols.kfold_3: there is no fold 7"),
+        (
+            ["evaluate", "demo", "kfold_3", "proposed", "--predictions", "x.csv"],
+            "evaluate: proposed names a run of ours; leave variant, seed and fold out beside --predictions",
+        ),
+        (
+            ["evaluate", "demo", "kfold_3", "proposed", "1", "0", "--output", "x.json"],
+            "evaluate: --output goes with --predictions",
+        ),
+        (
+            ["evaluate", "demo", "kfold_9", "--predictions", "x.csv"],
+            "corpora.demo.protocols: there is no protocol kfold_9",
+        ),
+        (["restore", "demos"], "corpora: there is no corpus 'demos'"),
         (["weights", "resnet"], "resnet"),
     ],
 )

@@ -32,7 +32,11 @@ def load_changed(folder: Path, old: str, new: str) -> params.Params:
         ("size: 32}", 'size: "32"}', "corpora.demo.faces.size: Input should be a valid integer (found '32')"),
         ("kfold_3: [0, 1, 2]", "kfold_3: [0, 7]", "corpora.demo.protocols.kfold_3: there is no fold 7"),
         ("kfold_3: [0, 1, 2]", "halves: [0, 1]", "corpora.demo.protocols.halves: no such protocol"),
-        ("      kfold_3:", "      random_kfold_3:", "corpora.demo.protocols: random_kfold_3 is there to compare kfold_3"),
+        (
+            "      kfold_3:",
+            "      random_kfold_3:",
+            "corpora.demo.protocols: random_kfold_3 is there to compare kfold_3",
+        ),
         ("audit: [proposed]", "audit: [nothing]", "corpora.ravdess.audit: nothing is none of this corpus's variants"),
         ("audit: [proposed]", "audit: [proposed, proposed]", "corpora.ravdess.audit: a value is listed twice"),
         ("{fusion: concat}", "{fusin: concat}", "variants.concat_fusion.network.fusin: no such parameter"),

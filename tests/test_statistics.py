@@ -152,6 +152,7 @@ def test_no_interval_where_the_folds_by_actor_leave_someone_out() -> None:
     assert found.mean > 0
     assert (found.low, found.high) == (None, None)
 
+
 def _pair(*variants: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The arguments of `differences` for two variants' folds; no actor is in two folds."""
     return _apart(variants[0])[0], [np.stack(pair, axis=1) for pair in zip(*variants, strict=True)]

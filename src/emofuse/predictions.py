@@ -23,7 +23,7 @@ from emofuse.params import RANDOM
 from emofuse.report import statistics
 from emofuse.report.results import Fold
 from emofuse.report.table import percent, ranges
-from emofuse.report.tables import NAMES, SCORES_NOTE, spread
+from emofuse.report.tables.scores import NAMES, SCORES_NOTE, spread
 
 ENDING = re.compile(r"\.(mp4|wav|flac|flv|avi|mp3)$", re.IGNORECASE)
 
@@ -243,7 +243,7 @@ def _choices(file: Path, header: Sequence[str], emotions: Sequence[str]) -> tupl
     named = [name for name in ("predicted", "label") if name in header]
     if len(named) > 1:
         raise UserError(
-            f"{file}: which holds the prediction, predicted or label? Keep that one; the true emotion may stand in emotion"
+            f"{file}: which holds the prediction, predicted or label? Keep that one; the truth may stand in emotion"
         )
     sets = [[f"{prefix}{emotion}" for emotion in emotions] for prefix in ("p_", "")]
     chances = next((columns for columns in sets if set(columns) <= set(header)), [])
@@ -285,7 +285,7 @@ def _fold(where: str, given: str | None, tested: Sequence[int], clip: Row, tests
         raise UserError(f"{where}: there is no fold {given!r}; there are {ranges(tests)}")
     if known[given] not in tested:
         raise UserError(
-            f"{where}: fold {given} does not test it, but fold {ranges(tested)} does; keep the predictions of test clips"
+            f"{where}: fold {given} does not test it, but fold {ranges(tested)} does; leave out what is no test clip"
         )
     return known[given]
 
@@ -305,7 +305,7 @@ def _choice(where: str, row: Row, named: str | None, chances: Sequence[str], emo
         raise UserError(f"{where}: {named} {row[named]!r} is no emotion here; there are {', '.join(emotions)}")
     if likeliest and row[named] not in likeliest:  # such as a column label that holds the truth
         raise UserError(
-            f"{where}: {named} is {row[named]}, but the likeliest is {likeliest[0]}; leave out the columns that are wrong"
+            f"{where}: {named} is {row[named]}, but the likeliest is {likeliest[0]}; leave out the wrong columns"
         )
     return row[named]
 

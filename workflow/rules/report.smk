@@ -1,8 +1,36 @@
-# What people look at: the MLflow store, a corpus's tables, figures and page, and the paper's table.
+# What people look at: the MLflow store, a corpus's tables, figures and page, and those of the paper.
+from snakemake.io import report as flagged
+
+
+# `snakemake --report` shows tables as CSV, figures as SVG, and the pages, each with the caption of its name.
+report: "../report/workflow.rst"
+
 
 LITERATURE = [
     f"literature/{name}.csv"
     for name in ("assumptions", "listeners", "paper", "published")
+]
+REPORT = [
+    (
+        flagged(
+            file,
+            caption=f"../report/{Path(*Path(file).parts[2:]).with_suffix('.rst')}",
+            category="{corpus}",
+            subcategory=Path(*Path(file).parts[2:-1]).name or "page",
+            labels={"name": Path(file).stem},
+        )
+        if Path(file).suffix in (".csv", ".svg", ".html")
+        else file
+    )
+    for file in report.outputs("{corpus}")
+]
+PAPER = [
+    (
+        flagged(file, caption="../report/paper.rst", category="paper")
+        if Path(file).suffix == ".html"
+        else file
+    )
+    for file in report.paper_outputs()
 ]
 
 
@@ -26,7 +54,7 @@ rule report:
         literature=LITERATURE,
         stamp="stamps/{corpus}/report.json",
     output:
-        report.outputs("{corpus}"),
+        REPORT,
     log:
         "logs/{corpus}/report.log",
     conda:
@@ -41,7 +69,7 @@ rule paper:
         literature=LITERATURE,
         stamps=expand("stamps/{corpus}/report.json", corpus=PARAMS.paper),
     output:
-        report.paper_outputs(),
+        PAPER,
     log:
         "logs/paper.log",
     conda:

@@ -1,8 +1,9 @@
-"""The report of a corpus, and the paper's table over its corpora: from result files to what a person reads.
+"""The report of a corpus, and the paper's over all of its corpora: from result files to what a person reads.
 
 The layers, each of which knows only those before it: `statistics` (numbers from numbers), `assumptions` and
 `results` (plain objects from files), `embeddings` and `attention` (what is big, read when it is asked for), `tables`, in
-the formats of `table`, and `figures` and `learned`, in the one `style` (from plain objects), `page` (from both).
+the formats of `table` and `latex`, and `figures` and `learned`, in the one `style` (from plain objects), `page` and
+`document` (from both).
 The same input files give the same bytes: nothing here reads a clock.
 
 This module is imported by the workflow to learn what the stage writes, so it imports nothing big.
@@ -20,6 +21,7 @@ TABLES = (
     "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "folds", "search",
     "assumptions",
 )  # fmt: skip
+PAPER = ("modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "assumptions")
 FIGURES = ("confusion", "learning_curves", "folds", "distances", "embeddings", "attention")
 
 
@@ -35,7 +37,7 @@ def outputs(corpus_name: str) -> list[str]:
 
 def paper_outputs() -> list[str]:
     """Every file that `paper` writes."""
-    return ["results/paper.md"]
+    return [f"results/paper.{suffix}" for suffix in ("md", "html", "tex")]
 
 
 def build(corpus_name: str, params: Params, root: Path) -> None:
@@ -64,9 +66,16 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
 
 
 def paper(params: Params, root: Path) -> None:
-    """Write results/paper.md: the main table over the paper's corpora, in the order of params.yaml."""
+    """Write the paper's tables over its corpora, in the order of params.yaml, as Markdown, page and LaTeX document.
+
+    What has no run behind it says "not run"; raises as `build` does.
+    """
     from emofuse.files import write_text
-    from emofuse.report import results, tables
+    from emofuse.report import document, page, results, tables
 
     corpora = [results.read(name, params, root) for name in params.paper]
-    write_text(root / "results" / "paper.md", tables.paper(corpora).markdown())
+    overview = tables.paper(corpora)
+    made = {corpus.name: {name: getattr(tables, name)(corpus) for name in PAPER} for corpus in corpora}
+    write_text(root / "results" / "paper.md", document.markdown(corpora, overview, made))
+    write_text(root / "results" / "paper.html", page.paper(corpora, overview, made))
+    write_text(root / "results" / "paper.tex", document.tex(corpora, overview, made))

@@ -53,7 +53,7 @@ def read(corpus: Corpus, root: Path) -> Listeners:
                 raise UserError(f"{LISTENERS}, {row['modality']}, {row['emotion']}: {error}") from None
             shares.setdefault(row["modality"], {})[row["emotion"]] = share
             said[
-                f"Human listeners: {row['method']} ({row['source']}); their last line is the mean of the emotions."
+                f"Human listeners: {row['method']} ({row['source']}); their last column is the mean of the emotions."
             ] = None
     if not shares:
         return Listeners(

@@ -67,9 +67,7 @@ let home = null;
 function enlarge(canvas) {
   home = canvas;
   const drawing = canvas.firstElementChild;
-  const { width, height } = drawing.getBoundingClientRect();
-  dialog.style.setProperty("--least-width", `${width}px`);
-  dialog.style.setProperty("--least-height", `${height}px`);
+  dialog.style.setProperty("--least", `${drawing.getBoundingClientRect().width}px`);
   canvas.style.height = `${canvas.offsetHeight}px`;
   title.textContent = canvas.nextElementSibling.textContent;
   stage.append(drawing);

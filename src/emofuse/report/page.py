@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from emofuse.report import provenance, statistics
+from emofuse.report import document, provenance, statistics
 from emofuse.report.results import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table, percent, ranges
 from emofuse.report.tables import NAMES, RULE_NOTE, judge, published
@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent
 REASONS = 12  # as many reasons for an unusable clip are listed; the rest are counted
 
 VERDICTS = {
-    "reproduced": "good", "above": "open", "below": "bad", "inconclusive": "open",
+    "reproduced": "good", "on par": "good", "above": "open", "below": "bad", "inconclusive": "open",
     "not comparable": "quiet", NOT_RUN: "quiet",
 }  # fmt: skip
 
@@ -34,16 +34,18 @@ VERDICTS = {
 def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, str]) -> str:
     """The page of a corpus as HTML. `drawings` holds the figures as <svg> elements, by name."""
     said: set[str] = set()
+    origins = provenance.read(corpus)
     return _page(
         "corpus.html.j2",
+        warning=corpus.warning,
         corpus=corpus,
-        ran=_ran(corpus),
+        ran=_ran(corpus, origins),
         tables={name: _shown(table, said) for name, table in tables.items()},
         drawings={name: Markup(svg) for name, svg in drawings.items()},
         headlines=[_headline(corpus, run) for run in corpus.leading],
         presence=[_presence(corpus, protocol) for protocol in corpus.clips],
         searched=bool(corpus.search),
-        origins=provenance.read(corpus),
+        origins=origins,
         not_recorded=provenance.NOT_RECORDED,
     )
 
@@ -58,8 +60,14 @@ def paper(corpora: Sequence[CorpusResults], overview: Table, tables: dict[str, d
     pages = {corpus.name: f"{corpus.name}/report.html" for corpus in corpora}
     return _page(
         "paper.html.j2",
+        warning=overview.warning,
+        title=document.TITLE,
+        about=document.ABOUT,
         rule=RULE_NOTE,
-        corpora=[{"results": corpus, "page": pages[corpus.name], "ran": _ran(corpus)} for corpus in corpora],
+        corpora=[
+            {"results": corpus, "page": pages[corpus.name], "ran": _ran(corpus, provenance.read(corpus))}
+            for corpus in corpora
+        ],
         overview=_shown(overview, said, [pages[record["corpus"]] for record in overview.records]),
         tables={
             name: {
@@ -157,21 +165,28 @@ def _cell(text: str, origin: str = "", page: str = "") -> Markup:
     return shown + (Markup("<small>{}</small>").format(small) if small else Markup(""))
 
 
-def _ran(corpus: CorpusResults) -> dict[str, Any]:
+def _ran(corpus: CorpusResults, origins: Sequence[provenance.RunOrigin]) -> dict[str, Any]:
     """What was run of what params.yaml plans: the counts, and each run with what it lacks, by protocol and seed."""
     runs = (*corpus.runs, *corpus.shared)
+    stale = {origin.key: len(origin.stale) for origin in origins}
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        folds = f"{len(run.folds)} of {len(run.planned)} folds" if run.folds else NOT_RUN
-        lacking = f"lacks {ranges(run.missing)}" if run.folds and run.missing else ""
+        key = provenance.key(run) if run.folds else ""
         groups.setdefault(f"{run.protocol}, seed {run.seed}", []).append(
-            {"name": run.variant, "key": provenance.key(run) if run.folds else "", "folds": folds, "lacking": lacking}
+            {
+                "name": run.variant,
+                "key": key,
+                "folds": f"{len(run.folds)} of {len(run.planned)} folds" if run.folds else NOT_RUN,
+                "lacking": f"lacks {ranges(run.missing)}" if run.folds and run.missing else "",
+                "stale": stale.get(key, 0),
+            }
         )
     return {
         "done": sum(len(run.folds) for run in runs),
         "planned": sum(len(run.planned) for run in runs),
         "runs": len(runs),
         "whole": sum(not run.missing for run in runs),
+        "stale": sum(stale.values()),
         "groups": groups,
     }
 

@@ -143,4 +143,3 @@ def _trained(record: Mapping[str, Any]) -> str:
         return ""
     threads = record.get("threads", "?")
     return f"{record.get('device', 'unknown device')}, {threads} thread(s), torch {record.get('torch', 'unknown')}"
-

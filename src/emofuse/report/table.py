@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from emofuse.report import latex
+
 NOT_RUN = "not run"
 NONE = "–"
 
@@ -33,15 +35,15 @@ class Table:
     records: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     warning: str = ""
-    widths: Sequence[float] = ()  # by column: its share of the width of a printed page
+    widths: Sequence[float] = ()  # by column: how the width of a printed page is shared
     # By row and column: what the number was computed from, <protocol>/<variant>/seed-<s> or, of one fold, that and
     # /fold-<f>; "" where no number of a run stands.
     origins: list[list[str]] = field(default_factory=list)
 
-    def markdown(self) -> str:
-        """As a Markdown page of its own: warning, title, table, notes."""
+    def markdown(self, level: int = 2) -> str:
+        """As a page of Markdown, or a part of one: warning, title as a heading of that level, table, notes."""
         lines = [f"**{escape_markdown(self.warning)}**", ""] if self.warning else []
-        lines.append(f"## {escape_markdown(self.title)}")
+        lines.append(f"{'#' * level} {escape_markdown(self.title)}")
         if self.rows:
             lines += ["", "| " + " | ".join(escape_markdown(cell) for cell in self.header) + " |"]
             lines.append("|" + "|".join("---:" if right else ":---" for right in self.numeric) + "|")
@@ -60,45 +62,13 @@ class Table:
         return stream.getvalue()
 
     def latex(self) -> str:
-        """As a LaTeX table for a document that loads booktabs and graphicx, and longtable for one of prose."""
-        head, *rows = [" & ".join(map(escape_latex, row)) + r" \\" for row in (self.header, *self.rows)]
-        caption = escape_latex(" ".join([self.title + ".", *self.notes]))
-        named = rf"\caption{{{caption}}}\label{{tab:{self.name}}}"
-        if not rows:
-            lines = [r"\begin{table}", named, r"\end{table}"]
-        elif self.widths:
-            columns = "".join(rf"p{{{share}\textwidth}}" for share in self.widths)
-            top = [r"\toprule", head, r"\midrule"]
-            lines = [
-                r"{\footnotesize", rf"\begin{{longtable}}{{{columns}}}", named + r"\\",
-                *top, r"\endfirsthead", *top, r"\endhead", *rows, r"\bottomrule", r"\end{longtable}}",
-            ]  # fmt: skip
-        else:
-            columns = "".join("r" if right else "l" for right in self.numeric)
-            lines = [
-                r"\begin{table}", named, r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}}", r"\end{table}",
-            ]  # fmt: skip
-        return "\n".join([*([f"% {self.warning}"] if self.warning else []), *lines]) + "\n"
+        """As a LaTeX table, to be cut out or put into a document."""
+        return latex.table(self)
 
 
 def escape_markdown(text: str) -> str:
     """Text that a Markdown table shows as it is."""
     return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "×": r"$\times$",
-    "/": r"/\allowbreak{}", "−": "$-$", "–": "--", "—": "---", "…": r"\ldots{}",
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX sets as it is. A cell that starts with [ must not look like the option of a line break."""
-    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
-    return "{" + escaped[0] + "}" + escaped[1:] if escaped[:1] in ("[", "*") else escaped
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -2,18 +2,17 @@
 
 from emofuse.report.tables.assumptions import assumptions
 from emofuse.report.tables.audit import audit
-from emofuse.report.tables.compactness import compactness, number
+from emofuse.report.tables.compactness import compactness
 from emofuse.report.tables.comparison import attention, fusion, loss, modality
 from emofuse.report.tables.folds import folds
 from emofuse.report.tables.literature import literature
 from emofuse.report.tables.main import main, paper
 from emofuse.report.tables.recall import recall
-from emofuse.report.tables.scores import NAMES, chance, gain, incomplete_note, spread, time_note
+from emofuse.report.tables.scores import NAMES, chance, spread
 from emofuse.report.tables.search import search
 from emofuse.report.tables.verdicts import RULE_NOTE, judge, published
 
 __all__ = [
-    "NAMES", "RULE_NOTE", "assumptions", "attention", "audit", "chance", "compactness", "folds", "fusion", "gain",
-    "incomplete_note", "judge", "literature", "loss", "main", "modality", "number", "paper", "published", "recall",
-    "search", "spread", "time_note",
+    "NAMES", "RULE_NOTE", "assumptions", "attention", "audit", "chance", "compactness", "folds", "fusion", "judge",
+    "literature", "loss", "main", "modality", "paper", "published", "recall", "search", "spread",
 ]  # fmt: skip

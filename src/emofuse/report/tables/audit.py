@@ -8,6 +8,11 @@ from emofuse.report.results import CorpusResults
 from emofuse.report.table import NONE, NOT_RUN, Table
 from emofuse.report.tables import scores
 
+HEADER = [
+    "Protocol", "Variant", "Seed", "Split", *(f"{scores.NAMES[metric]} %" for metric in statistics.METRICS),
+    "WAR, difference", "UAR, difference", "Clips",
+]  # fmt: skip
+NUMERIC = [False, False, True, False, *([True] * 6)]
 AUDIT_NOTE = (
     "The same network, loss, training and seed under folds by actor, and under folds in which each clip has changed places"
     " with another of its emotion, drawn at random, so that every part keeps its size and the actors are on all sides. Difference: at"
@@ -23,18 +28,20 @@ def audit(corpus: CorpusResults) -> Table:
         followed = shared.protocol.removeprefix(RANDOM)
         key = (followed, shared.variant, shared.seed)
         pairs += [(run, shared) for run in corpus.runs if (run.protocol, run.variant, run.seed) == key]
-    rows, records = [], []
+    rows, records, origins = [], [], []
     for apart, shared in pairs:
         whole = apart.folds and shared.folds and not apart.missing and not shared.missing
         leak = statistics.leak(apart.tested, shared.tested) if whole else {}
         for run, split in ((apart, "by actor"), (shared, "at random")):
             more = leak if run is shared else {}
-            rows.append([
+            row = [
                 run.protocol, run.variant, str(run.seed), split,
                 *(scores.spread(run.estimates[metric]) if run.folds else NOT_RUN for metric in statistics.METRICS),
                 *(scores.gain(more[metric]) if more else NONE for metric in ("war", "uar")),
                 f"{run.clips:,}" if run.folds else NONE,
-            ])  # fmt: skip
+            ]  # fmt: skip
+            rows.append(row)
+            origins.append(scores.origins(run, HEADER, NUMERIC, row))
             records.append(scores.record(run) | {"split": split, "clips": run.clips} | {
                 f"{metric}_difference{suffix}": getattr(more[metric], key) if more else None
                 for metric in statistics.METRICS
@@ -46,13 +53,11 @@ def audit(corpus: CorpusResults) -> Table:
     return Table(
         name="audit",
         title=f"What shared actors are worth, {corpus.title}",
-        header=[
-            "Protocol", "Variant", "Seed", "Split", *(f"{scores.NAMES[metric]} %" for metric in statistics.METRICS),
-            "WAR, difference", "UAR, difference", "Clips",
-        ],
-        numeric=[False, False, True, False, *([True] * 6)],
+        header=HEADER,
+        numeric=NUMERIC,
         rows=rows,
         records=records or [{"variant": NOT_RUN}],
         notes=notes,
         warning=corpus.warning,
-    )  # fmt: skip
+        origins=origins,
+    )

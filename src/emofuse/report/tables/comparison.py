@@ -135,15 +135,10 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
             record |= {"bayes": best, "war_over_bayes": ratio}
         rows.append(row)
         records.append(record)
-    header = [
-        "Protocol",
-        "Seed",
-        "Variant",
-        group.part,
-        *(f"{scores.NAMES[metric]} %" for metric in statistics.METRICS),
-    ]
+    header = ["Protocol", "Seed", "Variant", group.part, *(f"{scores.NAMES[one]} %" for one in statistics.METRICS)]
     header += ["Difference", "p (Holm)", *(["Bayes accuracy %", "WAR / Bayes"] if corpus.bayes else [])]
-    notes = [scores.SCORES_NOTE, COMPARISON_NOTE, *scores.incomplete_note(runs)]
+    numeric = [False, True, False, False, *([True] * (len(header) - 4))]
+    notes = [scores.SCORES_NOTE, COMPARISON_NOTE, *_absence_note(corpus), *scores.incomplete_note(runs)]
     if corpus.bayes:
         notes.append("Bayes accuracy: the best that any method can reach on these clips, by exact arithmetic.")
     if {run.variant for run in runs} <= {"proposed"}:
@@ -154,9 +149,22 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
         name=name,
         title=f"{group.title}, {corpus.title}",
         header=header,
-        numeric=[False, True, False, False, *([True] * (len(header) - 4))],
+        numeric=numeric,
         rows=rows,
         records=records or [{"variant": NOT_RUN}],
         notes=notes,
         warning=corpus.warning,
+        origins=[scores.origins(run, header, numeric, row) for run, row in zip(runs, rows, strict=True)]
+        if rows
+        else [],
     )
+
+
+def _absence_note(corpus: CorpusResults) -> list[str]:
+    """Why no value of the paper stands beside these rows."""
+    if corpus.kind == "demo":
+        return []
+    return [
+        "The paper's own values of these rows were not available to us, only its abstract was: each row is compared with"
+        " our network as proposed."
+    ]

@@ -5,11 +5,18 @@ from __future__ import annotations
 from emofuse.report import statistics
 from emofuse.report.results import CorpusResults
 from emofuse.report.table import NONE, NOT_RUN, Table, percent, ranges
+from emofuse.report.tables import scores
+
+HEADER = [
+    "Protocol", "Variant", "Seed", "Fold", "Test actors", "Clips", "WAR %", "UAR %", "Macro-F1 %",
+    "Validation UAR %", "Kept epoch",
+]  # fmt: skip
+NUMERIC = [False, False, True, True, False, True, True, True, True, True, True]
 
 
 def folds(corpus: CorpusResults) -> Table:
     """Each fold: who was tested, and how well."""
-    rows, records = [], []
+    rows, records, origins = [], [], []
     for run in (*corpus.runs, *corpus.shared):
         there = {fold.fold: fold for fold in run.folds}
         for number in run.planned:
@@ -18,14 +25,17 @@ def folds(corpus: CorpusResults) -> Table:
             name = [run.protocol, run.variant, str(run.seed), str(number)]
             if fold is None:
                 rows.append([*name, NONE, NONE, NOT_RUN, NOT_RUN, NOT_RUN, NONE, NONE])
+                origins.append([""] * len(HEADER))
                 records.append(key | {"status": NOT_RUN})
                 continue
             best = fold.record.get("best_epoch") if fold.record else None
-            rows.append([
+            row = [
                 *name, ranges(map(int, fold.actors)), f"{fold.clips:,}",
                 *(percent(fold.scores[metric]) for metric in statistics.METRICS),
                 percent(fold.validation["uar"]), NONE if best is None else str(best),
-            ])  # fmt: skip
+            ]  # fmt: skip
+            rows.append(row)
+            origins.append(scores.origins(run, HEADER, NUMERIC, row, number))
             records.append(
                 key
                 | {"status": "run"}
@@ -37,13 +47,11 @@ def folds(corpus: CorpusResults) -> Table:
     return Table(
         name="folds",
         title=f"Accuracy by fold, {corpus.title}",
-        header=[
-            "Protocol", "Variant", "Seed", "Fold", "Test actors", "Clips", "WAR %", "UAR %", "Macro-F1 %",
-            "Validation UAR %", "Kept epoch",
-        ],
-        numeric=[False, False, True, True, False, True, True, True, True, True, True],
+        header=HEADER,
+        numeric=NUMERIC,
         rows=rows,
         records=records,
         notes=["Validation UAR: of the epoch that was kept, on actors that are neither trained nor tested on."],
         warning=corpus.warning,
-    )  # fmt: skip
+        origins=origins,
+    )

@@ -7,9 +7,9 @@ from typing import Any
 
 from emofuse.report import statistics
 from emofuse.report.results import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, duration, points
+from emofuse.report.table import NONE, NOT_RUN, Table, duration
 from emofuse.report.tables import scores
-from emofuse.report.tables.verdicts import NOT_COMPARABLE, RULE_NOTE, judge, published
+from emofuse.report.tables.verdicts import NOT_COMPARABLE, RULE_NOTE, difference, judge, less, points_record, published
 
 HEADER = [
     "Protocol", "Variant", "Seed", "WAR %", "UAR %", "Macro-F1 %", "Paper's WAR %", "Difference", "Verdict",
@@ -20,7 +20,7 @@ NUMERIC = [False, False, True, True, True, True, True, True, False, True, True, 
 
 def main(corpus: CorpusResults) -> Table:
     """Each protocol, variant and seed: scores beside the paper's value, with the verdict."""
-    made = [_main_row(corpus, run) for run in corpus.runs]
+    made = [_row(corpus, run) for run in corpus.runs]
     notes = [scores.SCORES_NOTE, RULE_NOTE if corpus.published else _incomparable(corpus)]
     return Table(
         name="main",
@@ -31,47 +31,55 @@ def main(corpus: CorpusResults) -> Table:
         records=[record for _, record in made],
         notes=[*notes, *scores.incomplete_note(corpus.runs), *scores.time_note(corpus.runs), *_source_notes([corpus])],
         warning=corpus.warning,
+        origins=_origins(made, corpus.runs),
     )
 
 
 def paper(corpora: Sequence[CorpusResults]) -> Table:
     """The main table over the paper's corpora."""
-    made = [(corpus, *_main_row(corpus, run)) for corpus in corpora for run in corpus.runs]
+    runs = [(corpus, run) for corpus in corpora for run in corpus.runs]
+    made = [_row(corpus, run) for corpus, run in runs]
+    origins = _origins(made, [run for _, run in runs])
     return Table(
         name="paper",
         title="Main result, the paper's corpora",
         header=["Corpus", *HEADER],
         numeric=[False, *NUMERIC],
-        rows=[[corpus.title, *row] for corpus, row, _ in made],
-        records=[{"corpus": corpus.name} | record for corpus, _, record in made],
+        rows=[[corpus.title, *row] for (corpus, _), (row, _) in zip(runs, made, strict=True)],
+        records=[{"corpus": corpus.name} | record for (corpus, _), (_, record) in zip(runs, made, strict=True)],
         notes=[
             scores.SCORES_NOTE,
             RULE_NOTE,
-            *scores.time_note(run for corpus in corpora for run in corpus.runs),
+            *scores.incomplete_note(run for _, run in runs),
+            *scores.time_note(run for _, run in runs),
             *_source_notes(corpora),
         ],
+        warning=next((corpus.warning for corpus in corpora if corpus.warning), ""),
+        origins=[["", *row] for row in origins],
     )
 
 
-def _main_row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]]:
+def _origins(made: Sequence[tuple[list[str], dict[str, Any]]], runs: Sequence[Run]) -> list[list[str]]:
+    return [scores.origins(run, HEADER, NUMERIC, row) for run, (row, _) in zip(runs, made, strict=True)]
+
+
+def _row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]]:
     value = published(corpus, run)
     verdict = judge(corpus, run)
     folds = str(len(run.folds)) if not run.missing else f"{len(run.folds)} of {len(run.planned)}"
-    difference = None
-    if value and verdict not in (NOT_RUN, NOT_COMPARABLE, NONE):
-        difference = 100 * run.estimates["war"].mean - value.value
+    found = less(run, "war", value.value) if value and verdict not in (NOT_RUN, NOT_COMPARABLE) else {}
     row = [
         run.protocol, run.variant, str(run.seed),
         *(scores.spread(run.estimates[metric]) if run.folds else NOT_RUN for metric in statistics.METRICS),
         f"{value.value:.2f}" if value else NONE,
-        NONE if difference is None else points(difference),
+        difference(found),
         verdict,
         *([f"{run.clips:,}", str(len(run.actors))] if run.folds else [NONE, NONE]),
         folds, duration(run.seconds),
     ]  # fmt: skip
     record = scores.record(run) | {
         "paper_war_percent": value.value if value else None,
-        "difference_points": difference,
+        **points_record(found),
         "verdict": verdict,
         "clips": run.clips,
         "actors": len(run.actors),

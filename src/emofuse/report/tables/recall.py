@@ -1,15 +1,27 @@
-"""The recall of each emotion, beside that of human listeners."""
+"""The table of recall: how many clips of each emotion are recognised, by each variant and by human listeners."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from emofuse import metrics
+from emofuse.report.listeners import Share
 from emofuse.report.results import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, percent
+from emofuse.report.table import NONE, NOT_RUN, Table, percent, points
+from emofuse.report.tables import scores
+
+POOLED_NOTE = (
+    "Pooled: all tested clips of all folds in one matrix, so that the last column may differ from the mean over folds in"
+    " the main table."
+)
+LISTENERS_NOTE = (
+    "Less listeners: the first variant of each modality that was run less people who saw or heard the same, in points."
+)
+ABSENCE_NOTE = "The paper's own recall of each emotion was not available to us."
 
 
 def recall(corpus: CorpusResults) -> Table:
@@ -17,63 +29,94 @@ def recall(corpus: CorpusResults) -> Table:
     groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in corpus.runs:
         groups[run.protocol, run.seed].append(run)
-    variants = list(dict.fromkeys(run.variant for run in corpus.runs))
-    heard = {
-        modality: corpus.listeners.shares[modality]
-        for modality in dict.fromkeys(run.modality for run in corpus.runs)
-        if modality in corpus.listeners.shares
-    }
+    present = dict.fromkeys(run.modality for run in corpus.runs)
+    heard = {modality: shares for modality, shares in corpus.listeners.shares.items() if modality in present}
+    known = [run.folds[0].emotions for run in corpus.runs if run.folds] + [tuple(shares) for shares in heard.values()]
+    emotions = known[0] if known else ()
+    header = ["Protocol", "Seed", "Recognised by", *emotions, "mean (pooled UAR)"]
+    numeric = [False, True, False, *([True] * (len(emotions) + 1))]
     rows: list[list[str]] = []
+    origins: list[list[str]] = []
     records: list[dict[str, Any]] = []
     for (protocol, seed), runs in groups.items():
-        by_variant = {run.variant: run for run in runs if run.folds}
-        known = [run.folds[0].emotions for run in by_variant.values()] + [tuple(shares) for shares in heard.values()]
-        if not by_variant:
-            records.append({"protocol": protocol, "seed": seed, "variant": NOT_RUN})
-        if not known:
-            rows.append([protocol, str(seed), NOT_RUN, NONE, *([NOT_RUN] * len(variants))])
-            continue
-        recalls = {variant: metrics.recall(run.confusion) for variant, run in by_variant.items()}
-        pooled = {variant: float(metrics.scores(run.confusion)["uar"]) for variant, run in by_variant.items()}
-        for index, emotion in enumerate(known[0]):
-            counts = {int(run.confusion[index].sum()) for run in by_variant.values()}
-            rows.append([
-                protocol, str(seed), emotion, "/".join(f"{count:,}" for count in sorted(counts)) or NONE,
-                *(percent(float(recalls[variant][index])) if variant in recalls else NOT_RUN for variant in variants),
-                *(percent(shares[emotion].share) if emotion in shares else NONE for shares in heard.values()),
-            ])  # fmt: skip
-            records += [
-                {
-                    "protocol": protocol, "seed": seed, "variant": variant, "emotion": emotion,
-                    "clips": int(by_variant[variant].confusion[index].sum()), "recall_pooled": float(values[index]),
-                }
-                for variant, values in recalls.items()
-            ]  # fmt: skip
-        totals = sorted({run.clips for run in by_variant.values()})
-        rows.append([
-            protocol, str(seed), "mean (pooled UAR)", "/".join(f"{total:,}" for total in totals) or NONE,
-            *(percent(pooled[variant]) if variant in pooled else NOT_RUN for variant in variants),
-            *(percent(float(np.mean([share.share for share in shares.values()]))) for shares in heard.values()),
-        ])  # fmt: skip
+        first = {run.modality: run for run in reversed(runs) if run.folds}
+        for run in runs:
+            cells = list(map(percent, _recalls(run))) if run.folds else [NOT_RUN] * (len(emotions) + 1)
+            row = [protocol, str(seed), run.variant, *cells]
+            rows.append(row)
+            origins.append(scores.origins(run, header, numeric, row))
+            records += _records(run, heard.get(run.modality, {}))
+        for modality, shares in heard.items():
+            name = f"listeners, {modality.replace('_', ' + ')}"
+            theirs = _shares(shares, emotions)
+            rows.append([protocol, str(seed), name, *map(percent, theirs)])
+            origins.append([""] * len(header))
+            if modality in first:
+                run = first[modality]
+                differences = np.subtract(_recalls(run), theirs)
+                row = [protocol, str(seed), f"{run.variant} less {name}", *map(_points, differences.tolist())]
+                rows.append(row)
+                origins.append(scores.origins(run, header, numeric, row))
     records += [
         {"variant": f"listeners, {modality}", "emotion": emotion, "votes": share.votes, "share": share.share}
         for modality, shares in heard.items()
         for emotion, share in shares.items()
     ]
+    notes = [POOLED_NOTE, *_clip_notes(corpus.runs), corpus.listeners.note]
     return Table(
         name="recall",
         title=f"Recall of each emotion in %, {corpus.title}",
-        header=[
-            "Protocol", "Seed", "Emotion", "Clips", *variants,
-            *(f"listeners, {modality.replace('_', ' + ')}" for modality in heard),
-        ],
-        numeric=[False, True, False, True, *([True] * (len(variants) + len(heard)))],
+        header=header,
+        numeric=numeric,
         rows=rows,
         records=records,
-        notes=[
-            "Pooled: all tested clips of all folds in one matrix, so that the last line may differ from the mean over"
-            " folds in the main table.",
-            corpus.listeners.note,
-        ],
+        notes=[*notes, *([LISTENERS_NOTE] if heard else []), *([ABSENCE_NOTE] if corpus.published else [])],
         warning=corpus.warning,
-    )  # fmt: skip
+        origins=origins,
+    )
+
+
+def _recalls(run: Run) -> list[float]:
+    """The recall of each emotion and, last, their mean: the UAR of the pooled matrix."""
+    return [*map(float, metrics.recall(run.confusion)), float(metrics.scores(run.confusion)["uar"])]
+
+
+def _shares(shares: dict[str, Share], emotions: Sequence[str]) -> list[float]:
+    """What listeners recognise of each emotion and, last, on average."""
+    by_emotion = [shares[emotion].share if emotion in shares else np.nan for emotion in emotions]
+    return [*by_emotion, float(np.mean([share.share for share in shares.values()]))]
+
+
+def _points(difference: float) -> str:
+    return NONE if np.isnan(difference) else points(100 * difference)
+
+
+def _records(run: Run, shares: dict[str, Share]) -> list[dict[str, Any]]:
+    key = {"protocol": run.protocol, "seed": run.seed, "variant": run.variant}
+    if not run.folds:
+        return [key | {"status": NOT_RUN}]
+    return [
+        key
+        | {"status": "incomplete" if run.missing else "run", "emotion": emotion, "clips": int(clips.sum())}
+        | {"recall_pooled": float(value)}
+        | ({"listeners": shares[emotion].share} if emotion in shares else {})
+        | ({"difference": float(value) - shares[emotion].share} if emotion in shares else {})
+        for emotion, clips, value in zip(
+            run.folds[0].emotions, run.confusion, metrics.recall(run.confusion), strict=True
+        )
+    ]
+
+
+def _clip_notes(runs: Sequence[Run]) -> list[str]:
+    """How many clips of each emotion were tested; by variant where those differ."""
+    counts: dict[str, dict[tuple[tuple[str, int], ...], None]] = defaultdict(dict)
+    for run in runs:
+        if run.folds:
+            tested = zip(run.folds[0].emotions, map(int, run.confusion.sum(1)), strict=True)
+            counts[run.protocol][tuple(tested)] = None
+    return [
+        f"Clips tested, {protocol}: "
+        + "; or ".join(", ".join(f"{clips:,} {emotion}" for emotion, clips in each) for each in found)
+        + "."
+        for protocol, found in counts.items()
+    ]

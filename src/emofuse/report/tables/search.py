@@ -37,6 +37,7 @@ def search(corpus: CorpusResults) -> Table:
         records=[dict(row) for row in corpus.search] or [{"config": NOT_RUN}],
         notes=["Means over the folds tried, on validation actors only: no test clip was looked at to choose."],
         warning=corpus.warning,
+        widths=(0.14, 0.3, 0.06, 0.08, 0.09, 0.09, 0.09, 0.07) if rows else (),
     )
 
 

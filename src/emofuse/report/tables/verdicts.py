@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from emofuse.report import statistics
 from emofuse.report.results import CorpusResults, Published, Run
-from emofuse.report.table import NONE, NOT_RUN
+from emofuse.report.table import NONE, NOT_RUN, points
 
 NOT_COMPARABLE = "not comparable"
 
 RULE_NOTE = (
-    "Verdict: reproduced if the whole corpus was tested and the interval lies within ±2 points of the paper's value;"
+    "Difference: our WAR less the paper's, in points; in brackets, the 95 % interval of ours less the paper's value, which"
+    " comes without one. Verdict: reproduced if the whole corpus was tested and the interval lies within ±2 points of the paper's value;"
     " below or above if the interval lies wholly outside of that; else inconclusive."
     " Not comparable if only part of the corpus was tested, or another task."
 )
@@ -40,3 +41,18 @@ def weigh(corpus: CorpusResults, run: Run, metric: str, value: float) -> str:
     if not corpus.is_whole(run) or score.low is None or score.high is None:
         return NOT_COMPARABLE
     return statistics.verdict(100 * score.low, 100 * score.high, value)
+
+
+def less(run: Run, metric: str, value: float) -> dict[str, float]:
+    """`mean`, `low` and `high` of a score of a run that has an interval less a published value, in points."""
+    return {key: 100 * getattr(run.estimates[metric], key) - value for key in ("mean", "low", "high")}
+
+
+def difference(found: dict[str, float]) -> str:
+    """What `less` found, with its interval on the next line; `–` where there is nothing to compare."""
+    return "{}\n[{}, {}]".format(*(points(found[key]) for key in ("mean", "low", "high"))) if found else NONE
+
+
+def points_record(found: dict[str, float]) -> dict[str, float | None]:
+    """What `less` found, as a line of a CSV file has it."""
+    return {f"difference_points{'' if key == 'mean' else f'_{key}'}": found.get(key) for key in ("mean", "low", "high")}

@@ -1,0 +1,586 @@
+"""The report's pages, in a real browser: what a reader sees, presses and prints."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_engines import copy, run
+from test_report import (
+    COMPARISONS,
+    make_params,
+    quick,
+    ravdess_clips,
+    write_clips,
+    write_csv,
+    write_demo,
+    write_ravdess,
+)
+
+from emofuse import params as parameters
+from emofuse import report, stamps
+from emofuse.params import Params
+from emofuse.report import page, provenance, results, style, table, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = "kfold_3/proposed/seed-1"
+
+
+class Found(HTMLParser):
+    """Collects every attribute that could make a browser ask for something, and every id."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str]] = []
+        self.ids: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+                self.links.append((tag, value or ""))
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def visible(html: str) -> str:
+    """The page's words, without those of its script and style."""
+    return re.sub(r"<(script|style)>.*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
+
+
+ODD = [
+    # WAR, time, number, text
+    ("89.1 ± 2.0\n[87.0, 91.2]", "1 h 05 min", "1,440", "fold 10"),
+    ("not run", "–", "–", ""),
+    ("9.5 ± 0.1\n[9.0, 9.9]", "59 s", "−1.2", "fold 9"),
+    ("–", "2 min 00 s", "0.001", "not run"),
+    ("100.0", "1 min 59 s", "< 0.001", "Fold 11"),
+    ("9.5", "1 h 04 min", "+0.5", "apart"),
+]
+
+
+def odd_table() -> table.Table:
+    """Cells of every kind that a table may hold."""
+    return table.Table(
+        name="search", title="Odd", header=["WAR %", "Time", "Number", "Text", ""], numeric=[True, True, True, False, False],
+        rows=[[*row, "x"] for row in ODD], records=[],
+    )  # fmt: skip
+
+
+def pages(root: Path) -> tuple[str, str, str]:
+    """The pages of the demo, in part run, of a corpus with no run, and of the paper with both."""
+    params = make_params(root)
+    write_demo(root, variants=("proposed", "video_only"))
+    shutil.rmtree(root / "results/demo/kfold_3/video_only/seed-1/fold-1")
+    drawings = {name: style.inline_svg(style.empty(name), name) for name in report.FIGURES}
+    corpora = [results.read(name, params, root) for name in ("demo", "ravdess")]
+    made = {read.name: {name: getattr(tables, name)(read) for name in report.TABLES} for read in corpora}
+    demo, none = (
+        page.render(replace(c, search=({},)), made[c.name] | {"search": odd_table()}, drawings) for c in corpora
+    )
+    return demo, none, page.paper(corpora, tables.paper(corpora), made)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as results/ is: demo/report.html, ravdess/report.html and paper.html."""
+    root = tmp_path_factory.mktemp("page")
+    for name, html in zip(("demo/report", "ravdess/report", "paper"), pages(root), strict=True):
+        file = root / "results" / f"{name}.html"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(html)
+    return root / "results"
+
+
+NAMES = ("demo/report", "ravdess/report", "paper")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    browser = shutil.which("chromium")
+    if browser is None:
+        message = "no chromium: install it to see the report's pages tested"
+        if os.environ.get("EMOFUSE_REQUIRE_BROWSER"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def show(chromium: Any, built: Path) -> Iterator[Any]:
+    """Opens a page of the report; at the end, nothing may have been asked for but it, nor an error have been logged."""
+    contexts, asked, wrong = [], [], []
+
+    def opened(name: str = "demo/report", width: int = 1280, **options: Any) -> Any:
+        contexts.append(chromium.new_context(viewport={"width": width, "height": 800}, **options))
+        tab = contexts[-1].new_page()
+        tab.set_default_timeout(120_000)
+        tab.route("**/*", lambda route: (asked.append(route.request.url), route.continue_()))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        tab.goto((built / f"{name}.html").as_uri())
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not wrong
+    assert all(url.startswith(built.as_uri()) and url.endswith(".html") for url in asked)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_request_leaves_the_page(built: Path, show: Any, name: str) -> None:
+    html = (built / f"{name}.html").read_text()
+    found = Found(html)
+    assert len(set(found.ids)) == len(found.ids)
+    assert {link[1:] for _, link in found.links if link.startswith("#")} <= set(found.ids)
+    others = {link.partition("#")[0] for _, link in found.links if not link.startswith(("#", "data:"))}
+    assert others == ({"demo/report.html", "ravdess/report.html"} if name == "paper" else set())
+    assert "@import" not in html
+    assert all(link.startswith("#") for link in re.findall(r"url\(([^)]*)\)", html))
+    tab = show(name)
+    assert tab.evaluate("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length") == 0
+
+
+def test_the_pages_script_runs_and_no_other(built: Path, chromium: Any) -> None:
+    html = (built / "demo/report.html").read_text()
+    [script] = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in html
+    tab = chromium.new_page()
+    tab.goto((built / "demo/report.html").as_uri())
+    assert tab.locator("th button").count() > 20
+    tab.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'document.title = 1'}))"
+    )
+    assert tab.title() == "demo, made faces and voices · emofuse"
+    tab.close()
+
+
+def column(tab: Any, number: int) -> list[str]:
+    """The cells of a column of the odd table, as they stand."""
+    cells = tab.locator(f"#table-search tbody td:nth-child({number})")
+    return [cell.partition("\n")[0].strip() for cell in cells.all_inner_texts()]
+
+
+@pytest.mark.parametrize(
+    ("number", "rising"),
+    [
+        (1, ["9.5 ± 0.1", "9.5", "89.1 ± 2.0", "100.0", "not run", "–"]),
+        (2, ["59 s", "1 min 59 s", "2 min 00 s", "1 h 04 min", "1 h 05 min", "–"]),
+        (3, ["−1.2", "< 0.001", "0.001", "+0.5", "1,440", "–"]),
+        (4, ["apart", "fold 9", "fold 10", "Fold 11", "", "not run"]),
+    ],
+    ids=["score", "time", "number", "text"],
+)
+def test_tables_sort_by_value_down_up_and_back(show: Any, number: int, rising: list[str]) -> None:
+    tab = show()
+    original = column(tab, number)
+    header = tab.locator(f"#table-search th:nth-child({number})")
+    header.locator("button").click()
+    assert (column(tab, number), header.get_attribute("aria-sort")) == (rising, "ascending")
+    tab.keyboard.press("Enter")  # the button has the focus
+    there = [cell for cell in rising if cell not in ("", "–", "not run")]
+    falling = sorted(there, key=there.index, reverse=True)
+    if number == 1:  # of equals the first stays first
+        falling = ["100.0", "89.1 ± 2.0", "9.5 ± 0.1", "9.5"]
+    assert column(tab, number) == falling + rising[len(there) :]
+    assert header.get_attribute("aria-sort") == "descending"
+    tab.keyboard.press("Space")
+    assert (column(tab, number), header.get_attribute("aria-sort")) == (original, None)
+
+
+def test_one_column_sorts_at_a_time_and_rows_stay_whole(show: Any) -> None:
+    tab = show()
+    for number in (1, 4):
+        tab.locator(f"#table-search th:nth-child({number}) button").click()
+    assert tab.locator("#table-search th[aria-sort]").count() == 1
+    times = dict(zip(column(tab, 1), column(tab, 2), strict=True))
+    assert times == {row[0].partition("\n")[0]: row[1] for row in ODD}
+    assert tab.locator("#table-search th:nth-child(5) button").count() == 0  # it has no name to press
+
+
+def test_a_figure_fills_the_window_and_goes_back(show: Any) -> None:
+    tab = show()
+    canvas, drawing = tab.locator("#figure-confusion .canvas"), tab.locator("dialog svg")
+    before = canvas.evaluate("canvas => [canvas.innerHTML, canvas.firstElementChild.clientWidth]")
+    for press in (canvas.click, lambda: canvas.press("Enter"), lambda: canvas.press("Space")):
+        press()
+        assert drawing.is_visible()
+        size = tab.locator("dialog").bounding_box()
+        assert (size["x"], size["y"], size["width"], size["height"]) == (0, 0, 1280, 800)
+        assert drawing.evaluate("drawing => drawing.clientWidth") > 1.5 * before[1]
+        assert "What is taken for what" in tab.locator("dialog").inner_text()
+        assert tab.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size") == tab.evaluate(
+            "document.querySelectorAll('[id]').length"
+        )
+        tab.keyboard.press("Escape")
+        tab.wait_for_function("document.activeElement.matches('#figure-confusion .canvas')")
+        assert canvas.evaluate("canvas => [canvas.innerHTML, canvas.firstElementChild.clientWidth]") == before
+    canvas.press("Enter")
+    tab.get_by_role("button", name="Close").click()
+    assert not tab.locator("dialog").is_visible()
+
+
+def test_all_of_it_is_reached_by_keyboard(show: Any) -> None:
+    tab = show()
+    for selector in (
+        "#figure-confusion .canvas",
+        "#table-main th button",
+        "#table-main .origin",
+        "#provenance summary",
+    ):
+        target = tab.locator(selector).first
+        target.focus()
+        assert target.evaluate("target => target === document.activeElement"), selector
+    assert tab.get_by_role("button", name="Enlarge: What is taken for what").count() == 1
+
+
+@pytest.mark.parametrize("name", ["demo/report", "paper"])
+def test_each_number_leads_to_its_run_or_fold(show: Any, built: Path, name: str) -> None:
+    tab = show(name)
+    tab.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    links = tab.locator(".origin").evaluate_all(
+        "links => links.map(link => [link.textContent, link.getAttribute('href')])"
+    )
+    assert len(links) > 20
+    ids = set(Found((built / "demo/report.html").read_text()).ids)
+    assert {href.partition("#")[2] for _, href in links} <= ids
+    assert {href.partition("#")[0] for _, href in links} == {"demo/report.html" if name == "paper" else ""}
+    for text, href in links:
+        assert re.search(r"\d", text), href
+    # No number of ours is without: a score of a row that was run.
+    bare = (
+        tab.locator(".main tr td.number, .paper tr td.number")
+        .filter(has_text="±")
+        .filter(has_not=tab.locator(".origin"))
+    )
+    assert bare.count() == 0
+
+
+def test_a_link_unfolds_what_it_leads_to(show: Any) -> None:
+    tab = show()
+    for selector, name in ((".tiles .origin", RUN), (f"#table-folds a[href='#{RUN}/fold-1']", f"{RUN}/fold-1")):
+        target = tab.locator(f"[id='{name}']")
+        tab.locator(selector).first.evaluate(
+            "link => { for (const f of document.querySelectorAll('details')) f.open = false }"
+        )
+        assert not target.is_visible()
+        tab.locator(selector).first.evaluate("link => link.click()")
+        target.wait_for(state="visible")
+        assert target.evaluate("target => target.getBoundingClientRect().top < innerHeight")
+    assert "snakemake results/demo/kfold_3/proposed/seed-1/fold-1/metrics.json --cores 1" in target.inner_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_wider_than_a_phone(show: Any, name: str) -> None:
+    tab = show(name, width=360)
+    tab.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+
+
+CONTRASTS = """() => {
+  const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = colour => channels(colour).slice(0, 3)
+    .map(c => (c / 255 <= 0.03928 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, place) => sum + c * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = element => {
+    const colour = getComputedStyle(element).backgroundColor;
+    return (channels(colour)[3] ?? 1) === 1 || !element.parentElement ? colour : behind(element.parentElement);
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest('svg')) continue;
+    const pair = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => b - a);
+    found.push([(pair[0] + 0.05) / (pair[1] + 0.05), element.outerHTML.slice(0, 80)]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["demo/report", "paper"])
+def test_all_text_is_read_easily_in_both_schemes(show: Any, name: str, scheme: str) -> None:
+    tab = show(name, color_scheme=scheme)
+    tab.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    found = tab.evaluate(CONTRASTS)
+    assert len(found) > 300
+    assert not [(ratio, where) for ratio, where in found if ratio < 4.5]
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+ROWS = "[...document.querySelectorAll('tbody tr')].filter(row => row.checkVisibility()).length"
+
+
+def test_all_of_it_is_printed(show: Any, tmp_path: Path) -> None:
+    tab = show(color_scheme="dark")
+    rows = tab.evaluate("document.querySelectorAll('tbody tr').length")
+    assert tab.evaluate(ROWS) < rows  # the ledger is folded
+    tab.emulate_media(media="print")
+    assert tab.evaluate(ROWS) == rows
+    assert tab.locator("[id='kfold_3/proposed/seed-1/fold-2'] pre").evaluate("pre => pre.checkVisibility()")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not tab.locator("nav").is_visible()
+    tab.emulate_media(media="screen")
+    folded = tab.locator("details:not([open])").count()
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.locator("details:not([open])").count() == 0
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("details:not([open])").count() == folded
+    tab.pdf(path=tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").stat().st_size > 50_000
+
+
+def test_without_script_the_page_is_whole(show: Any, built: Path) -> None:
+    tab = show(java_script_enabled=False)
+    assert tab.locator("button, dialog").count() == 0
+    assert tab.locator("#table-search tbody tr").count() == len(ODD)
+    assert tab.locator("#figure-confusion svg").is_visible()
+    tab.locator("#provenance summary").first.click()
+    assert "snakemake results/demo" in tab.locator("#provenance").inner_text()
+
+
+def test_the_page_says_what_ran_and_what_did_not(built: Path) -> None:
+    html = (built / "demo/report.html").read_text()
+    assert "5 of 15 planned folds were run" in visible(html)
+    section = html.split('<section id="ran">')[1].split("</section>")[0]
+    lines = [" ".join(visible(line).split()) for line in section.split("<li>")[1:]]
+    assert lines == [
+        "proposed 3 of 3 folds", "audio_only not run", "video_only 2 of 3 folds, lacks 1", "concat_fusion not run",
+        "cross_entropy not run",
+    ]  # fmt: skip
+    assert html.index('<section id="ran">') < html.index('<section id="main">')
+
+
+def test_a_page_with_no_run_says_so_and_links_to_none(built: Path) -> None:
+    html = (built / "ravdess/report.html").read_text()
+    assert "0 of 25 planned folds were run, so every result says “not run”" in html
+    assert 'class="origin"' not in html
+    assert "No fold was run" in html
+
+
+def test_the_papers_page_has_every_table_of_every_corpus(built: Path) -> None:
+    html = (built / "paper.html").read_text()
+    assert html.index("Verdict: reproduced if") < html.index("<table")
+    assert html.count("Verdict: reproduced if") == 1
+    names = ("modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "assumptions")
+    order = [html.index(f'id="table-{corpus}-{name}"') for name in names for corpus in ("demo", "ravdess")]
+    assert order == sorted(order)
+    assert html.index('id="table-paper"') < order[0]
+    assert "snakemake --cores" in html
+    assert '<a href="ravdess/report.html">RAVDESS, audio-video speech</a>' in html
+    assert "0 of 25 planned folds: not run" in html
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> tuple[Params, Path]:
+    return make_params(tmp_path), tmp_path
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stamped(root: Path, params: Params) -> Path:
+    """A demo of one fold whose metrics.json names its model and stamps, as `evaluate` writes it."""
+    write_demo(root, folds=(0,), variants=("proposed",))
+    stamps.write("demo", params, root)
+    (root / f"models/demo/{RUN}/fold-0.safetensors").write_bytes(b"weights")
+    folder = root / f"results/demo/{RUN}/fold-0"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["fingerprint"] |= {
+        "model": sha256(root / f"models/demo/{RUN}/fold-0.safetensors"),
+        "train_stamp": sha256(root / "stamps/demo/train-proposed.json"),
+        "evaluate_stamp": sha256(root / "stamps/demo/evaluate-proposed.json"),
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
+
+
+def origin(params: Params, root: Path) -> provenance.RunOrigin:
+    [found] = provenance.read(results.read("demo", params, root))
+    return found
+
+
+def test_a_folds_origin_is_what_its_files_say(project: tuple[Params, Path]) -> None:
+    params, root = project
+    folder = stamped(root, params)
+    found = origin(params, root)
+    [fold] = found.folds
+    assert (found.key, fold.key) == (RUN, f"{RUN}/fold-0")
+    hashes = {file.path: file.sha256 for file in (*fold.inputs, *fold.outputs)}
+    clips = "data/demo/kfold_3/clips.csv"
+    assert hashes == {
+        clips: sha256(root / clips),
+        "data/demo/kfold_3/folds.csv": "",  # not recorded, so not invented
+        "stamps/demo/train-proposed.json": sha256(root / "stamps/demo/train-proposed.json"),
+        "stamps/demo/evaluate-proposed.json": sha256(root / "stamps/demo/evaluate-proposed.json"),
+        f"models/demo/{RUN}/fold-0.safetensors": hashlib.sha256(b"weights").hexdigest(),
+        f"results/demo/{RUN}/fold-0/predictions.csv": sha256(folder / "predictions.csv"),
+        f"results/demo/{RUN}/fold-0/metrics.json": sha256(folder / "metrics.json"),
+    }
+    assert fold.command == f"snakemake results/demo/{RUN}/fold-0/metrics.json --cores 1"
+    assert (fold.commit, fold.trained) == (provenance.NOT_RECORDED, "cpu, 2 thread(s), torch unknown")
+    assert (found.stale, found.assurance) == (
+        (),
+        "Those of the run: the stamps that it was made with are those on disk.",
+    )
+    assert "fusion: cross_attention" in found.parameters
+    _, html = quick("demo", params, root)
+    for digest in filter(None, hashes.values()):
+        assert digest in html
+    assert "stale" not in visible(html)
+
+
+def test_a_change_of_parameters_since_the_run_is_said(project: tuple[Params, Path]) -> None:
+    params, root = project
+    stamped(root, params)
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("proposed: {}", "proposed: {training: {epochs: 7}}"))
+    params = parameters.load(root / "params.yaml")
+    assert origin(params, root).stale == ()  # the stamps have not been written anew: what the run was made with
+    assert "epochs: 30" in origin(params, root).parameters
+    stamps.write("demo", params, root)
+    found = origin(params, root)
+    assert found.stale == (0,)
+    assert "epochs: 7" in found.parameters
+    assert "parameters or code have changed since the run" in found.assurance
+    _, html = quick("demo", params, root)
+    assert "1 of 1 folds are stale" in visible(html)
+
+
+def test_what_is_not_here_is_said(project: tuple[Params, Path]) -> None:
+    params, root = project
+    stamped(root, params)
+    for name in ("models", "stamps", "data"):
+        shutil.rmtree(root / name)
+    found = origin(params, root)
+    assert {file.remark for file in found.folds[0].inputs} == {provenance.NOT_HERE}
+    assert found.folds[0].outputs[0].sha256 == hashlib.sha256(b"weights").hexdigest()
+    assert "cannot be told here" in found.assurance
+    assert found.folds[0].trained == ""
+
+
+@pytest.mark.parametrize(("dirty", "said"), [(False, "1d2c3b"), (True, "1d2c3b, with changes that were not committed")])
+def test_the_commit_is_that_of_the_trainings_record(project: tuple[Params, Path], dirty: bool, said: str) -> None:
+    params, root = project
+    stamped(root, params)
+    file = root / f"models/demo/{RUN}/fold-0.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"commit": "1d2c3b", "dirty": dirty}))
+    assert origin(params, root).folds[0].commit == said
+
+
+def test_what_folds_share_is_said_once(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    assert set(origin(params, root).shared) == {"inputs", "commit", "trained"}
+    file = root / f"models/demo/{RUN}/fold-1.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "another"}))
+    assert set(origin(params, root).shared) == {"inputs", "commit"}
+
+
+def test_the_origins_of_many_folds_make_no_huge_page(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_ravdess(root)
+    _, html = quick("ravdess", params, root)
+    section = html.split('id="provenance"')[1].split("</section>")[0]
+    assert section.count("metrics.json --cores 1") == 25
+    assert len(section.encode()) < 25 * 3000  # 15 variants of 5 folds: under a quarter of a megabyte
+
+
+def test_the_page_says_once_what_the_figures_of_several_tables_mean(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root)
+    made, html = quick("demo", params, root)
+    text = re.sub(r"<[^>]+>", "", html)
+    assert text.count("two-sided permutation test") == 1
+    assert text.count("Mean ± standard deviation over folds") == 1
+    assert sum("two-sided permutation test" in made[name].markdown() for name in COMPARISONS) == 3  # no attention here
+    # The long names break where a narrow column needs it, by tags that are tags.
+    assert "concat_<wbr>fusion" in html
+    assert "training.<wbr>learning_<wbr>rate" in html
+    assert "&lt;wbr" not in html
+
+
+def test_the_demo_says_first_that_it_says_nothing_about_the_paper(project: tuple[Params, Path]) -> None:
+    params, root = project
+    made, html = quick("demo", params, root)
+    assert " ".join(visible(html.split("<body>")[1]).split()).startswith("These numbers say nothing about the paper")
+    for name in report.TABLES:
+        assert "nothing about the paper" in made[name].markdown().splitlines()[0]
+    assert "nothing about the paper" not in quick("ravdess", params, root)[1]
+
+
+def test_who_was_there_and_who_was_not(project: tuple[Params, Path]) -> None:
+    params, root = project
+    clips = [clip for clip in ravdess_clips() if clip[1] in (1, 2, 3, 7)]
+    write_clips(root, "ravdess", "luna_jimenez_2022_5cv", clips, broken=3)
+    _, html = quick("ravdess", params, root)
+    assert "237 of 240 clips are usable, of 4 actors (1–3, 7)" in html
+    assert "20 of them are missing here: 4–6, 8–24" in html
+    assert "1,200 clips of the whole corpus are not here" in html
+    assert "3 not usable: no face in 6 of 6 snippets" in html
+
+
+def test_configurations_tried_are_shown(project: tuple[Params, Path]) -> None:
+    params, root = project
+    row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "val_war": 0.71, "val_uar": 0.695, "seconds": 61.2}
+    write_csv(
+        root / "results/ravdess_audio/search.csv",
+        [{"config": name, "fold": fold, "chosen": str(name == "wide").lower()} | row for name in ("thin", "wide") for fold in (0, 1)],
+    )  # fmt: skip
+    made, html = quick("ravdess_audio", params, root)
+    text = made["search"].markdown()
+    assert "| wide |" in text
+    assert text.count("chosen") == 1
+    assert "69.5" in text
+    assert "Configurations tried on validation actors" in html
+    assert "2 min 02 s" in html
+
+
+def test_text_is_escaped_in_cells_and_links() -> None:
+    nasty = r"a_b|c&d%$#{x}~^\ <script>*_[1]"
+    for cell in (page._cell(nasty), page._cell(nasty, 'run"><script>', "page")):
+        assert "<script>" not in cell
+    assert page._cell("1.0\n[0, 2]", "kfold_3/proposed/seed-1") == (
+        '<a class="origin" href="#kfold_3/proposed/seed-1">1.0</a><small>[0, 2]</small>'
+    )
+
+
+def test_every_output_that_snakemake_shows_has_its_caption() -> None:
+    shown = [Path(file) for file in report.outputs("demo") if Path(file).suffix in (".csv", ".svg", ".html")]
+    captions = {Path(*file.parts[2:]).with_suffix(".rst").as_posix() for file in shown} | {"workflow.rst", "paper.rst"}
+    folder = ROOT / "workflow" / "report"
+    assert {file.relative_to(folder).as_posix() for file in folder.rglob("*.rst")} == captions
+
+
+def test_snakemakes_own_report_has_the_tables_the_figures_and_the_page(tmp_path: Path) -> None:
+    root = copy(tmp_path)
+    for file in map(Path, report.outputs("demo")):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text("<svg xmlns='http://www.w3.org/2000/svg'/>" if file.suffix == ".svg" else "a,b\n1,2\n")
+    done = run(sys.executable, "-m", "snakemake", "demo", "--report", "out.html", cwd=root)
+    assert done.returncode == 0, done.stdout
+    html = (root / "out.html").read_text()
+    for text in ("Clips in, tables out", "What is taken for what", "Each parameter, its value, whose choice it is"):
+        assert text in html
+    for file in ("tables/main.csv", "figures/attention.svg", "report.html"):
+        assert f"results/demo/{file}" in html
