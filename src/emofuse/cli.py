@@ -75,11 +75,13 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     """Train one variant on one fold, to models/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>.*."""
     run = _check_run(params, corpus, protocol, variant, seed, fold)
 
-    from emofuse import corpora, lease, tracking, training, weights
+    from emofuse import commit, corpora, lease, tracking, training, weights
+    from emofuse.files import read_json, write_json
     from emofuse.shards import FOLDERS
 
     key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
     name = tracking.RunKey(corpus, protocol, variant, seed, fold)
+    code = commit.checked_out(ROOT)
     with lease.device() as device, tracking.Live(name, {}) as live:
         training.train(
             ROOT / "data" / corpus,
@@ -95,6 +97,8 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
             live,
             device,
         )
+    record = ROOT / "models" / key.with_suffix(".json")
+    write_json(record, read_json(record) | code)
 
 
 def evaluate(
@@ -180,7 +184,7 @@ def report(params: Params, corpus: str) -> None:
 
 
 def paper(params: Params) -> None:
-    """Write the paper's main table over its corpora to results/paper.md."""
+    """Write the paper's tables over its corpora to results/paper.md, paper.html and paper.tex."""
     from emofuse import report as stage
 
     stage.paper(params, ROOT)

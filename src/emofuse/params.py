@@ -237,7 +237,7 @@ class Demo(Section):
     """The made corpus."""
 
     seed: int = 1
-    actors: Annotated[int, Field(ge=4, le=99)] = 20
+    actors: Annotated[int, Field(ge=4, le=99)] = 24
     takes: Annotated[int, Field(ge=1, le=99)] = Field(4, description="clips of each actor and emotion")
 
 

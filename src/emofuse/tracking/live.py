@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from emofuse.commit import checked_out
 from emofuse.tracking import store
 from emofuse.tracking.store import RunKey
 
@@ -111,7 +112,12 @@ class Live:
                     store.delete(client, run, self._root)
             parents = [run.info.run_id for run in runs if store.run_key(run) == self._key.group]
             parent = parents[0] if parents else self._make_parent(client, experiment)
-            tags = {**self._tags, **store.git_tags(self._root), store.RUN_KEY: str(self._key), store.PARENT: parent}
+            tags = {
+                **self._tags,
+                **store.git_tags(checked_out(self._root)),
+                store.RUN_KEY: str(self._key),
+                store.PARENT: parent,
+            }
             tags |= {store.OWNER: store.process(os.getpid()), store.STATE: "live, before evaluation"}
             run = client.create_run(experiment.experiment_id, tags=tags, run_name=self._key.run_name)
         self._run_id = run.info.run_id

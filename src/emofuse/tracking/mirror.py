@@ -140,14 +140,11 @@ def _mirror(client: MlflowClient, experiment: Experiment, folds: Sequence[_Fold]
     groups: dict[str, list[_Fold]] = {}
     for fold in folds:
         groups.setdefault(fold.key.group, []).append(fold)
-    commit = store.git_tags(root)
     written = 0
     for group, members in groups.items():
         with store.lock(root):  # no live run may take the parent that is about to go
             runs = store.runs(client, experiment)
-            parent = _parent(
-                client, experiment, [run for run in runs if store.run_key(run) == group], members, commit, root
-            )
+            parent = _parent(client, experiment, [run for run in runs if store.run_key(run) == group], members, root)
             for run in runs:
                 if store.run_key(run).startswith(f"{group}/") and run.data.tags.get(store.PARENT) != parent:
                     client.set_tag(run.info.run_id, store.PARENT, parent)
@@ -156,7 +153,7 @@ def _mirror(client: MlflowClient, experiment: Experiment, folds: Sequence[_Fold]
                 run for run in runs if store.run_key(run) == str(fold.key) and not store.trains(run, elsewhere=False)
             ]
             if not _keep(client, own, fold.tags, root):
-                _write_fold(client, experiment, fold, parent, commit, root)
+                _write_fold(client, experiment, fold, parent, root)
                 written += 1
     return written
 
@@ -177,12 +174,7 @@ def _keep(client: MlflowClient, runs: Sequence[Run], tags: Mapping[str, str], ro
 
 
 def _parent(
-    client: MlflowClient,
-    experiment: Experiment,
-    runs: Sequence[Run],
-    folds: Sequence[_Fold],
-    commit: Mapping[str, str],
-    root: Path,
+    client: MlflowClient, experiment: Experiment, runs: Sequence[Run], folds: Sequence[_Fold], root: Path
 ) -> str:
     """The id of the parent run of these folds: mean and standard deviation (n - 1) of their scores."""
     from mlflow.entities import Metric
@@ -209,29 +201,26 @@ def _parent(
     def fill(folder: Path) -> None:
         _copy(first.key.shared_files, tags, root, folder)
 
-    return _write(
-        client, experiment, first.key.parent_name, {**commit, **tags}, parameters, points, (begin, end), fill, root
-    )
+    return _write(client, experiment, first.key.parent_name, tags, parameters, points, (begin, end), fill, root)
 
 
-def _write_fold(
-    client: MlflowClient, experiment: Experiment, fold: _Fold, parent: str, commit: Mapping[str, str], root: Path
-) -> None:
+def _write_fold(client: MlflowClient, experiment: Experiment, fold: _Fold, parent: str, root: Path) -> None:
     from mlflow.entities import Metric
 
     begin, end = fold.times
     finals = {score: fold.metrics[score] for score in SCORES}
     finals |= {f"recall/{emotion}": value for emotion, value in fold.metrics["recall"].items() if value is not None}
     finals |= {f"validation/{score}": value for score, value in fold.metrics["validation"].items()}
-    finals |= {name: value for name, value in fold.record.items() if isinstance(value, int | float)}
-    texts = {f"emofuse.{name}": value for name, value in fold.record.items() if isinstance(value, str)}
+    record = {name: value for name, value in fold.record.items() if name not in ("commit", "dirty")}
+    finals |= {name: value for name, value in record.items() if isinstance(value, int | float)}
+    texts = {f"emofuse.{name}": value for name, value in record.items() if isinstance(value, str)}
     points = [Metric(name, float(value), end, 0) for name, value in finals.items()]
     for number, row in enumerate(fold.history, start=1):
         when = begin + (end - begin) * number // len(fold.history)
         points += [
             Metric(name, value, when, int(row["epoch"])) for name, value in _numbers(row).items() if name != "epoch"
         ]
-    tags = {**texts, **commit, **fold.tags, store.PARENT: parent}
+    tags = {**texts, **store.git_tags(fold.record), **fold.tags, store.PARENT: parent}
 
     def fill(folder: Path) -> None:
         _copy(fold.key.files, tags, root, folder)

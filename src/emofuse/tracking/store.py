@@ -6,9 +6,8 @@ import hashlib
 import os
 import shutil
 import socket
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -325,16 +324,11 @@ def send_metrics(client: MlflowClient, run_id: str, points: Sequence[Metric]) ->
         client.log_batch(run_id, metrics=points[start : start + 1000])
 
 
-def git_tags(root: Path) -> dict[str, str]:
-    """The commit that is checked out, under the name that the UI shows, and whether it is all; nothing without git."""
-    try:
-        commit, changes = (
-            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.SubprocessError):
+def git_tags(code: Mapping[str, Any]) -> dict[str, str]:
+    """A commit, as `emofuse.commit` gives it, under the name that the UI shows; nothing where it is not known."""
+    if "commit" not in code:
         return {}
-    return {"mlflow.source.git.commit": commit.strip(), "emofuse.git_dirty": str(bool(changes.strip())).lower()}
+    return {"mlflow.source.git.commit": code["commit"], "emofuse.git_dirty": str(code["dirty"]).lower()}
 
 
 def process(pid: int) -> str:
