@@ -37,7 +37,7 @@ def load_changed(folder: Path, old: str, new: str) -> params.Params:
             "      random_kfold_3:",
             "corpora.demo.protocols: random_kfold_3 is there to compare kfold_3",
         ),
-        ("audit: [proposed]", "audit: [nothing]", "corpora.ravdess.audit: nothing is none of this corpus's variants"),
+        ("audit: [proposed]", "audit: [nothing]", "corpora.ravdess.audit: there is no variant 'nothing'"),
         ("audit: [proposed]", "audit: [proposed, proposed]", "corpora.ravdess.audit: a value is listed twice"),
         ("{fusion: concat}", "{fusin: concat}", "variants.concat_fusion.network.fusin: no such parameter"),
         ("{fusion: concat}", "{fusion: sum}", "variants.concat_fusion.network.fusion: Input should be"),

@@ -271,7 +271,8 @@ class Corpus(Section):
         description="protocol: the folds of it to run; random_<protocol> has its sizes, but shares actors"
     )
     audit: Annotated[list[Name], Field(min_length=1)] = Field(
-        ["proposed"], description="the variants to run under random_<protocol>, to show what shared actors are worth"
+        ["proposed"],
+        description="those of the variants to run under random_<protocol>, to show what shared actors are worth",
     )
     validation_actors: Count = Field(4, description="of each fold's training actors")
     split_seed: int = Field(1, description="of generated folds and of the choice of validation actors")
@@ -306,14 +307,12 @@ class Corpus(Section):
             followed = protocol.removeprefix(RANDOM)
             if followed not in self.protocols:
                 raise ValueError(f"protocols: {protocol} is there to compare {followed} with; list that too")
-            for variant in self.variants_under(protocol):
-                if variant not in self.variants:
-                    raise ValueError(f"audit: {variant} is none of this corpus's variants, and {protocol} is to run it")
         return self
 
     def variants_under(self, protocol: str) -> list[str]:
         """The variants that are run under a protocol."""
-        return self.audit if protocol.startswith(RANDOM) else self.variants
+        shared = protocol.startswith(RANDOM)
+        return [variant for variant in self.variants if variant in self.audit or not shared]
 
     def runs(self) -> Iterator[tuple[str, str, int, list[int]]]:
         """Protocol, variant, seed and folds of every run of the corpus."""
@@ -476,9 +475,10 @@ def load(path: Path | str = "params.yaml") -> Params:
         if name not in params.corpora:
             raise UserError(f"paper: there is no corpus {name!r} under corpora")
     for name, corpus in params.corpora.items():
-        for variant in corpus.variants:
-            if variant not in params.variants:
-                raise UserError(f"corpora.{name}.variants: there is no variant {variant!r} under variants")
+        for key in ("variants", "audit"):
+            for variant in getattr(corpus, key):
+                if variant not in params.variants:
+                    raise UserError(f"corpora.{name}.{key}: there is no variant {variant!r} under variants")
         for protocol, folds in corpus.protocols.items():
             _check_folds(name, corpus, protocol, folds, path.parent)
     proposed = Run(network=params.network, loss=params.loss, training=params.training)
