@@ -225,15 +225,19 @@ def cut(
     scaled = np.empty((len(pictures), size[1], size[0], 3), np.uint8)
     reformatter = VideoReformatter()  # keeps the scaler's tables from one frame to the next
     first = pictures[0]
-    patch = av.VideoFrame(*region, first.format.name)
+    # Where nothing is to be scaled, libswscale leaves out the last columns of a width that is no multiple of 16.
+    more = -size[0] % 16 if region == size else 0
+    patch = av.VideoFrame(region[0] + more, region[1], first.format.name)
     patch.colorspace, patch.color_range = first.colorspace, first.color_range
     parts = _planes(patch)
     blocks = (_block, _half_block, _half_block) if first.format.name in PLANAR else (_block,) * 3
     for picture, (left, top), rgb in zip(pictures, corners.tolist(), scaled, strict=True):
         for plane, part, block in zip(_planes(picture), parts, blocks, strict=True):
             part[:] = block(plane, left, top, *part.shape)
-        done = reformatter.reformat(patch, *size, format="gbrp", interpolation=Interpolation.BILINEAR, threads=1)
-        rgb[..., 1], rgb[..., 2], rgb[..., 0] = _planes(done)
+        done = reformatter.reformat(
+            patch, size[0] + more, size[1], format="gbrp", interpolation=Interpolation.BILINEAR, threads=1
+        )
+        rgb[..., 1], rgb[..., 2], rgb[..., 0] = (plane[:, : size[0]] for plane in _planes(done))
     return scaled
 
 
