@@ -79,8 +79,8 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     from emofuse.files import read_json, write_json
     from emofuse.shards import FOLDERS
 
-    key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
     name = tracking.RunKey(corpus, protocol, variant, seed, fold)
+    key = Path(str(name))
     code = commit.checked_out(ROOT)
     with lease.device() as device, tracking.Live(name, {}) as live:
         training.train(

@@ -41,7 +41,7 @@ class Embedded:
 
 def folder(corpus: CorpusResults, run: Run, fold: Fold) -> Path:
     """The path of a fold below results/ and, with a suffix, below models/."""
-    return Path(corpus.name) / run.protocol / run.variant / f"seed-{run.seed}" / f"fold-{fold.fold}"
+    return Path(corpus.name) / run.key(fold.fold)
 
 
 def read(corpus: CorpusResults, run: Run, fold: Fold) -> Embedded | None:

@@ -171,7 +171,7 @@ def _ran(corpus: CorpusResults, origins: Sequence[provenance.RunOrigin]) -> dict
     stale = {origin.key: len(origin.stale) for origin in origins}
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        key = provenance.key(run) if run.folds else ""
+        key = run.key() if run.folds else ""
         groups.setdefault(f"{run.protocol}, seed {run.seed}", []).append(
             {
                 "name": run.variant,
@@ -200,7 +200,7 @@ def _headline(corpus: CorpusResults, run: Run) -> dict[str, Any]:
             tiles.append(_tile(NAMES[metric], NOT_RUN))
             continue
         interval = "" if estimate.low is None else f"95 % interval {percent(estimate.low)} to {percent(estimate.high)}"
-        tiles.append(_tile(NAMES[metric], percent(estimate.mean), "%", interval, provenance.key(run)))
+        tiles.append(_tile(NAMES[metric], percent(estimate.mean), "%", interval, run.key()))
     value = published(corpus, run)
     if value:
         tiles.append(_tile("The paper's accuracy", f"{value.value:.2f}", "%", f"verdict: {judge(corpus, run)}"))

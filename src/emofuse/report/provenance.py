@@ -68,11 +68,6 @@ class RunOrigin:
         return same
 
 
-def key(run: Run, fold: int | None = None) -> str:
-    """Names a run, or a fold of it: its folder under results/<corpus>."""
-    return f"{run.protocol}/{run.variant}/seed-{run.seed}" + ("" if fold is None else f"/fold-{fold}")
-
-
 def read(corpus: CorpusResults) -> tuple[RunOrigin, ...]:
     """The origin of every run that has results, in the order of the report. Raises `UserError` for a broken file."""
     return tuple(_run(corpus, run) for run in (*corpus.runs, *corpus.shared) if run.folds)
@@ -92,11 +87,11 @@ def _run(corpus: CorpusResults, run: Run) -> RunOrigin:
         assurance = "Those of params.yaml now. Without the run's stamps it cannot be told here whether it had the same."
     parameters = {section: setup[section] for section in ("network", "loss", "training")}
     written: str = yaml.safe_dump(parameters, default_flow_style=None, sort_keys=False, width=100)
-    return RunOrigin(key(run), run, written.strip(), assurance, stale, folds)
+    return RunOrigin(run.key(), run, written.strip(), assurance, stale, folds)
 
 
 def _fold(corpus: CorpusResults, run: Run, number: int, record: Mapping[str, Any]) -> FoldOrigin:
-    name, place = key(run, number), corpus.name
+    name, place = run.key(number), corpus.name
     made = f"results/{place}/{name}"
     stated = read_json(corpus.root / made / "metrics.json")["fingerprint"]
     data, stamps = f"data/{place}/{run.protocol}", f"stamps/{place}"

@@ -75,6 +75,10 @@ class Run:
     planned: tuple[int, ...]
     folds: tuple[Fold, ...]
 
+    def key(self, fold: int | None = None) -> str:
+        """Names the run, or a fold of it: its folder under results/<corpus>."""
+        return f"{self.protocol}/{self.variant}/seed-{self.seed}" + ("" if fold is None else f"/fold-{fold}")
+
     @property
     def modality(self) -> str:
         """ "audio", "video" or "audio_video": what the variant's network has on this corpus."""

@@ -99,6 +99,11 @@ def resampled(
     )
 
 
+def _observed(folds: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
+    """The fold-mean of each score, every actor counted once."""
+    return _fold_means([scores(fold.sum(0)) for fold in folds])
+
+
 def _fold_means(folds: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
     return {metric: np.mean([fold[metric] for fold in folds], axis=0) for metric in METRICS}
 
@@ -127,7 +132,7 @@ def differences(actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.
     `actors` holds the (actors,) of each fold, `folds` their confusion matrices by both variants,
     (actors, 2, classes, classes). Every draw of `draw_actors` is shared by both variants.
     """
-    observed = _fold_means([scores(fold.sum(0)) for fold in folds])
+    observed = _observed(folds)
     drawn = draw_actors(actors)
     spread = resampled(actors, folds, drawn) if drawn else None
     p = permutation_test(actors, folds)
@@ -150,7 +155,7 @@ def leak(
     """
     drawn = draw_actors(apart[0])
     known = drawn is not None and all(int(actor) in drawn for present in shared[0] for actor in present)
-    with_shared, without = (_fold_means([scores(fold.sum(0)) for fold in folds]) for _, folds in (shared, apart))
+    with_shared, without = _observed(shared[1]), _observed(apart[1])
     found = {}
     for metric in METRICS:
         low, high = None, None
@@ -190,7 +195,7 @@ def permutation_test(
         moved = np.tensordot(exchanged_WF, (fold[:, ::-1] - fold).astype(np.float64), axes=1)
         made.append(scores(fold.sum(0) + moved))
     found = {}
-    observed = _fold_means([scores(fold.sum(0)) for fold in folds])
+    observed = _observed(folds)
     for metric, both in _fold_means(made).items():
         # Sums of the same fractions in another order may differ in the last digits.
         extreme = int((abs(_difference(both)) >= abs(_difference(observed[metric])) - 1e-12).sum())

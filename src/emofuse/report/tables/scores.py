@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from emofuse.report import provenance, statistics
+from emofuse.report import statistics
 from emofuse.report.results import Run
 from emofuse.report.table import NONE, NOT_RUN, percent, points, ranges
 
@@ -54,7 +54,7 @@ def origins(
     """For each cell of a row, what its number was computed from, as `Table.origins` has it."""
     if not run.folds:
         return [""] * len(row)
-    key = provenance.key(run, fold)
+    key = run.key(fold)
     return [
         key if right and name not in GIVEN and any(map(str.isdigit, cell)) else ""
         for name, right, cell in zip(header, numeric, row, strict=True)
