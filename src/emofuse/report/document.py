@@ -44,7 +44,7 @@ def _in_order(tables: Mapping[str, Mapping[str, Table]]) -> Iterator[Table]:
 def _ran(corpora: Sequence[CorpusResults]) -> list[str]:
     lines = []
     for corpus in corpora:
-        runs = (*corpus.runs, *corpus.shared)
-        done, planned = sum(len(run.folds) for run in runs), sum(len(run.planned) for run in runs)
+        done = sum(len(run.folds) for run in corpus.planned)
+        planned = sum(len(run.planned) for run in corpus.planned)
         lines.append(f"{corpus.title}: {f'{done} of {planned} folds were run' if done else NOT_RUN}.")
     return lines

@@ -167,7 +167,7 @@ def _cell(text: str, origin: str = "", page: str = "") -> Markup:
 
 def _ran(corpus: CorpusResults, origins: Sequence[provenance.RunOrigin]) -> dict[str, Any]:
     """What was run of what params.yaml plans: the counts, and each run with what it lacks, by protocol and seed."""
-    runs = (*corpus.runs, *corpus.shared)
+    runs = corpus.planned
     stale = {origin.key: len(origin.stale) for origin in origins}
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:

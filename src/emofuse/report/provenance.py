@@ -70,7 +70,7 @@ class RunOrigin:
 
 def read(corpus: CorpusResults) -> tuple[RunOrigin, ...]:
     """The origin of every run that has results, in the order of the report. Raises `UserError` for a broken file."""
-    return tuple(_run(corpus, run) for run in (*corpus.runs, *corpus.shared) if run.folds)
+    return tuple(_run(corpus, run) for run in corpus.planned if run.folds)
 
 
 def _run(corpus: CorpusResults, run: Run) -> RunOrigin:

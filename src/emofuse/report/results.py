@@ -193,6 +193,11 @@ class CorpusResults:
         )
 
     @property
+    def planned(self) -> tuple[Run, ...]:
+        """All runs that params.yaml asks for."""
+        return (*self.runs, *self.shared)
+
+    @property
     def leading(self) -> list[Run]:
         """The runs of the variant that the report opens with."""
         variant = leading([run.variant for run in self.runs])

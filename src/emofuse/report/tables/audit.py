@@ -42,11 +42,10 @@ def audit(corpus: CorpusResults) -> Table:
             ]  # fmt: skip
             rows.append(row)
             origins.append(scores.origins(run, HEADER, NUMERIC, row))
-            records.append(scores.record(run) | {"split": split, "clips": run.clips} | {
-                f"{metric}_difference{suffix}": getattr(more[metric], key) if more else None
-                for metric in statistics.METRICS
-                for key, suffix in (("mean", ""), ("low", "_low"), ("high", "_high"))
-            })  # fmt: skip
+            record = scores.record(run) | {"split": split, "clips": run.clips}
+            for metric in statistics.METRICS:
+                record |= scores.difference_record(metric, more.get(metric), ("mean", "low", "high"))
+            records.append(record)
     notes = [AUDIT_NOTE, scores.SCORES_NOTE, *scores.incomplete_note(run for pair in pairs for run in pair)]
     if not pairs:
         notes = [f"Nothing to compare: params.yaml lists no {RANDOM} protocol for this corpus."]

@@ -124,9 +124,7 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
         ]  # fmt: skip
         record = scores.record(run) | {name: group.tell(run.setup)}
         for metric in statistics.METRICS:
-            for key in ("mean", "low", "high", "p"):
-                column = f"{metric}_difference" + ("" if key == "mean" else f"_{key}")
-                record[column] = getattr(found[metric], key) if found else None
+            record |= scores.difference_record(metric, found.get(metric), ("mean", "low", "high", "p"))
             record[f"{metric}_difference_p_holm"] = corrected[metric].get(place)
         best = corpus.best(run)
         if best is not None:

@@ -17,7 +17,7 @@ NUMERIC = [False, False, True, True, False, True, True, True, True, True, True]
 def folds(corpus: CorpusResults) -> Table:
     """Each fold: who was tested, and how well."""
     rows, records, origins = [], [], []
-    for run in (*corpus.runs, *corpus.shared):
+    for run in corpus.planned:
         there = {fold.fold: fold for fold in run.folds}
         for number in run.planned:
             fold = there.get(number)

@@ -48,6 +48,16 @@ def record(run: Run) -> dict[str, Any]:
     return made
 
 
+def difference_record(
+    metric: str, found: statistics.Difference | statistics.Estimate | None, keys: Sequence[str]
+) -> dict[str, float | None]:
+    """These fields of a difference of a score, as a line of a CSV file has it; None where there is none."""
+    return {
+        f"{metric}_difference{'' if key == 'mean' else f'_{key}'}": getattr(found, key) if found else None
+        for key in keys
+    }
+
+
 def origins(
     run: Run, header: Sequence[str], numeric: Sequence[bool], row: Sequence[str], fold: int | None = None
 ) -> list[str]:
