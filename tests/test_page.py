@@ -545,13 +545,14 @@ def test_configurations_tried_are_shown(project: tuple[Params, Path]) -> None:
     row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "val_war": 0.71, "val_uar": 0.695, "seconds": 61.2}
     write_csv(
         root / "results/ravdess_audio/search.csv",
-        [{"config": name, "fold": fold, "chosen": str(name == "wide").lower()} | row for name in ("thin", "wide") for fold in (0, 1)],
+        [{"config": name, "fold": fold, "best": str(name == "wide").lower()} | row for name in ("thin", "wide") for fold in (0, 1)],
     )  # fmt: skip
     made, html = quick("ravdess_audio", params, root)
     text = made["search"].markdown()
     assert "| wide |" in text
-    assert text.count("chosen") == 1
+    assert text.count("| highest UAR |") == 1
     assert "69.5" in text
+    assert "{loss: {weight: 1}}" in text
     assert "Configurations tried on validation actors" in html
     assert "2 min 02 s" in html
 

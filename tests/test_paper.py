@@ -183,7 +183,7 @@ def test_a_paper_with_no_run_compiles(unrun: Path, tmp_path: Path) -> None:
 def test_every_table_compiles_in_another_document(project: tuple[Params, Path], tmp_path: Path) -> None:
     params, root = project
     row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "val_war": 0.71, "val_uar": 0.695, "seconds": 61.2}
-    write_csv(root / "results/ravdess/search.csv", [{"config": "wide", "fold": 0, "chosen": "true"} | row])
+    write_csv(root / "results/ravdess/search.csv", [{"config": "wide", "fold": 0, "best": "true"} | row])
     made, _ = quick("ravdess", params, root)
     tables = "\n".join(made[name].latex() for name in report.TABLES)
     compiled(

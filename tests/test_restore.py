@@ -56,7 +56,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         parts: list[dict[str, object]] = [{"fold": 0, "part": "test", "clip": clip} for clip, _, _ in clips]
         write_csv(root / "data" / "demo" / protocol / "folds.csv", parts)
     tried = {"config": "a", "overrides": "{}", "fold": 0, "epochs": 9, "val_war": 0.5, "val_uar": 0.5, "seconds": 7}
-    write_csv(root / "results/demo/search.csv", [{**tried, "chosen": "true"}])
+    write_csv(root / "results/demo/search.csv", [{**tried, "best": "true"}])
     generator = np.random.default_rng(1)
     for file in root.glob("results/demo/*/*/*/*/metrics.json"):
         metrics = json.loads(file.read_text())

@@ -113,6 +113,34 @@ def test_interval_is_the_same_every_time_and_around_the_mean() -> None:
     assert first["war"].sd == pytest.approx(np.std(by_fold, ddof=1))
 
 
+def test_pooled_recalls_and_their_intervals_agree_with_a_plain_loop() -> None:
+    folds = _simulated(np.random.default_rng(6), folds=3, actors=5, clips=15, spread=0.15)
+    found = statistics.recalls(*_apart(folds))
+    pooled = np.concatenate(folds).sum(0)
+    recalls = [pooled[0, 0] / pooled[0].sum(), pooled[1, 1] / pooled[1].sum()]
+    assert [each.mean for each in found] == pytest.approx([*recalls, np.mean(recalls)])
+    generator = np.random.default_rng(7)
+    slow = []
+    for _ in range(4000):
+        drawn = sum(fold[generator.integers(len(fold), size=len(fold) - 1)].sum(0) for fold in folds)
+        each = [drawn[0, 0] / drawn[0].sum(), drawn[1, 1] / drawn[1].sum()]
+        slow.append([*each, np.mean(each)])
+    ends = np.percentile(slow, [2.5, 97.5], axis=0)
+    made = np.array([[each.low, each.high] for each in found]).T
+    assert made == pytest.approx(ends, abs=0.012)
+
+
+def test_the_recall_of_an_emotion_that_few_have() -> None:
+    fold = np.array(
+        [[[3, 1, 0], [0, 4, 0], [0, 0, 0]], [[2, 2, 0], [0, 0, 0], [0, 0, 0]], [[4, 0, 0], [0, 0, 0], [0, 0, 0]]]
+    )
+    first, second, none, mean = statistics.recalls(*_apart([fold]))
+    assert (first.mean, second.mean, mean.mean) == pytest.approx((0.75, 1.0, 0.875))
+    assert (second.low, second.high) == (1.0, 1.0)  # of the draws that have a clip of it
+    assert np.isnan(none.mean)
+    assert (none.low, none.high) == (None, None)
+
+
 def test_one_fold_has_no_sd_and_one_actor_no_interval() -> None:
     fold = _simulated(np.random.default_rng(5), folds=1, actors=4, clips=10, spread=0.1)[0]
     assert statistics.estimates(*_apart([fold]))["war"].sd is None

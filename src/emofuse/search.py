@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -20,7 +22,7 @@ from emofuse.shards import FOLDERS
 log = logging.getLogger(__name__)
 
 SCORES = ("val_war", "val_uar", "val_loss")
-COLUMNS = ("config", "overrides", "fold", "epochs", *SCORES, "seconds", "finished", "chosen")
+COLUMNS = ("config", "overrides", "fold", "epochs", *SCORES, "seconds", "finished", "best")
 
 
 def run(
@@ -37,21 +39,14 @@ def run(
 
     `candidates` is a YAML file: name → {base: variant, network: …, loss: …, training: …}, overrides of
     the variant. Adds a row each to results/<corpus>/search.csv as it goes; a candidate with the same
-    overrides that is already there is not trained again. `chosen` marks the best validation UAR; whether
+    overrides that is already there is not trained again. `best` marks the highest validation UAR; whether
     params.yaml follows it is for a person to decide.
     """
-    try:
-        chosen_from = yaml.safe_load(candidates.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{candidates} is missing: it names the configurations to try") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{candidates}: not YAML: {' '.join(str(error).split())}") from None
+    named = _candidates(candidates)
     settings = {stage: getattr(params.corpus(corpus), stage) for stage in FOLDERS.values()}
     features = {stage: made.model_dump(exclude_defaults=True) for stage, made in settings.items() if made}
     runs: dict[str, tuple[str, Run]] = {}
-    for name, changes in chosen_from.items():
-        changes = dict(changes)
-        variant = changes.pop("base")
+    for name, (variant, changes) in named.items():
         runs[name] = (
             json.dumps({"base": variant, "features": features, **changes}),
             overridden(params.run(corpus, variant), changes, f"{candidates}: {name}"),
@@ -82,6 +77,26 @@ def run(
         _write(table, done)
 
 
+def _candidates(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The configurations that a file names: the variant that each starts from, and what it changes."""
+    try:
+        named = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: it names the configurations to try") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(named, dict) or not named:
+        raise UserError(f"{path}: expected configurations, <name>: {{base: <variant>, …}}")
+    found = {}
+    for name, changes in named.items():
+        if not re.fullmatch(r"[a-z0-9_]+", str(name)):
+            raise UserError(f"{path}: {name!r} is no name for a configuration: small letters, digits and _ alone")
+        if not isinstance(changes, dict) or not isinstance(changes.get("base"), str):
+            raise UserError(f"{path}: {name}: base, the variant that it starts from, is missing")
+        found[str(name)] = (changes["base"], {key: value for key, value in changes.items() if key != "base"})
+    return found
+
+
 class _Row:
     """Brings a candidate's row up to date after every epoch, so that one that was stopped is logged too."""
 
@@ -100,4 +115,4 @@ class _Row:
 def _write(table: Path, rows: Sequence[dict[str, str]]) -> None:
     tried = [row for row in rows if "val_uar" in row]
     best = max(tried, key=lambda row: float(row["val_uar"]))
-    write_table(table, COLUMNS, ({**row, "chosen": str(row is best).lower()} for row in tried))
+    write_table(table, COLUMNS, ({**row, "best": str(row is best).lower()} for row in tried))

@@ -6,6 +6,7 @@ fold was scored on other clips or folds than those on disk, that is an error and
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +95,11 @@ class Run:
     def estimates(self) -> dict[str, statistics.Estimate]:
         """Each score over the folds; empty where there is none."""
         return statistics.estimates(*self.tested) if self.folds else {}
+
+    @cached_property
+    def recalls(self) -> list[statistics.Estimate]:
+        """The recall of each emotion, pooled over the folds, and last their mean; empty where there is none."""
+        return statistics.recalls(*self.tested) if self.folds else []
 
     @property
     def tested(self) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
@@ -358,12 +364,14 @@ def _published(path: Path) -> list[Published]:
 def _search(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    rows = read_table(path, ("config", "overrides", "fold", "epochs", "val_war", "val_uar", "seconds", "chosen"))
+    rows = read_table(path, ("config", "overrides", "fold", "epochs", "val_war", "val_uar", "seconds", "best"))
     for row in rows:
         try:
             if not all(0 <= float(row[key]) <= 1 for key in ("val_war", "val_uar")):
                 raise ValueError("val_war and val_uar are fractions, 0 to 1")
             float(row["seconds"])
+            int(row["fold"])
+            json.loads(row["overrides"])
         except ValueError as error:
             raise UserError(f"{path}, configuration {row['config']}: {error}") from None
     return rows

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from emofuse.metrics import scores
+from emofuse.metrics import recall, scores
 
 METRICS = ("war", "uar", "macro_f1")
 RESAMPLES = 2000
@@ -93,10 +93,15 @@ def resampled(
     `folds` holds one (actors, ..., classes, classes) array of confusion matrices per fold, with an axis of
     variants for instance, which then share every draw.
     """
+    return _fold_means([scores(matrices) for matrices in _drawn_matrices(actors, folds, drawn)])
+
+
+def _drawn_matrices(
+    actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.int64]], drawn: Mapping[int, NDArray[np.int64]]
+) -> list[NDArray[np.int64]]:
+    """The confusion matrices of each fold under the draws, (resamples, ..., classes, classes)."""
     weights = (np.stack([drawn[int(actor)] for actor in present], axis=1) for present in actors)
-    return _fold_means(
-        [scores(np.tensordot(weight, fold, axes=1)) for weight, fold in zip(weights, folds, strict=True)]
-    )
+    return [np.tensordot(weight, fold, axes=1) for weight, fold in zip(weights, folds, strict=True)]
 
 
 def _observed(folds: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
@@ -119,6 +124,28 @@ def estimates(actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.in
         low, high = _interval(spread[metric]) if spread else (None, None)
         found[metric] = Estimate(mean, sd, low, high)
     return found
+
+
+def recalls(actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.int64]]) -> list[Estimate]:
+    """The recall of each emotion and, last, their mean, over all folds in one matrix; arguments as `estimates` takes them.
+
+    `sd` is None. The mean of an emotion without a clip is NaN; a draw without a clip of an emotion says nothing of it.
+    """
+    observed = _recalls(sum(fold.sum(0) for fold in folds))
+    drawn = draw_actors(actors)
+    if drawn is None:
+        return [Estimate(float(mean), None, None, None) for mean in observed]
+    spread = _recalls(sum(_drawn_matrices(actors, folds, drawn)))
+    return [
+        Estimate(float(mean), None, *((None, None) if np.isnan(mean) else _interval(values[~np.isnan(values)])))
+        for mean, values in zip(observed, spread.T, strict=True)
+    ]
+
+
+def _recalls(confusion: ArrayLike) -> NDArray[np.float64]:
+    """The recall of each emotion and their mean (..., classes + 1) of confusion matrices (..., classes, classes)."""
+    matrices = np.asarray(confusion)
+    return np.concatenate([recall(matrices), scores(matrices)["uar"][..., None]], axis=-1)
 
 
 def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:

@@ -17,7 +17,8 @@ AUDIT_NOTE = (
     "The same network, loss, training and seed under folds by actor, and under folds in which each clip has changed places"
     " with another of its emotion, drawn at random, so that every part keeps its size and the actors are on all sides. Difference: at"
     " random less by actor, in points: what the network gains by knowing the voices and faces it is tested on. In"
-    " brackets, its 95 % interval: actors are drawn within the folds by actor, and count as often on both sides."
+    " brackets, its 95 % interval: actors are drawn within the folds by actor, and count as often on both sides; for the"
+    " figures at random alone, from all actors at once, for all folds together."
 )
 
 

@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from emofuse import metrics
+from emofuse.report import statistics
 from emofuse.report.listeners import Share
 from emofuse.report.results import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, percent, points
+from emofuse.report.table import NONE, NOT_RUN, Table, percent
 from emofuse.report.tables import scores
 
 POOLED_NOTE = (
     "Pooled: all tested clips of all folds in one matrix, so that the last column may differ from the mean over folds in"
-    " the main table."
+    f" the main table. In brackets, the 95 % interval from {statistics.RESAMPLES:,} resamples of the actors within their"
+    " folds."
 )
 LISTENERS_NOTE = (
-    "Less listeners: the first variant of each modality that was run less people who saw or heard the same, in points."
+    "Less listeners: the first variant of each modality that was run less people who saw or heard the same, in points;"
+    " the interval is the variant's, the listeners' share being taken as it is."
 )
 ABSENCE_NOTE = "The paper's own recall of each emotion was not available to us."
 
@@ -41,7 +43,7 @@ def recall(corpus: CorpusResults) -> Table:
     for (protocol, seed), runs in groups.items():
         first = {run.modality: run for run in reversed(runs) if run.folds}
         for run in runs:
-            cells = list(map(percent, _recalls(run))) if run.folds else [NOT_RUN] * (len(emotions) + 1)
+            cells = list(map(scores.spread, run.recalls)) if run.folds else [NOT_RUN] * (len(emotions) + 1)
             row = [protocol, str(seed), run.variant, *cells]
             rows.append(row)
             origins.append(scores.origins(run, header, numeric, row))
@@ -53,8 +55,8 @@ def recall(corpus: CorpusResults) -> Table:
             origins.append([""] * len(header))
             if modality in first:
                 run = first[modality]
-                differences = np.subtract(_recalls(run), theirs)
-                row = [protocol, str(seed), f"{run.variant} less {name}", *map(_points, differences.tolist())]
+                differences = map(_less, run.recalls, theirs)
+                row = [protocol, str(seed), f"{run.variant} less {name}", *map(_points, differences)]
                 rows.append(row)
                 origins.append(scores.origins(run, header, numeric, row))
     records += [
@@ -76,35 +78,39 @@ def recall(corpus: CorpusResults) -> Table:
     )
 
 
-def _recalls(run: Run) -> list[float]:
-    """The recall of each emotion and, last, their mean: the UAR of the pooled matrix."""
-    return [*map(float, metrics.recall(run.confusion)), float(metrics.scores(run.confusion)["uar"])]
-
-
 def _shares(shares: dict[str, Share], emotions: Sequence[str]) -> list[float]:
     """What listeners recognise of each emotion and, last, on average."""
     by_emotion = [shares[emotion].share if emotion in shares else np.nan for emotion in emotions]
     return [*by_emotion, float(np.mean([share.share for share in shares.values()]))]
 
 
-def _points(difference: float) -> str:
-    return NONE if np.isnan(difference) else points(100 * difference)
+def _less(ours: statistics.Estimate, theirs: float) -> statistics.Estimate:
+    """An estimate less a fixed share."""
+    if ours.low is None or ours.high is None:
+        return statistics.Estimate(ours.mean - theirs, None, None, None)
+    return statistics.Estimate(ours.mean - theirs, None, ours.low - theirs, ours.high - theirs)
+
+
+def _points(difference: statistics.Estimate) -> str:
+    return NONE if np.isnan(difference.mean) else scores.gain(difference)
 
 
 def _records(run: Run, shares: dict[str, Share]) -> list[dict[str, Any]]:
     key = {"protocol": run.protocol, "seed": run.seed, "variant": run.variant}
     if not run.folds:
         return [key | {"status": NOT_RUN}]
-    return [
-        key
-        | {"status": "incomplete" if run.missing else "run", "emotion": emotion, "clips": int(clips.sum())}
-        | {"recall_pooled": float(value)}
-        | ({"listeners": shares[emotion].share} if emotion in shares else {})
-        | ({"difference": float(value) - shares[emotion].share} if emotion in shares else {})
-        for emotion, clips, value in zip(
-            run.folds[0].emotions, run.confusion, metrics.recall(run.confusion), strict=True
-        )
-    ]
+    records = []
+    for emotion, clips, found in zip(
+        run.folds[0].emotions, run.confusion, run.recalls, strict=False
+    ):  # without the mean
+        record = key | {"status": "incomplete" if run.missing else "run", "emotion": emotion, "clips": int(clips.sum())}
+        record |= {"recall_pooled": found.mean, "recall_low": found.low, "recall_high": found.high}
+        if emotion in shares:
+            less = _less(found, shares[emotion].share)
+            record |= {"listeners": shares[emotion].share}
+            record |= {"difference": less.mean, "difference_low": less.low, "difference_high": less.high}
+        records.append(record)
+    return records
 
 
 def _clip_notes(runs: Sequence[Run]) -> list[str]:

@@ -1,0 +1,110 @@
+"""The choice of a configuration: validation actors alone, every candidate logged, nothing trained twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_training import EMOTIONS, make_corpus
+
+from emofuse import params, search
+from emofuse.errors import UserError
+from emofuse.files import read_table
+
+TINY = {
+    "network": {"audio": {"backbone": "resnet10", "width": 8}, "dimension": 16, "heads": 4},
+    "loss": {"metric": "none"},
+    "training": {"warmup_epochs": 0, "emotions_per_batch": 4, "clips_per_emotion": 2, "threads": 1},
+}
+
+
+def candidate(epochs: int, learning_rate: float = 0.005) -> dict[str, object]:
+    training = {**TINY["training"], "epochs": epochs, "learning_rate": learning_rate}
+    return {"base": "audio_only", **TINY, "training": training}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    make_corpus(tmp_path).rename(tmp_path / "data" / "demo")
+    return tmp_path
+
+
+def tried(root: Path, configurations: object) -> list[dict[str, str]]:
+    file = root / "candidates.yaml"
+    file.write_text(configurations if isinstance(configurations, str) else yaml.safe_dump(configurations))
+    search.run(params.load(), "demo", "kfold_3", 0, file, EMOTIONS, root, torch.device("cpu"))
+    return read_table(root / "results/demo/search.csv")
+
+
+def test_every_candidate_is_logged_and_the_best_is_marked(project: Path) -> None:
+    rows = {row["config"]: row for row in tried(project, {"quick": candidate(1, 1e-6), "long": candidate(6)})}
+    assert {name: (row["epochs"], row["finished"], row["best"]) for name, row in rows.items()} == {
+        "quick": ("1", "true", "false"),
+        "long": ("6", "true", "true"),
+    }
+    assert float(rows["quick"]["val_uar"]) < float(rows["long"]["val_uar"]) <= 1
+    said = json.loads(rows["long"]["overrides"])
+    assert (said["base"], said["training"]["epochs"], said["network"]) == ("audio_only", 6, TINY["network"])
+
+
+def test_no_test_clip_is_read(project: Path) -> None:
+    folds = project / "data/demo/kfold_3/folds.csv"
+    whole = tried(project, {"one": candidate(2)})
+    folds.write_text("".join(line for line in folds.read_text().splitlines(keepends=True) if ",test," not in line))
+    (project / "results/demo/search.csv").unlink()
+    without = tried(project, {"again": candidate(2)})
+    assert [row["val_loss"] for row in whole] == [row["val_loss"] for row in without]
+
+
+def test_what_was_tried_is_not_trained_again_unless_it_changed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tried(project, {"one": candidate(1), "two": candidate(2)})
+    with monkeypatch.context() as patched:
+        patched.setattr(search.training, "train", None)  # calling it would fail
+        assert tried(project, {"one": candidate(1), "two": candidate(2)}) == first
+    changed = tried(project, {"two": candidate(3)})
+    assert {row["config"]: row["epochs"] for row in changed} == {"one": "1", "two": "3"}
+
+
+def test_a_candidate_that_was_stopped_is_logged_and_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tried(project, {"one": candidate(3)})
+    (project / "results/demo/search.csv").unlink()
+    heard = search._Row.epoch
+
+    def stop(self: search._Row, row: dict[str, float]) -> None:
+        heard(self, row)
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search._Row, "epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tried(project, {"two": candidate(3)})
+    (stopped,) = read_table(project / "results/demo/search.csv")
+    assert (stopped["epochs"], stopped["finished"]) == ("2", "false")
+    (finished,) = tried(project, {"two": candidate(3)})
+    scores = ("epochs", "val_war", "val_uar", "val_loss", "finished")
+    assert [finished[key] for key in scores] == [whole[0][key] for key in scores]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected configurations"),
+        ("[1, 2]", "expected configurations"),
+        ("a: {base: [", "not YAML"),
+        ("a: 3", "a: base, the variant that it starts from, is missing"),
+        ("a: {training: {epochs: 3}}", "a: base, the variant that it starts from, is missing"),
+        ("../a: {base: proposed}", "no name for a configuration"),
+        ("a: {base: propsed}", "propsed"),
+        ("a: {base: proposed, training: {epoch: 3}}", "epoch"),
+    ],
+)
+def test_a_mistake_in_the_candidates_is_one_line(project: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        tried(project, text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (project / "results").exists()
