@@ -88,6 +88,18 @@ def test_a_parameter_touches_the_stages_that_it_concerns(
     assert changed(tmp_path, "demo", before, after) == expected
 
 
+def test_the_log_of_tried_configurations_concerns_what_shows_it(tmp_path: Path) -> None:
+    first = write(tmp_path, "demo")
+    log = tmp_path / "results" / "demo" / "search.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text("config\n")
+    second = write(tmp_path, "demo")
+    log.write_text("config\nwide\n")
+    third = write(tmp_path, "demo")
+    assert {name for name in first if first[name] != second[name]} == {"track", "report"}
+    assert {name for name in first if second[name] != third[name]} == {"track", "report"}
+
+
 def test_where_clips_come_from_touches_nothing(tmp_path: Path) -> None:
     assert changed(tmp_path, "ravdess", "kind: ravdess", "kind: ravdess\n    source: /a/folder") == set()
 

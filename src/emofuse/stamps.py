@@ -90,6 +90,8 @@ def _stamps(name: str, params: Params, root: Path) -> Iterator[tuple[str, str]]:
         if stage == "report":  # its ledger shows them all
             parameters["general"] = params.model_dump(mode="json", include={"network", "loss", "training"})
             parameters["overrides"] = {variant: params.variants[variant].model_dump() for variant in corpus.variants}
+        if stage in ("track", "report") and (log := root / "results" / name / "search.csv").is_file():
+            parameters["search"] = sha256(log)  # a file that most corpora do not have, so that no graph names it
         yield stage, _stamp(stage, corpus, parameters)
     for variant in corpus.variants:
         run = params.run(name, variant)
