@@ -50,7 +50,14 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    begin()
+
+
+# What is up to date here is up to date for DVC too; where a job failed, that is what finished.
 onsuccess:
-    # What is up to date here is up to date for DVC too.
-    jobs = workflow.dag.jobs
-    versions.commit(str(file) for job in jobs for file in (*job.input, *job.output))
+    versions.commit(finished())
+
+
+onerror:
+    versions.commit(finished())

@@ -28,3 +28,14 @@ def shared_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro corpus, run by Snakemake; to be copied, not changed."""
+    import micro
+
+    folder = micro.make(tmp_path_factory.mktemp("micro") / "emofuse")
+    printed = micro.run(folder, *micro.ENGINES["snakemake"])
+    assert micro.ran(printed) == {str(job) for job in micro.jobs(folder)}
+    return folder

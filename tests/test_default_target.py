@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from test_demo_run import commit, copy_tree, run
+from micro import commit, copy_tree, run
 from web import Server, serving
 
 from emofuse import files, media, published, weights
@@ -42,7 +42,7 @@ SIZES = {
 }
 NETWORK = {
     "video": {"backbone": "r3d_10", "width": 4, "weights": "none"},
-    "audio": {"backbone": "resnet10", "width": 4, "weights": "none"},
+    "audio": {"backbone": "resnet10", "width": 8, "weights": "none"},
     "dimension": 16,
     "heads": 2,
 }

@@ -1,4 +1,4 @@
-"""The demo, whole, in a fresh clone: what a newcomer sees after one command."""
+"""The demo in a fresh clone: what a newcomer sees after one command; in `make soak` the demo itself, else the micro corpus."""
 
 from __future__ import annotations
 
@@ -14,50 +14,28 @@ import time
 import urllib.request
 from pathlib import Path
 
+import micro
 import pytest
 from conftest import ROOT
+from micro import commit, copy_tree, environment, run
 
 from emofuse import params
 
-BIN = Path(sys.executable).parent
 VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entropy")
 
 
-def environment() -> dict[str, str]:
-    # The stages import emofuse from the clone, not from where the tests' environment was installed from.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("EMOFUSE_")}
-    return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
-
-
-def run(folder: Path, *command: str) -> str:
-    env = {**environment(), "PYTHONPATH": str(folder / "src")}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
-
-
-def copy_tree(folder: Path) -> None:
-    """Put a copy of the working tree there: what git tracks or would add."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in listed.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
-
-
-def commit(folder: Path) -> None:
-    """Make a repository of a folder, with one commit of all that is in it."""
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "clone"]):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+@pytest.fixture(scope="module")
+def clone(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which `snakemake demo` has run on the micro corpus."""
+    folder = tmp_path_factory.mktemp("demo") / "emofuse"
+    shutil.copytree(micro_run, folder, symlinks=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the working tree in which `snakemake demo` has run."""
-    folder = tmp_path_factory.mktemp("demo") / "emofuse"
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the first of the README's commands has run, on the demo as it is."""
+    folder = tmp_path_factory.mktemp("whole") / "emofuse"
     copy_tree(folder)
     commit(folder)
     run(folder, "snakemake", "demo", "--cores", "2")
@@ -69,13 +47,14 @@ def table(folder: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_every_fold_of_every_variant_is_scored_on_unseen_actors(clone: Path) -> None:
+@pytest.mark.slow
+def test_every_fold_of_every_variant_is_scored_on_unseen_actors(demo: Path) -> None:
     section = params.load(ROOT / "params.yaml").corpora["demo"].demo
     assert section is not None
     for variant in VARIANTS:
         tested: list[int] = []
         for fold in range(3):
-            base = clone / "results/demo/kfold_3" / variant / "seed-1" / f"fold-{fold}"
+            base = demo / "results/demo/kfold_3" / variant / "seed-1" / f"fold-{fold}"
             scores = json.loads((base / "metrics.json").read_text())
             tested += scores["actors"]
             assert scores["clips"] == len(list(csv.DictReader((base / "predictions.csv").open()))) > 100
@@ -89,11 +68,12 @@ def test_the_report_opens_with_what_its_numbers_are_worth(clone: Path) -> None:
     assert "nothing about the paper" in first
     assert "Bayes" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
-    assert {row["variant"] for row in table(clone, "main")} == set(VARIANTS)
+    assert {row["variant"] for row in table(clone, "main")} == set(micro.SIZES["variants"])
 
 
-def test_the_learned_numbers_stand_beside_the_bayes_accuracies(clone: Path) -> None:
-    text = (clone / "results/demo/tables/modality.md").read_text()
+@pytest.mark.slow
+def test_the_learned_numbers_stand_beside_the_bayes_accuracies(demo: Path) -> None:
+    text = (demo / "results/demo/tables/modality.md").read_text()
     for percent in ("70.6", "71.9", "94.5"):
         assert percent in text
 
@@ -179,7 +159,7 @@ def test_the_mlflow_ui_shows_every_fold(clone: Path, tmp_path: Path) -> None:
             page.screenshot(path=picture)
             text = page.inner_text("body")
             chromium.close()
-        for variant in VARIANTS:
+        for variant in micro.SIZES["variants"]:
             assert variant in text
         assert picture.stat().st_size > 20_000
     finally:
@@ -188,8 +168,8 @@ def test_the_mlflow_ui_shows_every_fold(clone: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_is_learned_and_shuffled_labels_are_not(clone: Path) -> None:
-    printed = run(clone, sys.executable, "benchmarks/demo.py")
+def test_the_demo_is_learned_and_shuffled_labels_are_not(demo: Path) -> None:
+    printed = run(demo, sys.executable, "benchmarks/demo.py")
     figures = {name: float(value) for name, value in re.findall(r"^(\w+): ([\d.]+)$", printed, re.MULTILINE)}
     assert figures["proposed_war_over_bayes"] >= 0.9
     assert figures["audio_only_war_over_bayes"] >= 0.85

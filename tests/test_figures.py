@@ -30,7 +30,7 @@ from emofuse.report.embeddings import MEASURES, Embedded, classical_map, compact
 LEARNED = ("distances", "embeddings", "attention")
 TINY: dict[str, Any] = {
     "video": {"backbone": "r3d_10", "width": 4, "weights": "none"},
-    "audio": {"backbone": "resnet10", "width": 4, "weights": "none"},
+    "audio": {"backbone": "resnet10", "width": 8, "weights": "none"},
     "dimension": 16,
     "heads": 4,
 }

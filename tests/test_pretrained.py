@@ -18,7 +18,7 @@ from emofuse.errors import UserError
 from emofuse.model.network import EmotionNetwork
 from emofuse.params import Network
 
-WIDTH = 4
+WIDTH = 8
 
 
 class HaraBottleneck(nn.Module):

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from emofuse import __version__
+from emofuse import __version__, graph, provenance
 from emofuse import params as parameters
 from emofuse.errors import UserError
 from emofuse.params import Params
@@ -75,13 +76,11 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     """Train one variant on one fold, to models/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>.*."""
     run = _check_run(params, corpus, protocol, variant, seed, fold)
 
-    from emofuse import commit, corpora, lease, tracking, training, weights
-    from emofuse.files import read_json, write_json
+    from emofuse import corpora, lease, tracking, training, weights
     from emofuse.shards import FOLDERS
 
     name = tracking.RunKey(corpus, protocol, variant, seed, fold)
     key = Path(str(name))
-    code = commit.checked_out(ROOT)
     with lease.device() as device, tracking.Live(name, {}) as live:
         training.train(
             ROOT / "data" / corpus,
@@ -97,8 +96,6 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
             live,
             device,
         )
-    record = ROOT / "models" / key.with_suffix(".json")
-    write_json(record, read_json(record) | code)
 
 
 def evaluate(
@@ -164,6 +161,7 @@ def track(params: Params, corpus: str) -> None:
     from emofuse import tracking
 
     params.corpus(corpus)
+    _refuse_stale(params, corpus)
     tracking.track(corpus, params, ROOT)
 
 
@@ -180,6 +178,7 @@ def report(params: Params, corpus: str) -> None:
     from emofuse import report as stage
 
     params.corpus(corpus)
+    _refuse_stale(params, corpus)
     stage.build(corpus, params, ROOT)
 
 
@@ -187,7 +186,35 @@ def paper(params: Params) -> None:
     """Write the paper's tables over its corpora to results/paper.md, paper.html and paper.tex."""
     from emofuse import report as stage
 
+    _refuse_stale(params, *params.paper)
     stage.paper(params, ROOT)
+
+
+def verify(params: Params, corpus: str | None) -> None:
+    """Say of every number in a corpus's tables, or in all of them, whether it holds, back to the clips."""
+    from emofuse import verify as check
+
+    names = [corpus] if corpus else [name for name in params.corpora if any((ROOT / "results" / name).glob("*/*/*/*"))]
+    stale = 0
+    for name in names:
+        params.corpus(name)
+        rows = check.corpus(name, params, ROOT)
+        print("\n".join((*check.text(name, rows), *check.environments(name, params, ROOT))))
+        stale += sum(row.cells.get(provenance.STALE, 0) for row in rows)
+    if not names:
+        print("nothing has been run")
+    if stale:
+        raise UserError(
+            f"{stale} numbers are stale; run `snakemake` for their corpus, which makes anew what that concerns"
+        )
+
+
+def trace(params: Params, what: str) -> None:
+    """Print what a file, or a cell of a table (FILE:ROW:COLUMN), was made from, back to the clips."""
+    from emofuse import trace as stage
+
+    for line in stage.trace(what, params, ROOT):
+        print(line)
 
 
 def weights(params: Params, name: str) -> None:
@@ -243,6 +270,7 @@ ARGUMENTS: dict[str, tuple[type, str]] = {
     "fold": (int, "a fold of the protocol"),
     "name": (str, "resnet18, r3d_18, retinaface_resnet50 or retinaface_mobilenet0.25"),
     "candidates": (str, "a YAML file: configuration → overrides of network, loss and training"),
+    "what": (str, "a file, or FILE:ROW:COLUMN: a row's number or words of it, words of a heading"),
     "--predictions": (str, "a CSV file of others' predictions: clip, and predicted or p_<emotion> of each emotion"),
     "--output": (str, "the JSON file to write the scores of --predictions to"),
 }
@@ -259,6 +287,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "restore": (restore, ("corpus",)),
     "report": (report, ("corpus",)),
     "paper": (paper, ()),
+    "verify": (verify, ("corpus?",)),
+    "trace": (trace, ("what",)),
     "weights": (weights, ("name",)),
     "stamps": (stamps, ("corpus",)),
     "search": (search, ("corpus", "protocol", "fold", "candidates")),
@@ -270,7 +300,7 @@ The stages run in this order, each reading what those before it wrote:
 track has a way back, restore, from the MLflow store to the result files.
 Snakemake and DVC run these same commands; see README.md.
 
-exit status: 0 done; 2 a mistake in what was given, one line says which; 1 anything else
+exit status: 0 done; 2 a mistake in what was given, or a number is stale, one line says which; 1 anything else
 """
 
 
@@ -285,7 +315,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "ui":
             ui(**given)
         else:
-            COMMANDS[options.command][0](parameters.load(ROOT / "params.yaml"), **given)
+            _run(options.command, parameters.load(ROOT / "params.yaml"), given)
     except UserError as error:
         print(f"emofuse: error: {error}", file=sys.stderr)
         return 2
@@ -324,6 +354,21 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("ui", help=_summary(text), description=text)
     command.add_argument("--port", type=int, default=5000, help="the port to listen on (5000)")
     return parser
+
+
+def _run(command: str, params: Params, given: dict[str, Any]) -> None:
+    """Run a subcommand; of a job that makes an artefact, what it was made from is written beside."""
+    arguments = tuple(given[name.rstrip("?")] for name in COMMANDS[command][1] if not name.startswith("--"))
+    job = graph.find(params, command, arguments)
+    with provenance.recorded(job, params, ROOT) if job else nullcontext():
+        COMMANDS[command][0](params, **given)
+
+
+def _refuse_stale(params: Params, *corpora: str) -> None:
+    """A number whose chain does not match what is on disk and in params.yaml is an error."""
+    chain = provenance.Chain(params, ROOT)
+    scored = (job for job in chain.jobs if job.stage == "evaluate" and job.arguments[0] in corpora)
+    provenance.refuse_stale(scored, chain)
 
 
 def _summary(text: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import logging
+import lzma
 import os
 import re
 import stat
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LARGEST = 2**30  # bytes of a member of a zip: many times the largest clip, and no more than memory holds
+# What zipfile raises for damage, by the part of a zip that it is in.
+BROKEN = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError)
 _ZENODO = re.compile(r"(https?://[^/]+)/records?/([0-9]+)/files/")
 
 
@@ -155,7 +160,16 @@ def _votes(files: Sequence[File], reader: ModuleType, actors: Sequence[int], key
     table = next((file for file in files if PurePosixPath(file.path).name == name), None)
     if table is None:
         raise UserError(f"{key}: perceived needs the corpus's table {reader.VOTES}; add it to the source")
-    return replace(table, read=lambda: reader.votes_of(table.read(), actors))
+
+    def read() -> bytes:
+        try:
+            votes: bytes = reader.votes_of(table.read(), actors)
+            reader.majorities(votes)  # which the index stage reads from them
+        except (ValueError, LookupError, TypeError, csv.Error, StopIteration):
+            raise UserError(f"{table.place} is not the corpus's table of votes; get it again") from None
+        return votes
+
+    return replace(table, read=read)
 
 
 def _members(chosen: dict[str, File], served: Sequence[Remote], what: str) -> Iterator[tuple[str, bytes]]:
@@ -213,22 +227,27 @@ def _zip(path: Path) -> Iterator[File]:
     """Every file of a zip. One that leaves the folder or is a link makes the whole zip suspect: `UserError`."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except BROKEN as error:
         raise UserError(f"{path} is not a zip file that can be read ({error}); delete it or get it again") from None
     for entry in archive.infolist():
         parts = PurePosixPath(entry.filename.replace("\\", "/")).parts
         if ".." in parts or parts[:1] == ("/",) or ":" in "".join(parts[:1]):
-            raise UserError(f"{path}: member {entry.filename} leaves the folder; do not trust this zip")
+            raise UserError(f"{path}: member {entry.filename!r} leaves the folder; do not trust this zip")
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise UserError(f"{path}: member {entry.filename} is a link; do not trust this zip")
-        if not entry.is_dir() and not any(_is_hidden(part) for part in parts):
+            raise UserError(f"{path}: member {entry.filename!r} is a link; do not trust this zip")
+        if parts and not entry.is_dir() and not any(_is_hidden(part) for part in parts):
             yield File(entry.filename, f"{path}:{entry.filename}", partial(_read_member, archive, entry), path)
 
 
 def _read_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.file_size > LARGEST:  # zipfile reads no more than that
+        raise UserError(
+            f"{archive.filename}: {entry.filename} is said to have {entry.file_size:,} bytes, which no clip has;"
+            " do not trust this zip"
+        )
     try:
         return archive.read(entry)
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
+    except BROKEN as error:
         raise UserError(f"{archive.filename}: {entry.filename} cannot be read ({error}); get the zip again") from None
 
 
@@ -275,8 +294,13 @@ def _record(address: str, archives: Path, setting: str) -> dict[str, tuple[int, 
     metadata = Remote(f"record-{number}.json", (f"{host}/api/records/{number}",))
     try:
         (path,) = remote.fetch([metadata], archives, setting)
-        return {file["key"]: (int(file["size"]), str(file["checksum"])) for file in read_json(path)["files"]}
-    except (UserError, KeyError, TypeError, ValueError) as error:
+        files = read_json(path)["files"]
+        return {
+            file["key"]: (int(file["size"]), file["checksum"])
+            for file in files
+            if file["checksum"].startswith(("md5:", "sha256:"))
+        }
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         (archives / metadata.path).unlink(missing_ok=True)
         reason = error if isinstance(error, UserError) else f"{metadata.addresses[0]} lists no files"
         log.warning("no published checksums could be had: %s", reason)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -31,14 +32,15 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 S = TypeVar("S", bound="Section")
 
-KFOLD = re.compile(r"kfold_(\d+)")
+KFOLD = re.compile(r"kfold_([0-9]{1,3})")
+LONGEST_NAME = 100  # characters: names become those of files and folders
 RANDOM = "random_"  # before a protocol's name: folds of its sizes, their clips drawn at random, whatever their actor
 
 
 class Section(BaseModel):
     """A mapping of params.yaml: unknown keys and wrong types are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Backbone(Section):
@@ -80,6 +82,10 @@ class AudioBackbone(Backbone):
     """The 2D-CNN (torchvision's `ResNet`)."""
 
     backbone: Literal["resnet10", "resnet18"] = "resnet18"
+    # With 4 channels torch 2.11 writes past a buffer in the backward pass, and crashes (CPU with AVX2, oneDNN).
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(
+        64, description="channels of the first stage, a multiple of 8; 64 is the published one"
+    )
 
     published: ClassVar[dict[str, str]] = {"resnet18": "resnet18"}
 
@@ -222,9 +228,11 @@ class Audio(Section):
 
     @model_validator(mode="after")
     def _fft_is_long_enough(self) -> Audio:
-        window = round(self.window_ms * self.sample_rate / 1000)
-        if window > self.fft:
-            raise ValueError(f"fft: {self.fft} points are fewer than the {window} samples of a window")
+        window = self.window_ms * self.sample_rate / 1000
+        if window > self.fft + 0.5:
+            raise ValueError(f"fft: {self.fft} points are fewer than the {window:.0f} samples of a window")
+        if self.fft > 2**20 or self.bands > self.fft:  # before a list as long is made
+            raise ValueError(f"fft: want up to {2**20} points, and no more bands than points")
         top = 2595 * math.log10(1 + self.sample_rate / 2 / 700)  # of the mel scale, as HTK has it
         edges = [700 * (10 ** (top * i / (self.bands + 1) / 2595) - 1) for i in range(self.bands + 2)]
         points = [edge * self.fft / self.sample_rate for edge in edges]
@@ -304,6 +312,11 @@ class Corpus(Section):
             if values != "all" and len(set(values)) != len(values):
                 raise ValueError(f"{key}: a value is listed twice")
         for protocol in self.protocols:
+            if not re.fullmatch("[a-z][a-z0-9_]*", protocol) or len(protocol) > LONGEST_NAME:
+                raise ValueError(
+                    f"protocols: {protocol[:LONGEST_NAME]!r} is no name; want small letters, digits and _, up to"
+                    f" {LONGEST_NAME}"
+                )
             followed = protocol.removeprefix(RANDOM)
             if followed not in self.protocols:
                 raise ValueError(f"protocols: {protocol} is there to compare {followed} with; list that too")
@@ -399,7 +412,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[st
     merged = dict(base)
     for key, value in changes.items():
         if key not in base:
-            raise UserError(f"{where}.{key}: no such parameter; there are {', '.join(base)}")
+            raise UserError(f"{where}.{_plain(key)}: no such parameter; there are {', '.join(base)}")
         merged[key] = (
             _merge(base[key], value, f"{where}.{key}")
             if isinstance(base[key], dict) and isinstance(value, dict)
@@ -421,7 +434,9 @@ def _first_line(error: ValidationError, where: str = "") -> str:
     message = first["msg"].removeprefix("Value error, ")
     path = [where] if where else []
     path += [
-        str(part) for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part == "literal['all']"))
+        _plain(part)
+        for part in first["loc"]
+        if not (isinstance(part, str) and ("[" in part or part == "literal['all']"))
     ]
     if first["type"] == "value_error" and re.match(r"[a-z_.]+: ", message):
         key, message = message.split(": ", 1)
@@ -429,9 +444,15 @@ def _first_line(error: ValidationError, where: str = "") -> str:
     if first["type"] == "extra_forbidden":
         message = "no such parameter"
     elif first["type"] != "value_error" and first["type"] != "missing":
-        message += f" (found {first['input']!r})"
+        message += f" (found {repr(first['input'])[:200]})"
     others = error.error_count() - 1
-    return f"{'.'.join(path)}: {message}" + (f" (and {others} more)" if others else "")
+    return f"{'.'.join(path) or 'params.yaml'}: {message}" + (f" (and {others} more)" if others else "")
+
+
+def _plain(key: object) -> str:
+    """A key as it can stand in a message of one line."""
+    text = str(key)
+    return text if text.isprintable() else repr(text)
 
 
 class _Loader(yaml.SafeLoader):
@@ -439,11 +460,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UserError(f"{key}: named twice in params.yaml, line {node.start_mark.line + 1} and after")
-    return dict(loader.construct_pairs(node, deep=True))
+    pairs = loader.construct_pairs(node, deep=True)
+    for key, number in Counter(key for key, _ in pairs).items():
+        if number > 1:
+            raise UserError(f"{_plain(key)}: named twice in params.yaml, line {node.start_mark.line + 1} and after")
+    return dict(pairs)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -464,13 +485,22 @@ def load(path: Path | str = "params.yaml") -> Params:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run emofuse in the folder that holds params.yaml") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
+    # What PyYAML makes of a date that is none, a mapping's key that is a list, and the like is all but YAMLError.
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{path}: not YAML: {problem}") from None
+    _check_size(tree, path)
     try:
         params = Params.model_validate(tree)
     except ValidationError as error:
         raise UserError(_first_line(error)) from None
+    for name in (*params.corpora, *params.variants):
+        if len(name) > LONGEST_NAME:
+            raise UserError(f"{name[:LONGEST_NAME]}…: a name has up to {LONGEST_NAME} characters; shorten it")
     for name in params.paper:
         if name not in params.corpora:
             raise UserError(f"paper: there is no corpus {name!r} under corpora")
@@ -485,6 +515,22 @@ def load(path: Path | str = "params.yaml") -> Params:
     for variant, overrides in params.variants.items():
         overridden(proposed, overrides.model_dump(), f"variants.{variant}")
     return params.model_copy(update={"corpora": {name: _needed(params, name) for name in params.corpora}})
+
+
+def _check_size(tree: Any, path: Path) -> None:
+    """`UserError` for numbers that no parameter has, and where aliases of aliases stand for more than memory holds."""
+    waiting = [tree]
+    for _ in range(100_000):
+        if not waiting:
+            return
+        value = waiting.pop()
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{path}: a number has more than 63 bits")
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+    raise UserError(f"{path}: too large, as aliases (&, *) may make it")
 
 
 def _needed(params: Params, name: str) -> Corpus:
@@ -504,17 +550,26 @@ def protocol_path(kind: str, protocol: str) -> Path | None:
 
 
 def read_protocol(path: Path) -> dict[int, dict[str, list[int]]]:
-    """A published protocol: fold → part ("test" or "val") → actors, from the columns fold, part, actor."""
+    """A published protocol: fold → part ("test" or "val") → actors, from the columns fold, part, actor.
+
+    Raises `UserError` for a file that is something else, and for a fold that tests nobody.
+    """
+    wanted = f"{path}: want a CSV file with the columns fold, part, actor"
     folds: dict[int, dict[str, list[int]]] = {}
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             for line, row in enumerate(csv.DictReader(stream), start=2):
                 fold, part, actor = row["fold"], row["part"], row["actor"]
-                if part not in ("test", "val") or not fold.isdigit() or not actor.isdigit():
-                    raise UserError(f"{path}, line {line}: want fold, test or val, actor; found {fold},{part},{actor}")
+                if part not in ("test", "val") or not fold.isdecimal() or not actor.isdecimal():
+                    found = ",".join(map(str, (fold, part, actor)))
+                    raise UserError(f"{path}, line {line}: want fold, test or val, actor; found {_plain(found)}")
                 folds.setdefault(int(fold), {}).setdefault(part, []).append(int(actor))
-    except (KeyError, AttributeError, UnicodeDecodeError):
-        raise UserError(f"{path}: want a CSV file with the columns fold, part, actor") from None
+    except (KeyError, AttributeError, ValueError, csv.Error):
+        raise UserError(wanted) from None
+    if not folds:
+        raise UserError(wanted)
+    if untested := [fold for fold, parts in folds.items() if "test" not in parts]:
+        raise UserError(f"{path}: fold {untested[0]} has no test actor")
     return folds
 
 
@@ -557,6 +612,15 @@ def source(name: str, corpus: Corpus) -> str | None:
     It changes where clips come from, never what they are, so it is part of no fingerprint.
     """
     return os.environ.get(f"EMOFUSE_{name.upper()}_SOURCE") or corpus.source
+
+
+def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested mappings, by their paths: `network.audio.width`, 32."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield path + key, value
 
 
 def schema() -> str:

@@ -222,6 +222,8 @@ def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]]]:
         raise UserError(f"{file} cannot be read ({error.strerror}): name a CSV file of predictions") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} is not a CSV file in UTF-8 ({error}): write it anew") from None
+    if strange := [name for name in header if not name.isprintable()]:
+        raise UserError(f"{file}: a column is named {strange[0]!r}, which cannot be printed; rename it")
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{file}: two columns are named {twice!r}; keep one")

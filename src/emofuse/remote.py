@@ -219,7 +219,7 @@ def _transfer(session: requests.Session, meter: _Meter, address: str, remote: Re
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise WrongBytes("another range than the one asked for")
         length = response.headers.get("Content-Length", "")
-        if length.isdigit():
+        if length.isdecimal():
             size = have + int(length)
             if remote.size is not None and size != remote.size:
                 raise WrongBytes(f"it has {size:,} bytes, not {remote.size:,}")

@@ -62,14 +62,21 @@ OUTSIDE = {"emofuse.cli", "emofuse.params"}
 
 def write(corpus: str, params: Params, root: Path | str = ".") -> None:
     """Bring stamps/<corpus>/ under `root` up to date; a stamp whose content is unchanged is not touched."""
-    folder = Path(root) / "stamps" / corpus
-    current = {folder / f"{name}.json": text for name, text in _stamps(corpus, params, Path(root))}
-    for path, text in current.items():
+    texts = {
+        Path(root) / name: json.dumps(stamp, indent=2, ensure_ascii=False) + "\n"
+        for name, stamp in current(corpus, params, root).items()
+    }
+    for path, text in texts.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
-    for path in folder.glob("[!.]*.json"):
-        if path not in current:  # of a variant or stage that params.yaml no longer has
+    for path in (Path(root) / "stamps" / corpus).glob("[!.]*.json"):
+        if path not in texts:  # of a variant or stage that params.yaml no longer has
             path.unlink(missing_ok=True)
+
+
+def current(corpus: str, params: Params, root: Path | str = ".") -> dict[str, dict[str, Any]]:
+    """The stamps of a corpus as params.yaml and the code have them: path from the root → {"params", "code"}."""
+    return {f"stamps/{corpus}/{name}.json": stamp for name, stamp in _stamps(corpus, params, Path(root))}
 
 
 def code(stage: str, kind: str) -> str:
@@ -81,7 +88,7 @@ def code(stage: str, kind: str) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _stamps(name: str, params: Params, root: Path) -> Iterator[tuple[str, str]]:
+def _stamps(name: str, params: Params, root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     corpus = params.corpus(name)
     for stage, keys in KEYS.items():
         if stage in ("faces", "audio") and getattr(corpus, stage) is None:
@@ -108,9 +115,8 @@ def _hash(weights_file: Path) -> str:
     return sha256(weights_file)
 
 
-def _stamp(stage: str, corpus: Corpus, parameters: dict[str, Any]) -> str:
-    stamp = {"params": parameters, "code": code(stage, corpus.kind)}
-    return json.dumps(stamp, indent=2, ensure_ascii=False) + "\n"
+def _stamp(stage: str, corpus: Corpus, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"params": parameters, "code": code(stage, corpus.kind)}
 
 
 def _path(module: str) -> Path | None:

@@ -5,9 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from emofuse import params, report, stamps, versions, weights
+from emofuse import graph, params, provenance, report, stamps, versions, weights
+from emofuse.alone import alone
 from emofuse.errors import UserError
-from emofuse.shards import FOLDERS
 
 # The rules call `emofuse`: that of the environment which runs Snakemake, activated or not.
 os.environ.update(
@@ -23,8 +23,11 @@ try:
         )
     PARAMS = params.load()
     # Each stage's stamp is an input of its rule: this is how a change of a parameter or of the code runs what it concerns.
-    for name in PARAMS.corpora:
-        stamps.write(name, PARAMS)
+    # Snakemake runs what is older than its inputs: times are made to say what the jobs' fingerprints do.
+    if workflow.is_main_process:
+        for name in PARAMS.corpora:
+            stamps.write(name, PARAMS)
+        provenance.settle(PARAMS, Path())
 except UserError as error:
     print(f"emofuse: error: {error}", file=sys.stderr)
     raise SystemExit(2) from None
@@ -41,56 +44,19 @@ def one_of(names):
     return "|".join(sorted({re.escape(name) for name in names}))
 
 
-def shards(pattern, corpus):
-    """A file of every shard of a corpus."""
-    return expand(pattern, corpus=corpus, shard=PARAMS.corpora[corpus].shards)
-
-
-def folds(pattern, corpus):
-    """A file of every fold that is run of a corpus."""
-    return [
-        file
-        for protocol, variant, seed, numbers in PARAMS.corpora[corpus].runs()
-        for file in expand(
-            pattern,
-            corpus=corpus,
-            protocol=protocol,
-            variant=variant,
-            seed=seed,
-            fold=numbers,
-        )
-    ]
-
-
 def features(wildcards):
-    """The features of a corpus, of all its modalities: a clip that is unusable in one is in no fold of any variant.
-
-    With their tables, because DVC, whose lists are literal, depends on the folders.
-    """
-    corpus = wildcards.corpus
-    return [
-        file
-        for modality in PARAMS.corpora[corpus].modalities
-        for suffix in ("npy", "csv")
-        for file in shards(
-            f"data/{{corpus}}/{FOLDERS[modality]}/shard-{{shard}}.{suffix}", corpus
-        )
-    ]
+    """The features of a corpus, of all its modalities."""
+    return graph.features(PARAMS, wildcards.corpus)
 
 
 def raw(wildcards):
     """The clips of a corpus."""
-    return shards("data/{corpus}/raw/shard-{shard}.zip", wildcards.corpus)
+    return graph.raw(PARAMS, wildcards.corpus)
 
 
 def detector(wildcards):
     """The weights of the face detector, where the corpus's detector has any."""
-    faces = PARAMS.corpora[wildcards.corpus].faces
-    return (
-        [weights.path(f"retinaface_{faces.body}")]
-        if faces.detector == "retinaface"
-        else []
-    )
+    return graph.detector(PARAMS, wildcards.corpus)
 
 
 def detector_gpu(wildcards):
@@ -104,13 +70,8 @@ def detector_threads(wildcards):
 
 
 def pretrained(wildcards):
-    """The published weights that any variant of the corpus starts from; a local file is in the stamp, by its hash."""
-    names = {
-        name
-        for variant in PARAMS.corpora[wildcards.corpus].variants
-        for name in weights.named(PARAMS.run(wildcards.corpus, variant).network)
-    }
-    return [weights.path(name) for name in sorted(names) if name in weights.NAMES]
+    """The published weights that any variant of the corpus starts from."""
+    return graph.pretrained(PARAMS, wildcards.corpus)
 
 
 def published(wildcards):
@@ -131,45 +92,38 @@ def weights_name(wildcards):
     return WEIGHTS[wildcards.weights]
 
 
-def splits(corpus):
-    """The clips and folds of every protocol of a corpus."""
-    return expand(
-        "data/{corpus}/{protocol}/{table}.csv",
-        corpus=corpus,
-        protocol=PARAMS.corpora[corpus].protocols,
-        table=["clips", "folds"],
-    )
-
-
-def trained(corpus):
-    """What every training of a corpus left."""
-    base = "models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}"
-    return [
-        file
-        for suffix in ("safetensors", "csv", "json")
-        for file in folds(f"{base}.{suffix}", corpus)
-    ]
-
-
-def evaluated(corpus):
-    """What every evaluation of a corpus left."""
-    base = "results/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}"
-    names = ("metrics.json", "predictions.csv", "embeddings.safetensors")
-    return [file for name in names for file in folds(f"{base}/{name}", corpus)]
-
-
 def runs(wildcards):
     """What the report of a corpus, and its mirror in MLflow, are made from."""
-    corpus = wildcards.corpus
-    return [*splits(corpus), *trained(corpus), *evaluated(corpus)]
+    return graph.runs(PARAMS, wildcards.corpus)
 
 
 def paper_runs(wildcards):
-    """What the paper's table is made from."""
-    return [
+    """What the paper's tables are made from."""
+    return [file for corpus in PARAMS.paper for file in graph.runs(PARAMS, corpus)]
+
+
+def begin():
+    """Be the only Snakemake that runs jobs in this folder."""
+    try:
+        alone(Path())
+    except UserError as error:
+        print(f"emofuse: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def finished():
+    """What the jobs of this run made, of those that are up to date."""
+    chain = provenance.Chain(PARAMS, Path())
+    made = {str(file) for job in workflow.dag.jobs for file in job.output}
+    fetched = [
+        file for file in made - chain.makers.keys() if Path(file).is_file()
+    ]  # weights, checked as they came
+    return fetched + [
         file
-        for corpus in PARAMS.paper
-        for file in (*splits(corpus), *trained(corpus), *evaluated(corpus))
+        for job in chain.jobs
+        if not made.isdisjoint(job.outputs)
+        and chain.own(job).state == provenance.VERIFIED
+        for file in (*job.stamps, *job.outputs, job.fingerprint)
     ]
 
 

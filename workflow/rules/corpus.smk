@@ -6,6 +6,7 @@ rule download:
         stamp="stamps/{corpus}/download.json",
     output:
         "data/{corpus}/raw/shard-{shard}.zip",
+        fingerprint="provenance/{corpus}/download/shard-{shard}.json",
     log:
         "logs/{corpus}/download/shard-{shard}.log",
     conda:
@@ -33,6 +34,7 @@ rule index:
         stamp="stamps/{corpus}/index.json",
     output:
         "data/{corpus}/index.csv",
+        fingerprint="provenance/{corpus}/index.json",
     log:
         "logs/{corpus}/index.log",
     conda:

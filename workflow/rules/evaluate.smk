@@ -13,6 +13,7 @@ rule evaluate:
         metrics="results/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}/metrics.json",
         predictions="results/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}/predictions.csv",
         embeddings="results/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}/embeddings.safetensors",
+        fingerprint="provenance/{corpus}/evaluate/{protocol}/{variant}/seed-{seed}/fold-{fold}.json",
     log:
         "logs/{corpus}/evaluate/{protocol}-{variant}-seed-{seed}-fold-{fold}.log",
     conda:

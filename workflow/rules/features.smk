@@ -10,6 +10,7 @@ rule faces:
     output:
         faces="data/{corpus}/faces/shard-{shard}.npy",
         table="data/{corpus}/faces/shard-{shard}.csv",
+        fingerprint="provenance/{corpus}/faces/shard-{shard}.json",
     log:
         "logs/{corpus}/faces/shard-{shard}.log",
     conda:
@@ -29,6 +30,7 @@ rule audio:
     output:
         segments="data/{corpus}/audio/shard-{shard}.npy",
         table="data/{corpus}/audio/shard-{shard}.csv",
+        fingerprint="provenance/{corpus}/audio/shard-{shard}.json",
     log:
         "logs/{corpus}/audio/shard-{shard}.log",
     conda:

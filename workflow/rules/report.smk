@@ -6,10 +6,6 @@ from snakemake.io import report as flagged
 report: "../report/workflow.rst"
 
 
-LITERATURE = [
-    f"literature/{name}.csv"
-    for name in ("assumptions", "listeners", "paper", "published")
-]
 REPORT = [
     (
         flagged(
@@ -40,6 +36,7 @@ rule track:
         stamp="stamps/{corpus}/track.json",
     output:
         "results/{corpus}/tracked.csv",
+        fingerprint="provenance/{corpus}/track.json",
     log:
         "logs/{corpus}/track.log",
     conda:
@@ -51,10 +48,11 @@ rule track:
 rule report:
     input:
         runs,
-        literature=LITERATURE,
+        literature=graph.LITERATURE,
         stamp="stamps/{corpus}/report.json",
     output:
         REPORT,
+        fingerprint="provenance/{corpus}/report.json",
     log:
         "logs/{corpus}/report.log",
     conda:
@@ -66,10 +64,11 @@ rule report:
 rule paper:
     input:
         paper_runs,
-        literature=LITERATURE,
+        literature=graph.LITERATURE,
         stamps=expand("stamps/{corpus}/report.json", corpus=PARAMS.paper),
     output:
         PAPER,
+        fingerprint="provenance/paper.json",
     log:
         "logs/paper.log",
     conda:

@@ -10,6 +10,7 @@ rule splits:
     output:
         clips="data/{corpus}/{protocol}/clips.csv",
         folds="data/{corpus}/{protocol}/folds.csv",
+        fingerprint="provenance/{corpus}/splits/{protocol}.json",
     log:
         "logs/{corpus}/splits/{protocol}.log",
     conda:

@@ -12,6 +12,7 @@ rule train:
         model="models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}.safetensors",
         history="models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}.csv",
         record="models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}.json",
+        fingerprint="provenance/{corpus}/train/{protocol}/{variant}/seed-{seed}/fold-{fold}.json",
     log:
         "logs/{corpus}/train/{protocol}-{variant}-seed-{seed}-fold-{fold}.log",
     conda:

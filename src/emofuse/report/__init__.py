@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from emofuse.params import Params
+    from emofuse.report.results import CorpusResults
+    from emofuse.report.table import Table
 
 TABLES = (
     "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "folds", "search",
@@ -48,11 +50,10 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
     from other clips or folds than those on disk.
     """
     from emofuse.files import write_text
-    from emofuse.report import figures, page, results, style, tables
+    from emofuse.report import figures, page, style
 
-    corpus = results.read(corpus_name, params, root)
+    corpus, made = compute(corpus_name, params, root)
     base = root / "results" / corpus_name
-    made = {name: getattr(tables, name)(corpus) for name in TABLES}
     for name, table in made.items():
         write_text(base / "tables" / f"{name}.md", table.markdown())
         write_text(base / "tables" / f"{name}.csv", table.csv())
@@ -63,6 +64,14 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
         style.save(figure, base / "figures" / name)
         drawings[name] = style.inline_svg(figure, name)
     write_text(base / "report.html", page.render(corpus, made, drawings))
+
+
+def compute(corpus_name: str, params: Params, root: Path) -> tuple[CorpusResults, dict[str, Table]]:
+    """The results of a corpus, and its tables by name. Raises as `build` does."""
+    from emofuse.report import results, tables
+
+    corpus = results.read(corpus_name, params, root)
+    return corpus, {name: getattr(tables, name)(corpus) for name in TABLES}
 
 
 def paper(params: Params, root: Path) -> None:

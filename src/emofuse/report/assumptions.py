@@ -6,7 +6,7 @@ read from params.yaml.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import yaml
 
 from emofuse.errors import UserError
 from emofuse.files import read_table
+from emofuse.params import leaves
 
 if TYPE_CHECKING:
     from emofuse.params import Params
@@ -106,25 +107,17 @@ def _values(name: str, variant: str, params: Params) -> Iterator[tuple[str, Any,
     sections += [(key, made, type(made)()) for key in ("faces", "audio") if (made := getattr(corpus, key))]
     absent = tuple(start for modality in NEEDS.keys() - set(run.network.modalities) for start in NEEDS[modality])
     for key, section, general in sections:
-        elsewhere = dict(_leaves(general.model_dump(), f"{key}."))
-        for parameter, value in _leaves(section.model_dump(), f"{key}."):
+        elsewhere = dict(leaves(general.model_dump(), f"{key}."))
+        for parameter, value in leaves(section.model_dump(), f"{key}."):
             if not parameter.startswith(absent):
                 yield parameter, value, elsewhere[parameter]
     for key in CORPUS:
         value = getattr(corpus, key)
         if key == "demo":
-            for parameter, number in _leaves(value.model_dump() if value else {}, "demo."):
+            for parameter, number in leaves(value.model_dump() if value else {}, "demo."):
                 yield parameter, number, number
         elif KIND.get(key, corpus.kind) == corpus.kind:
             yield key, value, value
     for listed in corpus.variants:
         changes = params.variants[listed].model_dump(exclude_defaults=True)
         yield f"variants.{listed}", changes, changes
-
-
-def _leaves(tree: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield path + key, value

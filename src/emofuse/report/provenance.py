@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from emofuse import fingerprints
 from emofuse.files import read_json, sha256
 from emofuse.report.results import CorpusResults, Run
 
@@ -98,7 +99,9 @@ def _fold(corpus: CorpusResults, run: Run, number: int, record: Mapping[str, Any
     return FoldOrigin(
         key=name,
         number=number,
-        commit=_commit(record),
+        commit=_commit(
+            fingerprints.read(corpus.root, "train", place, run.protocol, run.variant, run.seed, number) or {}
+        ),
         trained=_trained(record),
         inputs=(
             _input(corpus.root, f"{data}/clips.csv", stated.get("clips")),
@@ -127,10 +130,10 @@ def _input(root: Path, path: str, digest: str | None) -> File:
     return File(path, file.sha256, CHANGED)
 
 
-def _commit(record: Mapping[str, Any]) -> str:
-    if not record.get("commit"):
+def _commit(fingerprint: Mapping[str, Any]) -> str:
+    if not fingerprint.get("commit"):
         return NOT_RECORDED
-    return f"{record['commit']}{', with changes that were not committed' if record.get('dirty') else ''}"
+    return f"{fingerprint['commit']}{', with changes that were not committed' if fingerprint.get('dirty') else ''}"
 
 
 def _trained(record: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from emofuse.errors import UserError
 from emofuse.files import read_json, read_table, sha256, write_table
+from emofuse.params import leaves
 from emofuse.tracking import store
 from emofuse.tracking.store import RunKey
 
@@ -124,15 +125,9 @@ def _hashes(files: Mapping[str, Path], root: Path) -> dict[str, str]:
     return {f"{store.FILE}{name}": sha256(root / path) for name, path in files.items() if (root / path).is_file()}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(tree: Mapping[str, Any]) -> dict[str, str]:
     """A tree of parameters as `section.key`: text."""
-    flat: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in leaves(tree)}
 
 
 def _mirror(client: MlflowClient, experiment: Experiment, folds: Sequence[_Fold], root: Path) -> int:
@@ -315,6 +310,6 @@ def _sweep(client: MlflowClient, experiment: Experiment, folder: Path) -> None:
     from mlflow.entities import ViewType
 
     known = {run.info.run_id for run in store.search_runs(client, experiment, ViewType.ALL)}
-    for left in folder.iterdir() if folder.is_dir() else ():
+    for left in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
         if left.name not in known:
             shutil.rmtree(left)

@@ -176,11 +176,18 @@ def is_missing(root: Path | str) -> bool:
 
 
 def artifacts(run: Run, root: Path | str) -> Path | None:
-    """The folder of a run's artefacts where they lie beside the store's file; None where MLflow has to be asked."""
+    """The folder of a run's artefacts where they lie beside the store's file; None where MLflow has to be asked.
+
+    Raises `UserError` where the store, which may be of others, names one elsewhere: runs are deleted with theirs.
+    """
     file = _file(root)
     if file is None or not run.info.artifact_uri.startswith(LOCATION):
         return None
-    return file.parent / ARTIFACTS / run.info.artifact_uri.removeprefix(LOCATION)
+    kept = file.parent / ARTIFACTS
+    folder = kept / run.info.artifact_uri.removeprefix(LOCATION)
+    if kept.resolve() not in folder.resolve().parent.parents:
+        raise UserError(f"{address(root)}: the files of run {run.info.run_id} are not in {ARTIFACTS}/; do not trust it")
+    return folder
 
 
 def lock(root: Path | str, name: str = "", timeout: float = 300) -> FileLock:
