@@ -14,6 +14,7 @@ from typing import Any
 
 from emofuse import __version__, graph, provenance
 from emofuse import params as parameters
+from emofuse.console import complain, printable
 from emofuse.errors import UserError
 from emofuse.params import Params
 
@@ -214,7 +215,7 @@ def trace(params: Params, what: str) -> None:
     from emofuse import trace as stage
 
     for line in stage.trace(what, params, ROOT):
-        print(line)
+        print(printable(line))
 
 
 def weights(params: Params, name: str) -> None:
@@ -317,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             _run(options.command, parameters.load(ROOT / "params.yaml"), given)
     except UserError as error:
-        print(f"emofuse: error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except KeyboardInterrupt:
         print("emofuse: stopped; the same command goes on from here", file=sys.stderr)

@@ -85,9 +85,12 @@ class Hashes:
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            return dict(json.loads((self._root / CACHE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            known = json.loads((self._root / CACHE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return {}
+        return (
+            {path: entry for path, entry in known.items() if isinstance(entry, list)} if isinstance(known, dict) else {}
+        )
 
 
 @contextmanager
@@ -210,12 +213,12 @@ class Chain:
         if recorded["inputs"].keys() != set(job.inputs):
             reasons.append(f"`emofuse {job}` read other files than it would now")
         absent = []
-        for path, digest in recorded["inputs"].items():
+        for path in (path for path in job.inputs if path in recorded["inputs"]):
             now = self.hashes.of(path)
             if now is None:
                 absent.append(path)
                 now = self._said(path)
-            if path in job.inputs and now not in (None, digest):
+            if now not in (None, recorded["inputs"][path]):
                 reasons.append(f"{path} has changed since `emofuse {job}` read it")
         reasons += [
             f"{path} is not what `emofuse {job}` wrote"
@@ -287,10 +290,10 @@ def _differences(recorded: Any, current: Mapping[str, Any]) -> Iterator[str]:
     """How a stamp of a fingerprint differs from that of now, in words."""
     if recorded == current:
         return
-    if not isinstance(recorded, dict):
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("params"), dict):
         yield "without the parameters that it has now"
         return
-    before, after = dict(leaves(recorded.get("params", {}))), dict(leaves(current["params"]))
+    before, after = dict(leaves(recorded["params"])), dict(leaves(current["params"]))
     for name in dict.fromkeys((*before, *after)):
         if before.get(name) != after.get(name):
             was, is_now = (json.dumps(values.get(name), ensure_ascii=False) for values in (before, after))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emofuse import graph, params, provenance, report, stamps, versions, weights
 from emofuse.alone import alone
+from emofuse.console import complain
 from emofuse.errors import UserError
 
 # The rules call `emofuse`: that of the environment which runs Snakemake, activated or not.
@@ -29,7 +30,7 @@ try:
             stamps.write(name, PARAMS)
         provenance.settle(PARAMS, Path())
 except UserError as error:
-    print(f"emofuse: error: {error}", file=sys.stderr)
+    complain(error)
     raise SystemExit(2) from None
 
 # On a machine without CUDA the trainings ask for no GPU, so that --resources gpu=1 does not make them wait for each
@@ -107,7 +108,7 @@ def begin():
     try:
         alone(Path())
     except UserError as error:
-        print(f"emofuse: error: {error}", file=sys.stderr)
+        complain(error)
         raise SystemExit(2) from None
 
 

@@ -1,0 +1,949 @@
+"""What others made, at its worst: one line for the user or a result in its own folder, and nothing of it is run."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import csv
+import http.server
+import io
+import json
+import pickle
+import shutil
+import sqlite3
+import struct
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+import test_restore
+import torch
+import yaml
+from conftest import ROOT
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from test_corpora import corpus
+from test_download import FIRST, SECOND, folder_of, sounds, zipped
+from test_report import RAVDESS, changed, make_params, quick, read_csv, write_clips, write_csv, write_demo
+from test_restore import GROUP, copied, files, run_of
+from test_training import make_corpus, train
+
+from emofuse import download, fingerprints, graph, media, params, predictions, pretrained, provenance, remote, tracking
+from emofuse.corpora import base, cremad
+from emofuse.errors import UserError
+from emofuse.evaluation import read_model
+from emofuse.files import sha256
+from emofuse.model.network import EmotionNetwork
+from emofuse.published import Remote
+
+mirrored = test_restore.project  # a project and its store
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8), x, max_size=3),
+    max_leaves=6,
+)
+
+
+def examples(number: int) -> settings:
+    """So many, each of which writes the test's file anew."""
+    return settings(max_examples=number, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+class Refused(str):
+    """A message of one line that does nothing to a terminal."""
+
+
+def tried(call: Callable[[], Any], names: str = "") -> Any:
+    """What a call gives, or `Refused`, whose message has `names` in it."""
+    try:
+        return call()
+    except UserError as error:
+        message = str(error)
+    assert message.isprintable(), ascii(message)
+    assert len(message) < 20_000
+    assert names in message
+    return Refused(message)
+
+
+# --- names and archives
+
+PIECES = ["..", ".", "", "C:", "~", "Actor_01", "a\nb", "\x1b[31m", "..\\..", "é", "VideoFlash", "x" * 200]
+PATHS = st.builds(
+    lambda folders, join, name, ending: join.join([*folders, name]) + ending,
+    st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=4),
+    st.sampled_from(["/", "\\"]),
+    st.sampled_from([FIRST[:-4], "1001_DFA_ANG_XX", "smile", ""]) | st.text(max_size=6),
+    st.sampled_from([".wav", ".WAV", ".flac", ".mp4", ".flv", "", ".csv"]),
+)
+
+
+def leads_out(name: str) -> bool:
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return ".." in parts or parts[:1] == ("/",) or ":" in "".join(parts[:1])
+
+
+def everything(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*")}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@examples(60)
+@given(names=st.lists(PATHS, min_size=1, max_size=3), kind=st.sampled_from(["ravdess", "cremad"]))
+def test_no_name_in_a_zip_leads_out_of_the_shard(names: list[str], kind: str) -> None:
+    good = f"Actor_01/{FIRST}" if kind == "ravdess" else "AudioWAV/1001_DFA_ANG_XX.wav"
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "deep", "er")
+        root.mkdir(parents=True)
+        source = Path(folder, "all.zip")
+        with zipfile.ZipFile(source, "w") as archive:
+            for number, name in enumerate([good, *names]):
+                archive.writestr(zipfile.ZipInfo(name), f"{number}")
+        section = corpus(kind, modalities=["audio"], shards=[0])
+        try:
+            download.run("own", section, 0, str(source), root)
+        except UserError:
+            pass
+        else:
+            assert not any(leads_out(zipfile.ZipInfo(name).filename) for name in names)
+            made = base.members(root / "data/own/raw/shard-0.zip")
+            assert good in made
+            assert not any(map(leads_out, made))
+        written = everything(Path(folder)) - {Path("all.zip"), Path("deep"), Path("deep/er")}
+        assert all(path.is_relative_to("deep/er/data") for path in written)
+
+
+def compressed() -> bytes:
+    """Two clips and a note, packed in every way that Python reads."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        ways = (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+        for name, way in zip((FIRST, SECOND, "é.txt"), ways, strict=True):
+            archive.writestr(name, b"sound" * 50, way)
+    return buffer.getvalue()
+
+
+WHOLE = compressed()
+
+
+@examples(300)
+@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=3), st.booleans())
+def test_no_damage_to_a_zip_is_a_traceback(changes: list[tuple[int, int]], last: bool) -> None:
+    damaged = bytearray(WHOLE)
+    table = WHOLE.index(b"PK\x01\x02")  # the names and sizes, at the end, are read first
+    for place, value in changes:
+        damaged[table + place % (len(WHOLE) - table) if last else place] = value
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "all.zip")
+        source.write_bytes(damaged)
+        try:
+            made = [file.read() for file in download._zip(source)]
+        except UserError:
+            return
+        assert set(made) <= {b"sound" * 50, b""}  # a size of 0 may have its checksum
+
+
+LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
+
+
+def claiming(member: bytes, **fields: int) -> bytes:
+    """A zip of one deflated clip whose two headers say something else than what is so."""
+    zip_file = bytearray(zipped({FIRST: member}))
+    for field, value in fields.items():
+        local, central, form = {
+            "version": (4, 6, "<H"),
+            "flags": (6, 8, "<H"),
+            "method": (8, 10, "<H"),
+            "size": (22, 24, "<I"),
+        }[field]
+        struct.pack_into(form, zip_file, zip_file.index(LOCAL) + local, value)
+        struct.pack_into(form, zip_file, zip_file.index(CENTRAL) + central, value)
+    return bytes(zip_file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        claiming(b"\0" * 5_000_000, size=10),
+        claiming(b"\0" * 5_000_000, size=0),
+        claiming(b"\0" * 100, size=2**32 - 2),
+        claiming(b"\0" * 100, method=99),
+        claiming(b"\0" * 100, method=14),
+        claiming(b"\0" * 100, flags=1),
+        claiming(b"\0" * 100, version=200),
+        WHOLE[:-30],
+        WHOLE.replace("é".encode(), b"\xff\xfe"),
+    ],
+)
+def test_a_zip_that_says_what_is_not_so_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "all.zip").write_bytes(content)
+    made = tried(lambda: download.run("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path), "all.zip")
+    assert isinstance(made, Refused)
+    assert everything(tmp_path / "data") <= {Path("voices"), Path("voices/raw")}
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "all.zip").write_bytes(zipped({FIRST: b"\0" * 1001}))
+    monkeypatch.setattr(download, "LARGEST", 1000)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="is said to have 1,001 bytes, which no clip has; do not trust this zip"):
+        download.run("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_one_name_with_two_contents_in_a_zip_is_one_line(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr(FIRST, b"one")
+        archive.writestr(FIRST, b"other")
+    with pytest.raises(UserError, match="two files differ"):
+        download.run("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path)
+
+
+VOTES = st.binary(max_size=60) | st.builds(
+    lambda header, cells: "\n".join([header, *cells]).encode(),
+    st.sampled_from(["", "fileName", '"",fileName,A,D,F,H,N,S', '"",A,D,F,H,N,fileName']) | st.text(max_size=10),
+    st.lists(st.text('"3,1001_DFAGX²0\r', max_size=30).map('"3'.__add__), max_size=3),
+)
+
+
+@examples(200)
+@given(VOTES)
+@example(b'"",fileName,A,D,F,H,N,S\n"3001",1001_DFA_ANG_XX,9,0,0,0,0,0\n')
+@example(b'"",fileName,A,D,F,H,N,S\n"3001",1001_DFA_ANG_XX,9\n')
+def test_a_table_of_votes_is_read_or_refused(table: bytes) -> None:
+    file = download.File(cremad.VOTES, "votes.csv", lambda: table)
+    made = tried(download._votes([file], cremad, cremad.ACTORS, "labels").read, "votes.csv is not the corpus's table")
+    if not isinstance(made, Refused):
+        cremad.majorities(made)
+
+
+FILES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "key": st.sampled_from(["a.zip", "../a.zip"]),
+            "size": st.sampled_from([5, "5", -5, 6]) | JSON,
+            "checksum": st.sampled_from(["md5:", "md5:0", "sha256:0", "shake_128:0", "none:0", "0"]) | JSON,
+        }
+    )
+    | JSON,
+    max_size=3,
+)
+
+
+@examples(100)
+@given(FILES.map(lambda found: {"files": found}) | JSON)
+def test_a_host_may_list_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: object) -> None:
+    monkeypatch.setattr(remote, "fetch", lambda wanted, folder, setting: [folder / file.path for file in wanted])
+    (tmp_path / "record-7.json").write_text(json.dumps(listed))
+    for name, known in download._record("https://host/records/7/files/a.zip", tmp_path, "SETTING").items():
+        file = Remote(str(name), (), *known)
+        try:
+            remote.check(io.BytesIO(b"12345"), file)
+        except remote.WrongBytes:
+            continue
+        assert file.size == 5
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[str, list[str]]]:
+    """A host, and what it was asked for."""
+    requests: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{host.server_port}", requests
+        host.shutdown()
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}/a.ts\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile {}/a.mp4\n",
+        "ffconcat version 1.0\nfile '{}/a.mp4'\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet'
+        ' mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{}/a.mp4</BaseURL></Representation>'
+        "</AdaptationSet></Period></MPD>",
+        "rtsptext\n{}/a",
+    ],
+)
+def test_a_clip_that_is_a_list_of_others_asks_for_none(asked: tuple[str, list[str]], tmp_path: Path, clip: str) -> None:
+    host, requests = asked
+    real = tmp_path / "real.wav"
+    real.write_bytes(b"")
+    for target in (host, real.parent.as_uri(), str(real.parent)):
+        with pytest.raises(media.BrokenClip):
+            media.probe(clip.format(target).encode())
+    assert requests == []
+
+
+# --- params.yaml and protocols
+
+SMALL: dict[str, Any] = {
+    "paper": ["demo"],
+    "corpora": {
+        "demo": {
+            "kind": "demo",
+            "title": "made",
+            "demo": {"seed": 1, "actors": 6, "takes": 1},
+            "shards": [0, 1],
+            "faces": {"detector": "centre", "snippets": 2, "frames": 3, "size": 32},
+            "audio": {"bands": 32, "segments": 2, "frames": 32, "fft": 1024},
+            "protocols": {"kfold_3": [0, 1], "random_kfold_3": [0]},
+            "variants": ["proposed", "late"],
+            "network": {"video": {"weights": "none"}, "audio": {"width": 8}},
+        },
+        "voices": {
+            "kind": "ravdess",
+            "title": "voices",
+            "actors": [1, 2, 3, 4, 5, 8, 9],
+            "modalities": ["audio"],
+            "audio": {"bands": 32, "fft": 1024},
+            "protocols": {"luna_jimenez_2022_5cv": [0]},
+            "network": {"modalities": ["audio"]},
+            "variants": ["proposed"],
+        },
+    },
+    "variants": {"proposed": {}, "late": {"network": {"fusion": "late_average"}}},
+    "training": {"epochs": 3, "warmup_epochs": 1, "learning_rate": 0.001},
+}
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value."""
+    if path:
+        yield path
+    for key in tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ():
+        yield from places(tree[key], (*path, key))
+
+
+NAMES = st.text(max_size=8) | st.sampled_from(
+    ["../x", "../ravdess/luna_jimenez_2022_5cv", "luna_jimenez_2022_5cv/../emobox_6cv", "/", "/etc/passwd", "..", "", "~",
+     "a\0", "a\n", "a\x1b[2J", "A", "x" * 150, "x" * 5000, "kfold_\u0663", "kfold_1", "kfold_999999999", "kfold_" + "9" * 5000,
+     "random_", "random_random_kfold_3", "kfold_3/", "__proto__", "<<", "1", "{}", "$(touch x)", "; ls"]
+)  # fmt: skip
+VALUES = NAMES | JSON | st.sampled_from([float("inf"), -float("inf"), float("nan"), 2**62, 2**64, -1, 0, 10**400, [[]]])
+
+
+def load(folder: Path, text: str | bytes) -> params.Params | None:
+    """What is loaded; None where that is refused, in one line."""
+    (folder / "params.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    made = tried(lambda: params.load(folder / "params.yaml"))
+    return None if isinstance(made, Refused) else made
+
+
+@pytest.fixture(scope="module")
+def protocols(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("params")
+    shutil.copytree(ROOT / "protocols", root / "protocols")
+    assert load(root, yaml.safe_dump(SMALL))
+    return root
+
+
+@examples(250)
+@given(st.sampled_from(list(places(SMALL))), NAMES | VALUES, st.booleans())
+@example(("corpora", "voices", "protocols", "luna_jimenez_2022_5cv"), "../ravdess/luna_jimenez_2022_5cv", True)
+@example(("corpora", "demo", "audio", "bands"), 2**62, False)
+@example(("corpora", "demo", "audio", "fft"), 2**62, False)
+@example(("corpora", "demo", "audio", "fft"), 10**400, False)
+@example(("training", "learning_rate"), float("inf"), False)
+@example(("variants", "late"), "x" * 150, True)
+def test_no_value_or_name_in_params_is_a_traceback_or_a_path(
+    protocols: Path, path: tuple[Any, ...], value: Any, rename: bool
+) -> None:
+    tree = copy.deepcopy(SMALL)
+    *above, last = path
+    place = tree
+    for key in above:
+        place = place[key]
+    if rename and isinstance(place, dict):
+        place[value if isinstance(value, str) else json.dumps(value)] = place.pop(last)
+    else:
+        place[last] = value
+    loaded = load(protocols, yaml.safe_dump(tree))
+    if loaded is None:
+        return
+    for job in graph.jobs(loaded):
+        for made in (*job.outputs, *job.stamps, job.fingerprint):
+            assert not leads_out(made)
+            assert len(PurePosixPath(made).parts) <= 7
+            assert max(map(len, PurePosixPath(made).parts)) < 200
+    for name, section in loaded.corpora.items():
+        for protocol in section.protocols:
+            published = params.protocol_path(section.kind, protocol)
+            assert published is None or published.parent == Path("protocols") / section.kind
+        assert all(loaded.run(name, variant) for variant in section.variants)
+
+
+@examples(200)
+@given(st.binary(max_size=40) | st.text("{}[]&*!|>-:?#'\"%@,<=. ab01\n", max_size=40).map(str.encode))
+@example(b"a: 2020-99-99")
+@example(b"? [a]\n: b")
+@example(b"a: !!timestamp x")
+@example(b"a: !!bool x")
+@example(b"&a [*a]")
+@example(b"a: \xe9")
+@example(b"[" * 1500)
+@example(b'"a\\nb": 1\n"a\\nb": 2')
+@example(b"a: 1:" + b"59:" * 3000 + b"1")
+def test_no_bytes_for_params_are_a_traceback(protocols: Path, content: bytes) -> None:
+    assert load(protocols, content) is None
+
+
+@pytest.mark.parametrize(
+    "tagged",
+    [
+        "!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{}']]",
+        "!!python/object/apply:os.system ['touch {}']",
+        "!!python/object/new:os.system ['touch {}']",
+        "!!python/name:os.system ''",
+        "!!python/module:os ''",
+        "!python/object/apply:os.system ['touch {}']",
+    ],
+)
+def test_a_tag_in_params_runs_nothing(protocols: Path, tmp_path: Path, tagged: str) -> None:
+    mark = tmp_path / "ran"
+    assert load(protocols, f"{tagged.format(mark)}\n") is None
+    assert load(protocols, yaml.safe_dump(SMALL) + f"loss: {tagged.format(mark)}\n") is None
+    assert not mark.exists()
+
+
+def test_aliases_cannot_fill_the_memory(protocols: Path) -> None:
+    doubled = [f"a{number}: &a{number} [*a{number - 1}, *a{number - 1}]" for number in range(1, 60)]
+    text = "\n".join(["a0: &a0 [x]", *doubled])
+    assert load(protocols, text) is None
+    indented = text.replace("\n", "\n      ")
+    assert load(protocols, yaml.safe_dump(SMALL) + f"loss:\n      {indented}\n      margin: *a59\n") is None
+
+
+TABLE = st.text("fold,partcest01379²٣ \n\r\"'\0\x1b-v", max_size=60)
+
+
+@examples(200)
+@given(st.binary(max_size=60) | TABLE.map(str.encode) | TABLE.map(lambda text: f"fold,part,actor\n{text}".encode()))
+@example(b"fold,part,actor\n0,val,1\n")
+@example("fold,part,actor\n²,test,1\n".encode())
+@example(b"fold,part,actor\n" + b"9" * 5000 + b",test,1\n")
+@example(b'fold,part,actor\n"' + b"1" * 200_000 + b'",test,1\n')
+@example(b'fold,part,actor\n"1\n2",test,1\n')
+def test_a_protocol_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "own.csv"
+    file.write_bytes(content)
+    read = tried(lambda: params.read_protocol(file), str(file))
+    assert read
+    assert isinstance(read, Refused) or all(parts["test"] for parts in read.values())
+
+
+# --- models, checkpoints and pickles
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    """A file as training writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.safetensors")
+        described = {"emotions": ["happy", "sad"], "network": {"modalities": ["audio"]}}
+        save_file({"classifier.bias": torch.zeros(2)}, file, {"emofuse": json.dumps(described)})
+        return file.read_bytes()
+
+
+DTYPES = ["F32", "F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "C64", "X", ""]
+TENSORS = st.dictionaries(
+    st.sampled_from(["conv1.weight", "fc.bias", "layer1.0.conv1.weight", "../x", "", "__metadata__"])
+    | st.text(max_size=4),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "dtype": st.sampled_from(DTYPES) | JSON,
+            "shape": st.lists(st.integers(0, 3) | st.sampled_from([-1, 2**40, 2**64]), max_size=5) | JSON,
+            "data_offsets": st.lists(st.integers(-1, 40) | st.just(2**63), min_size=2, max_size=2) | JSON,
+        },
+    )
+    | JSON,
+    max_size=3,
+)
+WELL_FORMED = st.dictionaries(
+    st.sampled_from(["conv1.weight", "fc.bias", "layer1.0.conv1.weight", "bn1.weight", "a"]),
+    st.tuples(st.sampled_from(["F32", "F64", "I64", "U8", "BOOL"]), st.lists(st.integers(0, 3), max_size=5)),
+    max_size=4,
+)
+SIZES = {"F32": 4, "F64": 8, "I64": 8, "U8": 1, "BOOL": 1}
+
+
+def filled(tensors: dict[str, tuple[str, list[int]]]) -> bytes:
+    """A safetensors file that is right in itself."""
+    header, end = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + SIZES[dtype] * int(torch.tensor(shape).prod())
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    return headed(json.dumps(header).encode()) + b"\0" * end
+
+
+def headed(header: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header
+
+
+HEADERS = st.one_of(
+    st.binary(max_size=40),
+    st.builds(headed, TENSORS.map(lambda tree: json.dumps(tree).encode()) | st.binary(max_size=30)),
+    st.builds(headed, st.just(b'{"a": 1}'), st.integers(0, 2**64 - 1)),
+    st.builds(lambda header, data: headed(json.dumps(header).encode()) + data, TENSORS, st.binary(max_size=40)),
+    st.builds(lambda text: headed(json.dumps({"__metadata__": {"emofuse": text}}).encode()), st.text(max_size=8)),
+    WELL_FORMED.map(filled),
+)
+
+
+@examples(300)
+@given(HEADERS)
+@example(headed(b"", 2**63))
+@example(headed(b"[" * 2000))
+@example(headed(b'{"__metadata__": {"emofuse": "' + b"1" * 5000 + b'"}}'))
+def test_a_header_is_no_model_of_ours(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    try:
+        _, described = read_model(file)
+    except UserError:
+        pass
+    else:  # `evaluate` then compares it with params.yaml
+        header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+        assert described == json.loads(header["__metadata__"]["emofuse"])
+
+
+@examples(100)
+@given(st.data())
+def test_a_model_that_was_cut_is_refused(tmp_path: Path, model: bytes, data: st.DataObject) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(model)
+    assert read_model(file)[1]["emotions"] == ["happy", "sad"]
+    file.write_bytes(model[: data.draw(st.integers(0, len(model) - 1))])
+    with pytest.raises(UserError, match="is not a model of ours"):
+        read_model(file)
+
+
+SOUND = params.Network.model_validate(
+    {"modalities": ["audio"], "audio": {"backbone": "resnet10", "width": 8, "weights": "w.safetensors"}, "dimension": 8}
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> EmotionNetwork:
+    return EmotionNetwork(SOUND, emotions=4, moments=2, face_size=None)
+
+
+@examples(150)
+@given(HEADERS)
+def test_a_header_is_no_pretrained_trunk(tmp_path: Path, network: EmotionNetwork, content: bytes) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"w\.safetensors"):
+        pretrained.load(network, SOUND, {"w.safetensors": file})
+
+
+class Payload:
+    """What a pickle of it does when it is read without care: make a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.mark), "w")
+
+
+def pickled(mark: Path, form: str) -> bytes:
+    content = {"identity": Payload(mark), "state_dict": Payload(mark), "conv1.weight": Payload(mark)}
+    buffer = io.BytesIO()
+    if form == "pickle":
+        pickle.dump(content, buffer)
+    else:
+        torch.save(content, buffer, _use_new_zipfile_serialization=form == "zip")
+    return buffer.getvalue()
+
+
+FORMS = pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+
+
+@FORMS
+def test_the_payload_would_run(tmp_path: Path, form: str) -> None:
+    content = pickled(tmp_path / "ran", form)
+    if form == "pickle":
+        pickle.loads(content)["identity"].close()
+    else:
+        torch.load(io.BytesIO(content), weights_only=False)["identity"].close()
+    assert (tmp_path / "ran").exists()
+
+
+@FORMS
+def test_a_checkpoint_runs_nothing(tmp_path: Path, form: str) -> None:
+    make_corpus(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints/a.pt").write_bytes(pickled(tmp_path / "ran", form))
+    with pytest.raises((UserError, pickle.UnpicklingError)):
+        train(tmp_path, "a")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "models/a/fold-0.safetensors").exists()
+
+
+@FORMS
+@pytest.mark.parametrize("name", ["w.pth", "w.pt"])
+def test_pretrained_weights_run_nothing(tmp_path: Path, network: EmotionNetwork, form: str, name: str) -> None:
+    section = SOUND.model_copy(update={"audio": SOUND.audio.model_copy(update={"weights": name})})
+    (tmp_path / name).write_bytes(pickled(tmp_path / "ran", form))
+    made = tried(lambda: pretrained.load(network, section, {name: tmp_path / name}), name)
+    assert isinstance(made, Refused)
+    assert not (tmp_path / "ran").exists()
+
+
+# Functions that run what they read, by the last part of their names and the module that a call of them may come from.
+UNSAFE = {
+    "load": ("pickle", "dill", "joblib", "marshal", "shelve", "cloudpickle"),
+    "loads": ("pickle", "dill", "marshal", "cloudpickle"),
+    "Unpickler": ("pickle",),
+    "unsafe_load": ("yaml",),
+    "full_load": ("yaml",),
+    "read_pickle": ("pd", "pandas"),
+    "system": ("os",),
+    "popen": ("os",),
+    "extractall": (),
+    "unpack_archive": ("shutil",),
+}
+BUILTINS = ("eval", "exec", "compile", "__import__")
+
+
+def careless(text: str) -> Iterator[str]:
+    """The calls of a module that could run what is read, each with its line."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "marshal", "dill", "joblib", "shelve"):
+            yield f"line {node.lineno}: from {node.module}"
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        *owner, name = called.split(".")
+        given_ = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        wrong = (
+            (not owner and name in BUILTINS)
+            or (name in UNSAFE and bool(owner) and (not UNSAFE[name] or owner[-1] in UNSAFE[name]))
+            or (called == "torch.load" and given_.get("weights_only") != "True")
+            or (called == "yaml.load" and given_.get("Loader") not in ("yaml.SafeLoader", "_Loader"))
+            or given_.get("allow_pickle", "False") != "False"
+            or given_.get("shell", "False") != "False"
+            or (None in given_ and called in ("torch.load", "yaml.load", "np.load"))
+        )
+        if wrong:
+            yield f"line {node.lineno}: {called}"
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["torch.load(f)", "torch.load(f, weights_only=False)", "torch.load(f, **options)", "pickle.load(f)", "pickle.loads(b)",
+     "from pickle import loads", "yaml.load(f)", "yaml.load(f, Loader=yaml.Loader)", "yaml.unsafe_load(f)", "eval(text)",
+     "np.load(f, allow_pickle=True)", "pd.read_pickle(f)", "subprocess.run(c, shell=True)", "archive.extractall(d)"],
+)  # fmt: skip
+def test_careless_calls_are_seen(call: str) -> None:
+    assert list(careless(call))
+
+
+def test_no_module_runs_what_it_reads() -> None:
+    modules = sorted((ROOT / "src").rglob("*.py"))
+    found = {str(path.relative_to(ROOT)): list(careless(path.read_text(encoding="utf-8"))) for path in modules}
+    assert len(found) > 50
+    assert {name: calls for name, calls in found.items() if calls} == {}
+    assert issubclass(params._Loader, yaml.SafeLoader)
+    assert not any("python/" in str(tag) for tag in params._Loader.yaml_constructors)
+
+
+# --- predictions of others
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """data/own with one protocol of one fold of eight clips."""
+    root = tmp_path_factory.mktemp("own")
+    data = root / "data" / "own"
+    write_clips(
+        root, "own", "p", [(f"{actor}-{emotion}", actor, emotion) for actor in (1, 2) for emotion in RAVDESS[:4]]
+    )
+    write_csv(
+        data / "p/folds.csv",
+        [{"fold": 0, "part": "test", "clip": row["clip"]} for row in read_csv(data / "p/clips.csv")],
+    )
+    return data
+
+
+HOSTILE = [
+    "",
+    "nan",
+    "inf",
+    "-1",
+    "1e999",
+    "1_0",
+    "٣",
+    "²",
+    "=1+1",
+    "../x",
+    "a\nb",
+    "\x1b[31m",
+    "\0",
+    "9" * 5000,
+    "x" * 140_000,
+]
+CELLS = st.sampled_from(HOSTILE) | st.text(max_size=4)
+
+
+@examples(200)
+@given(st.data())
+def test_a_table_of_predictions_is_scored_or_refused(scored: Path, data: st.DataObject) -> None:
+    clips = [row["clip"] for row in read_csv(scored / "p/clips.csv")]
+    chances = [f"p_{emotion}" for emotion in RAVDESS]
+    header = [
+        "clip",
+        *data.draw(st.sampled_from([["predicted"], chances, ["label", "fold"], ["predicted", "emotion"]])),
+    ]
+    rows = [[clip, *("0" if name == "fold" else clip.split("-")[1] if name[:2] != "p_" else
+                     str(int(name[2:] == clip.split("-")[1])) for name in header[1:])] for clip in clips]  # fmt: skip
+    if data.draw(st.booleans()):
+        header.append(data.draw(st.sampled_from(["p_a\nb", "p_\x1b[2J", "p_a", "note", ""])))
+        rows = [[*row, data.draw(st.sampled_from(HOSTILE))] for row in rows]
+    for _ in range(data.draw(st.integers(0, 2))):
+        row = data.draw(st.sampled_from([header, *rows]))
+        row[data.draw(st.integers(0, len(row) - 1))] = data.draw(CELLS)
+    with (scored / "given.csv").open("w", newline="", encoding="utf-8", errors="replace") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    made = tried(lambda: predictions.score(scored / "given.csv", scored, "p", RAVDESS), "given.csv")
+    if not isinstance(made, Refused):
+        assert made.confusion.sum() == len(clips)
+        assert "\x1b" not in made.text()
+
+
+# --- MLflow's store
+
+
+def tampered(root: Path, statement: str, *values: object) -> None:
+    with sqlite3.connect(root / "mlflow.db") as store:
+        assert store.execute(statement, values).rowcount
+    store.close()
+
+
+def beside(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A clone with the store, and a folder of somebody's beside it."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    precious = tmp_path / "precious"
+    folder_of(precious, {"run/artifacts/metrics.json": b"{}", "run/photo": b"1", "photos/1": b"1", "note": b"1"})
+    return copied(source, tmp_path / "clone"), precious
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["mlflow-artifacts:/../../precious/run/artifacts", "mlflow-artifacts:/{}/run/artifacts", "mlflow-artifacts:/demo/../../../precious/run/artifacts",
+     "mlflow-artifacts:/demo/link/run/artifacts"],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["restore", "track"])
+def test_a_store_names_no_files_outside_its_folder(
+    mirrored: tuple[params.Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, command: str
+) -> None:
+    clone, precious = beside(tmp_path, mirrored[1], monkeypatch)
+    if "link" in address:
+        (clone / "mlartifacts/demo/link").symlink_to(precious)
+    kept = everything(precious)
+    run = run_of(clone, f"{GROUP}/fold-0").info.run_id
+    tampered(clone, "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", address.format(precious), run)
+    if command == "track":  # which deletes the run, as its file is not what the tag says, with its files
+        tracking.restore("demo", mirrored[0], copied(mirrored[1], tmp_path / "other"))
+        for name in ("results", "models", "data"):
+            shutil.copytree(tmp_path / "other" / name, clone / name)
+        tampered(clone, "UPDATE tags SET value = 'x' WHERE run_uuid = ? AND key = 'emofuse.file.history.csv'", run)
+    made = tried(lambda: getattr(tracking, command)("demo", mirrored[0], clone), "not in mlartifacts/; do not trust it")
+    assert everything(precious) == kept
+    assert isinstance(made, Refused)
+
+
+def test_a_link_in_the_store_is_not_swept(
+    mirrored: tuple[params.Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone, precious = beside(tmp_path, mirrored[1], monkeypatch)
+    tracking.restore("demo", mirrored[0], clone)
+    shutil.rmtree(clone / "mlartifacts/demo")
+    (clone / "mlartifacts/demo").symlink_to(precious)
+    kept = everything(precious)
+    tracking.track("demo", mirrored[0], clone)
+    assert everything(precious) == kept
+
+
+@examples(12)
+@given(
+    st.sampled_from(["", "/fold-0", "/fold-2"]),
+    st.sampled_from(["run_key", "layout", "state", "folds", "fingerprint", "file.metrics.json", "file.clips.csv", "file.../../x"]),
+    st.sampled_from(["", "../../x", "/etc/passwd", "0 1 2 ../../x", "0 0 0", "\x1b[31m", "a\nb", "x" * 5000, "²"]) | st.text("abc/.0 ", max_size=9),
+)  # fmt: skip
+def test_no_tag_in_the_store_writes_elsewhere(
+    mirrored: tuple[params.Params, Path], member: str, tag: str, value: str
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        clone, precious = beside(Path(folder), mirrored[1], patch)
+        before, kept = everything(clone), everything(precious)
+        run = run_of(clone, GROUP + member).info.run_id
+        tampered(
+            clone, "INSERT OR REPLACE INTO tags (run_uuid, key, value) VALUES (?, ?, ?)", run, f"emofuse.{tag}", value
+        )
+        with suppress(UserError):
+            tracking.restore("demo", mirrored[0], clone)
+        known = files(mirrored[1])
+        assert files(clone).items() <= known.items()
+        locks = {Path("mlflow.db.demo.lock"), Path("mlflow.db.lock")}
+        strange = {
+            path for path in everything(clone) - before - locks if (clone / path).is_file() and str(path) not in known
+        }
+        assert strange == set()
+        assert everything(precious) == kept
+        assert {path.name for path in Path(folder).iterdir()} == {"clone", "precious"}
+
+
+# --- fingerprints
+
+
+@pytest.fixture(scope="module")
+def chained(protocols: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[params.Params, Path]:
+    """The parameters above, and a folder with some files of their jobs."""
+    root = tmp_path_factory.mktemp("chain")
+    (protocols / "params.yaml").write_text(yaml.safe_dump(SMALL))
+    folder_of(
+        root, {"data/demo/index.csv": b"clip\n", "data/demo/raw/shard-0.zip": b"", "stamps/demo/index.json": b"{}"}
+    )
+    return params.load(protocols / "params.yaml"), root
+
+
+INDEX = graph.Job("index", ("demo",), (), (), ())
+INPUTS = ["data/demo/raw/shard-0.zip", "data/demo/raw/shard-1.zip"]
+OUTPUT, STAMP = "data/demo/index.csv", "stamps/demo/index.json"
+STRANGE = ["", "/", "..", "../../etc/passwd", "/dev/zero", "a\0b", "x" * 5000, "data", "\x1b[31m\n", "~"]
+
+
+def tables(known: list[str], value: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from([*known, *STRANGE]) | st.text(max_size=4), value | JSON, max_size=4)
+
+
+RECORDS = st.fixed_dictionaries(
+    {
+        "inputs": tables(INPUTS, st.just("0" * 64)),
+        "outputs": tables([OUTPUT], st.just("0" * 64)),
+        "stamps": tables(
+            [STAMP],
+            st.fixed_dictionaries({}, optional={"params": JSON, "code": JSON}) | st.just({"params": {"kind": {}}}),
+        ),
+        "environment": st.dictionaries(st.text(max_size=4), JSON, max_size=2),
+    },
+    optional={"command": JSON, "commit": JSON, "dirty": JSON},
+)
+
+
+@examples(200)
+@given(
+    st.binary(max_size=40)
+    | JSON.map(lambda tree: json.dumps(tree).encode())
+    | RECORDS.map(lambda tree: json.dumps(tree).encode())
+)
+def test_a_fingerprint_is_read_or_refused(chained: tuple[params.Params, Path], content: bytes) -> None:
+    file = chained[1] / INDEX.fingerprint
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    read = tried(lambda: fingerprints.read(chained[1], INDEX.stage, *INDEX.arguments), INDEX.fingerprint)
+    assert isinstance(read, Refused) or read == json.loads(content)
+
+
+@examples(200)
+@given(RECORDS)
+@example({"inputs": {"a\0b": ""}, "outputs": {}, "stamps": {}, "environment": {}})
+@example({"inputs": {"data": ""}, "outputs": {}, "stamps": {}, "environment": {}})
+@example({"inputs": {"x" * 5000: ""}, "outputs": {}, "stamps": {}, "environment": {}})
+@example({"inputs": {}, "outputs": {}, "stamps": {STAMP: {"params": []}}, "environment": {}})
+def test_no_fingerprint_makes_a_chain_fail(chained: tuple[params.Params, Path], record: dict[str, Any]) -> None:
+    loaded, root = chained
+    file = root / INDEX.fingerprint
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record))
+    chain = provenance.Chain(loaded, root)
+    read: list[str] = []
+    chain.hashes.of = lambda path, of=chain.hashes.of: (read.append(path), of(path))[1]  # type: ignore[assignment, method-assign]
+    job = next(job for job in chain.jobs if (job.stage, job.arguments) == (INDEX.stage, INDEX.arguments))
+    found = tried(lambda: chain.whole(job))
+    if isinstance(found, Refused):
+        return
+    assert found.state in (provenance.STALE, provenance.UNCHECKABLE)  # never verified: its clips are not there
+    assert set(read) <= {path for job in chain.jobs for path in (*job.inputs, *job.outputs)}  # of others' files, none
+
+
+# --- the page
+
+
+class Elements(HTMLParser):
+    """The tags of a page, the attributes that could run something, and the links."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.running: list[tuple[str, str | None]] = []
+        self.scripts = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.scripts += tag == "script"
+        self.running += [
+            (name, value)
+            for name, value in attrs
+            if name.startswith("on") or (name in ("href", "src") and ":" in (value or "")) or name == "srcdoc"
+        ]
+
+
+def test_hostile_names_stay_text_on_the_page(tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script><a href='javascript:alert(3)'>{{7*7}}{% raw %}"
+    make_params(tmp_path)
+    write_demo(tmp_path, variants=("proposed",))
+    pages = []
+    for text in ("plain", evil):
+        loaded = changed(tmp_path / "params.yaml", {"title": text, "variants": ["proposed"]}, "demo")
+        clips = tmp_path / "data/demo/kfold_3/clips.csv"
+        write_csv(clips, [row | {"reason": row["reason"] and text} for row in read_csv(clips)])
+        for metrics in (tmp_path / "results/demo").rglob("metrics.json"):
+            made = json.loads(metrics.read_text())
+            metrics.write_text(json.dumps(made | {"fingerprint": {"clips": sha256(clips), "model": text}}))
+        record = tmp_path / "models/demo/kfold_3/proposed/seed-1/fold-0.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"device": text, "torch": text}))
+        left = tmp_path / fingerprints.path("train", "demo", "kfold_3", "proposed", 1, 0)
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_text(
+            json.dumps({key: {} for key in ("inputs", "outputs", "stamps", "environment")} | {"commit": text})
+        )
+        tried_out = {
+            "config": text,
+            "overrides": json.dumps(text),
+            "fold": 0,
+            "epochs": 9,
+            "seconds": 7,
+            "best": "true",
+        }
+        write_csv(tmp_path / "results/demo/search.csv", [{**tried_out, "val_war": 0.5, "val_uar": 0.5}])
+        pages.append(quick("demo", loaded, tmp_path)[1])
+    plain, hostile = map(Elements, pages)
+    assert (
+        pages[1].count("&lt;img src=x onerror=alert(1)&gt;") >= 6
+    )  # title, reason, model, device, commit, configuration
+    assert hostile.tags == plain.tags
+    assert hostile.scripts == plain.scripts == 1
+    assert hostile.running == plain.running
+    assert "{{7*7}}{% raw %}" in pages[1]
