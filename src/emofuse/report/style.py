@@ -17,7 +17,9 @@ import numpy as np
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from emofuse.files import atomic
@@ -65,9 +67,19 @@ STYLE: Any = [
 def save(figure: Figure, path: Path) -> None:
     """Write `path`.png (200 dpi) and `path`.svg, on white, without dates or versions."""
     with style.context(STYLE):
+        _lay_out(figure)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", _NO_METADATA)):
             with atomic(path.with_suffix(suffix)) as temporary:
                 figure.savefig(temporary, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the axes, once: the last bits of the layout's solver differ from run to run, and an SVG would show them."""
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:
+            axes.set_position(Bbox.from_extents(*np.round(axes.get_position(original=True).extents, 6)))
 
 
 _NO_METADATA: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -77,6 +89,7 @@ def inline_svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element for the page, in its colours, with ids of its own."""
     buffer = io.StringIO()
     with style.context(STYLE):
+        _lay_out(figure)
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
