@@ -181,7 +181,7 @@ def test_a_cell_without_embeddings_says_so(project: tuple[Params, Path]) -> None
     write_embeddings(root, 1)
     made = tables.compactness(results.read("demo", params, root))
     assert made.rows[0][-1] == "1 of 3"
-    assert made.records[0]["status"] == "incomplete"
+    assert made.records[0]["status"] == "embeddings not here"
 
 
 @pytest.mark.parametrize("wrong", ["rows", "nan", "name", "bytes"])

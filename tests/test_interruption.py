@@ -139,9 +139,9 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
     kept = folder.with_name(f"{folder.name}.kept")
     folder.rename(kept)
     folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True
-    )
+    size = 2 * sum(path.stat().st_size + 4096 for path in kept.rglob("*")) + 2**20
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True)
     if done.returncode:
         folder.rmdir()
         kept.rename(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from emofuse.errors import UserError
 from emofuse.params import Params
 
 ROOT = Path()
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 log = logging.getLogger("emofuse")
 
 
@@ -200,14 +202,17 @@ def verify(params: Params, corpus: str | None) -> None:
     for name in names:
         params.corpus(name)
         rows = check.corpus(name, params, ROOT)
-        print("\n".join((*check.text(name, rows), *check.environments(name, params, ROOT))))
+        for line in (*check.text(name, rows), *check.environments(name, params, ROOT)):
+            print(printable(line))
         stale += sum(row.cells.get(provenance.STALE, 0) for row in rows)
     if not names:
         print("nothing has been run")
-    if stale:
-        raise UserError(
-            f"{stale} numbers are stale; run `snakemake` for their corpus, which makes anew what that concerns"
-        )
+    wrong = [f"{stale} numbers"] if stale else []
+    if not corpus and (found := check.paper(params, ROOT)).state != provenance.NOT_RUN:
+        print(f"results/paper: {found.state}", *map(printable, check.grouped(found.reasons)), sep="\n  ")
+        wrong += ["results/paper"] if found.state == provenance.STALE else []
+    if wrong:
+        raise UserError(f"stale: {' and '.join(wrong)}; run `snakemake`, which makes anew what that concerns")
 
 
 def trace(params: Params, what: str) -> None:
@@ -326,6 +331,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = os.path.relpath(error.filename) if error.filename else "a file"
+        complain(UserError(f"cannot write {where}: {error.strerror}; free space or make it writable, and run again"))
+        return 2
     return 0
 
 
@@ -370,6 +381,7 @@ def _refuse_stale(params: Params, *corpora: str) -> None:
     chain = provenance.Chain(params, ROOT)
     scored = (job for job in chain.jobs if job.stage == "evaluate" and job.arguments[0] in corpora)
     provenance.refuse_stale(scored, chain)
+    chain.hashes.save()
 
 
 def _summary(text: str) -> str:

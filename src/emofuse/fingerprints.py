@@ -37,7 +37,21 @@ def read(root: Path, stage: str, *arguments: str | int) -> dict[str, Any] | None
     if not (root / name).is_file():
         return None
     found = read_json(root / name)
-    kinds = {"inputs": dict, "outputs": dict, "stamps": dict, "environment": dict}
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in kinds.items()):
+    if not _is_fingerprint(found):
         raise UserError(f"{name} is not a fingerprint: delete it and run its stage again")
-    return found
+    return dict(found)
+
+
+def _is_fingerprint(found: Any) -> bool:
+    match found:
+        case {"inputs": dict(inputs), "outputs": dict(outputs), "stamps": dict(stamps), "environment": dict()}:
+            hashes = (*inputs.values(), *outputs.values(), found.get("commit"))
+            return all(isinstance(digest, str | None) for digest in hashes) and all(map(_is_stamp, stamps.values()))
+    return False
+
+
+def _is_stamp(found: Any) -> bool:
+    match found:
+        case {"params": dict(), "code": str()}:
+            return True
+    return False

@@ -64,13 +64,19 @@ class Hashes:
             return None
         known = self._new.get(path) or self._known.get(path)
         if known is None or known[:-1] != status:
-            known = self._new[path] = [*status, sha256(self._root / path)]
+            try:
+                known = self._new[path] = [*status, sha256(self._root / path)]
+            except OSError as error:
+                raise UserError(f"{path} cannot be read ({error.strerror}); it has to be a readable file") from None
         return str(known[-1])
 
     def set_time(self, path: str, when: int) -> None:
         """Set a file's time, in ns since 1970, without forgetting its hash."""
         digest = self.of(path)
-        os.utime(self._root / path, ns=(when, when))
+        try:
+            os.utime(self._root / path, ns=(when, when))
+        except OSError as error:
+            raise UserError(f"cannot set the time of {path}: {error.strerror}; work in a copy that is yours") from None
         self._new[path] = [*self._status(path), digest]
 
     def save(self) -> None:
@@ -210,23 +216,25 @@ class Chain:
             for path, stamp in self.stamps(job).items()
             for difference in _differences(recorded["stamps"].get(path), stamp)
         ]
-        if recorded["inputs"].keys() != set(job.inputs):
-            reasons.append(f"`emofuse {job}` read other files than it would now")
+        read, wrote = recorded["inputs"], recorded["outputs"]
+        reasons += [f"`emofuse {job}` did not read {path}, as it would now" for path in job.inputs if path not in read]
+        reasons += [f"`emofuse {job}` read {path}, as it would not now" for path in read if path not in job.inputs]
+        reasons += [f"`emofuse {job}` did not write {path}" for path in job.outputs if path not in wrote]
         absent = []
-        for path in (path for path in job.inputs if path in recorded["inputs"]):
+        for path in (path for path in job.inputs if path in read):
             now = self.hashes.of(path)
             if now is None:
                 absent.append(path)
                 now = self._said(path)
-            if now not in (None, recorded["inputs"][path]):
+            if now not in (None, read[path]):
                 reasons.append(f"{path} has changed since `emofuse {job}` read it")
         reasons += [
             f"{path} is not what `emofuse {job}` wrote"
             for path in job.outputs
-            if self.hashes.of(path) not in (None, recorded["outputs"].get(path))
+            if path in wrote and self.hashes.of(path) not in (None, wrote[path])
         ]
         if reasons:
-            return Finding(STALE, tuple(reasons))
+            return Finding(STALE, tuple(dict.fromkeys(reasons)))
         if missing or absent:
             return Finding(UNCHECKABLE, tuple(f"{path} is not here" for path in (*missing, *absent)))
         return Finding(VERIFIED)

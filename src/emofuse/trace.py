@@ -7,24 +7,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emofuse import report
+from emofuse import report, verify
 from emofuse.errors import UserError
-from emofuse.provenance import VERIFIED, Chain
+from emofuse.provenance import Chain
 from emofuse.report.table import ranges
 
 if TYPE_CHECKING:
     from emofuse.graph import Job
     from emofuse.params import Params
-    from emofuse.report.table import Table
 
 SHOWN = 3  # files of a stage that are listed
+LISTED = 12  # rows or columns, where none or several fit
 
 
 def trace(what: str, params: Params, root: Path) -> Iterator[str]:
     """The chain behind a file, or behind a cell of a table, line by line.
 
-    A cell is <file>:<row>:<column>: the file of a table; the number of the row, from 1, or words of it; words of the
-    column's heading. Raises `UserError` where there is no such thing, or several.
+    A cell is <file>:<row>:<column>: the file of a table; the number of the row, from 1, or its name, as `verify` prints
+    it, or words of that; words of the column's heading. Raises `UserError` where there is no such thing, or several.
     """
     path, _, place = what.partition(":")
     path = _from_root(path, root)
@@ -36,7 +36,7 @@ def trace(what: str, params: Params, root: Path) -> Iterator[str]:
     last = chain.makers[path]
     if place:
         heads, said = _cell(path, place, last, params, root, chain)
-        yield said
+        yield from said
     yield from _jobs(heads if place else [last], chain)
     chain.hashes.save()
 
@@ -48,53 +48,47 @@ def _from_root(path: str, root: Path) -> str:
         raise UserError(f"{path}: not a file of this repository") from None
 
 
-def _cell(path: str, place: str, job: Job, params: Params, root: Path, chain: Chain) -> tuple[list[Job], str]:
-    """The jobs behind a cell, and what it says."""
+def _cell(path: str, place: str, job: Job, params: Params, root: Path, chain: Chain) -> tuple[list[Job], list[str]]:
+    """The jobs behind a cell, and what it says, with what is wrong with its table."""
     stem = Path(path).stem
     if job.stage != "report" or stem not in report.TABLES:
         raise UserError(f"{path}: only tables have cells: results/<corpus>/tables/<table>.md:<row>:<column>")
-    table = report.compute(str(job.arguments[0]), params, root)[1][stem]
+    corpus = str(job.arguments[0])
+    table = report.compute(corpus, params, root)[1][stem]
     wanted_row, _, wanted_column = place.partition(":")
-    rows = [number for number, cells in enumerate(table.rows) if _is_row(wanted_row, number, cells)]
-    row = _only(rows, f"{path}: row {wanted_row!r}", [_words(cells[:4]) for cells in table.rows])
-    columns = [number for number, head in enumerate(table.header) if _has(head, wanted_column)]
-    exact = [number for number in columns if table.header[number].removesuffix(" %").lower() == wanted_column.lower()]
-    column = _only(exact or columns, f"{path}: column {wanted_column!r}", list(table.header))
+    names = [table.row_name(number) for number in range(len(table.rows))]
+    rows = [int(wanted_row) - 1] if wanted_row.isdecimal() else _fitting(names, wanted_row)
+    row = _only([number for number in rows if number in range(len(names))], f"{path}: row {wanted_row!r}", names)
+    heads = [head.removesuffix(" %") for head in table.header]
+    column = _only(_fitting(heads, wanted_column.removesuffix(" %")), f"{path}: column {wanted_column!r}", heads)
     origin = table.origins[row][column] if table.origins else ""
     if not origin:
-        raise UserError(f"{path}: {_words(table.rows[row][:4])}, {table.header[column]}: not a number of a run")
+        raise UserError(f"{path}: {names[row]}, {heads[column]}: not a number of a run")
     behind = [each for each in chain.jobs if each.stage == "evaluate" and _is_behind(each, origin, job)]
-    return [each for each in behind if chain.fingerprint(each)] or behind, _said(table, row, column)
+    said = [f"{table.title}: {names[row]}: {table.header[column]} {' '.join(table.rows[row][column].split())}"]
+    said += [f"  {reason}" for reason in verify.on_disk(table, corpus, chain, root).reasons]
+    return [each for each in behind if chain.fingerprint(each)] or behind, said
 
 
 def _is_behind(job: Job, origin: str, report_job: Job) -> bool:
     corpus, protocol, variant, seed, fold = map(str, job.arguments)
     key = f"{protocol}/{variant}/seed-{seed}/fold-{fold}"
-    return corpus == report_job.arguments[0] and (key == origin or key.startswith(f"{origin}/"))
+    return corpus == report_job.arguments[0] and verify.is_behind(key, origin)
 
 
-def _is_row(wanted: str, number: int, cells: Sequence[str]) -> bool:
-    return wanted == str(number + 1) or wanted in cells or (not wanted.isdigit() and _has(_words(cells), wanted))
+def _fitting(names: Sequence[str], wanted: str) -> list[int]:
+    """The places of those names that are what is wanted or, if none is, that have it in them."""
+    wanted = wanted.lower()
+    exact = [number for number, name in enumerate(names) if wanted == name.lower()]
+    return exact or [number for number, name in enumerate(names) if wanted and wanted in name.lower()]
 
 
 def _only(found: Sequence[int], what: str, there: Sequence[str]) -> int:
     if len(found) != 1:
         many = [there[number] for number in found] if found else there
-        shown = "; ".join(many[:6]) + ("; …" if len(many) > 6 else "")
-        raise UserError(f"{what}: {'several fit' if found else 'none fits'}: {shown}")
+        shown = "; ".join(many[:LISTED]) + ("; …" if len(many) > LISTED else "")
+        raise UserError(f"{what}: {'several fit' if found else 'none fits; there are'}: {shown}")
     return found[0]
-
-
-def _has(text: str, words: str) -> bool:
-    return bool(words) and words.lower() in text.lower()
-
-
-def _words(cells: Sequence[str]) -> str:
-    return ", ".join(" ".join(cell.split()) for cell in cells)
-
-
-def _said(table: Table, row: int, column: int) -> str:
-    return f"{table.title}: {_words(table.rows[row][:4])}: {table.header[column]} {' '.join(table.rows[row][column].split())}"
 
 
 def _jobs(heads: Sequence[Job], chain: Chain) -> Iterator[str]:
@@ -111,15 +105,16 @@ def _jobs(heads: Sequence[Job], chain: Chain) -> Iterator[str]:
         yield f"{stage}: {_commands(jobs)}"
         for state in dict.fromkeys(chain.own(job).state for job in jobs):
             found = [chain.own(job) for job in jobs if chain.own(job).state == state]
-            reasons = list(dict.fromkeys(reason for each in found for reason in each.reasons))
+            reasons = dict.fromkeys(reason for each in found for reason in each.reasons)
             yield f"  {state}{f' ({len(found)} of {len(jobs)})' if len(found) < len(jobs) else ''}"
-            if state != VERIFIED:
-                yield from (f"    {reason}" for reason in reasons[:SHOWN])
+            yield from (f"    {line}" for line in verify.grouped(reasons))
         yield from _made_with(jobs, chain)
+        recorded = (f"  recorded in {job.fingerprint}" for job in jobs if chain.fingerprint(job))
+        yield from verify.grouped(recorded)
         files = [(path, digest) for job in jobs for path, digest in _outputs(job, chain)]
         yield from (f"  {digest or 'no hash recorded':.16} {path}" for path, digest in files[:SHOWN])
         if len(files) > SHOWN:
-            yield f"  and {len(files) - SHOWN} files more"
+            yield f"  and {len(files) - SHOWN} more"
 
 
 def _commands(jobs: Sequence[Job]) -> str:
@@ -145,7 +140,9 @@ def _made_with(jobs: Sequence[Job], chain: Chain) -> Iterator[str]:
     )
     environments = dict.fromkeys(
         ", ".join(
-            f"{key} {value:.16}" if key == "lock" else f"{key} {value}" for key, value in each["environment"].items()
+            f"{key} {str(value)[:16] if key == 'lock' else value}"
+            for key, value in each["environment"].items()
+            if value is not None
         )
         for each in recorded
     )

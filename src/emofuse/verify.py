@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emofuse import graph, report
+from emofuse.errors import UserError
+from emofuse.files import read_table
 from emofuse.provenance import NOT_RUN, STALE, UNCHECKABLE, VERIFIED, Chain, Finding, environment
+from emofuse.report.table import ranges
 
 if TYPE_CHECKING:
     from emofuse.params import Params
     from emofuse.report.table import Table
 
 STATES = (STALE, UNCHECKABLE, VERIFIED)  # the worst first
-SHOWN = 3  # reasons of a row
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,15 @@ def corpus(name: str, params: Params, root: Path) -> list[Row]:
         "/".join(_key(job.arguments)): job for job in chain.jobs if job.stage == "evaluate" and job.arguments[0] == name
     }
     findings = {key: chain.whole(job) for key, job in jobs.items()}
-    written = next(job for job in chain.jobs if (job.stage, job.arguments) == ("report", (name,)))
     rows = []
     for table in made.values():
-        differing = _differences(table, root / "results" / name / "tables" / f"{table.name}.csv")
-        of_table = [Finding(STALE, (difference,)) for difference in differing] or [
-            _of_table(chain, written, name, table)
-        ]
-        for cells, origins in zip(table.rows, table.origins, strict=False):
+        written = on_disk(table, name, chain, root)
+        for number, origins in enumerate(table.origins):
             states: Counter[str] = Counter()
             reasons: dict[str, None] = {}
             for origin in filter(None, origins):
-                behind = [found for key, found in findings.items() if key == origin or key.startswith(f"{origin}/")]
-                each = [found for found in (*behind, *of_table) if found.state != NOT_RUN]
+                behind = [found for key, found in findings.items() if is_behind(key, origin)]
+                each = [found for found in (*behind, written) if found.state != NOT_RUN]
                 state = next(state for state in STATES if any(found.state == state for found in each))
                 states[state] += 1
                 if state != VERIFIED:
@@ -64,7 +64,7 @@ def corpus(name: str, params: Params, root: Path) -> list[Row]:
                         reason for found in each if found.state == state for reason in found.reasons
                     )
             if states:
-                rows.append(Row(table.name, _name(table, cells), states, tuple(reasons)))
+                rows.append(Row(table.name, table.row_name(number), states, tuple(reasons)))
     chain.hashes.save()
     return rows
 
@@ -77,32 +77,84 @@ def environments(name: str, params: Params, root: Path) -> list[str]:
     for job in graph.of_corpus(params, name):
         recorded = chain.fingerprint(job)
         ran_on = recorded["environment"] if recorded else {}
-        differing = [key for key in ("lock", "python", "torch") if key in ran_on and ran_on[key] != here.get(key)]
+        differing = [
+            key for key in ("lock", "python", "torch") if key in ran_on and key in here and ran_on[key] != here[key]
+        ]
         if differing:
             others[", ".join(f"{key} {str(ran_on[key])[:16]}" for key in differing)] += 1
     return [f"{name}: {count} jobs ran in another environment than this: {what}" for what, count in others.items()]
 
 
+def paper(params: Params, root: Path) -> Finding:
+    """Whether the paper's tables are what was made of what is here now; the numbers in them are their corpora's."""
+    chain = Chain(params, root)
+    job = next(job for job in chain.jobs if job.stage == "paper")
+    found = Finding(NOT_RUN) if len(chain.missing(job)) == len(job.outputs) else chain.own(job)
+    chain.hashes.save()
+    return found
+
+
 def text(name: str, rows: Sequence[Row]) -> Iterator[str]:
-    """What a person reads of a corpus, line by line."""
-    table = ""
+    """What a person reads of a corpus, line by line: the rows of tables in which all is well are left out."""
     said: set[str] = set()
-    for row in rows:
-        if row.table != table:
-            table = row.table
-            yield f"results/{name}/tables/{table}"
-        counts = ", ".join(f"{row.cells[state]} {state}" for state in STATES if row.cells.get(state))
-        yield f"  {row.name}: {counts}"
-        new = [reason for reason in row.reasons if reason not in said]
-        said |= set(new)
-        yield from (f"    {reason}" for reason in new[:SHOWN])
-        if len(new) > SHOWN:
-            yield f"    and {len(new) - SHOWN} more"
+    for table, of_table in groupby(rows, key=lambda row: row.table):
+        group = list(of_table)
+        yield f"results/{name}/tables/{table}: {_counts(group)}"
+        if all(set(row.cells) == {VERIFIED} for row in group):
+            continue
+        for row in group:
+            yield f"  {row.name}: {_counts([row])}"
+            yield from (f"    {line}" for line in grouped(reason for reason in row.reasons if reason not in said))
+            said |= set(row.reasons)
+    total = sum(sum(row.cells.values()) for row in rows)
+    yield f"{name}: {f'of {total} numbers {_counts(rows)}' if rows else NOT_RUN}"
+
+
+def grouped(reasons: Iterable[str]) -> list[str]:
+    """Lines that differ in one number alone, as one: fold-0–4."""
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for reason in reasons:
+        parts = re.split(r"(\d+)", reason)
+        alike.setdefault(tuple(parts[::2]), []).append(parts[1::2])
+    lines = []
+    for words, found in alike.items():
+        columns = list(zip(*found, strict=True))
+        varying = {column for column in columns if len(set(column)) > 1}
+        if len(varying) == 1:
+            together = ranges(map(int, varying.pop()))
+            found = [[together if len(set(column)) > 1 else column[0] for column in columns]]
+        lines += ["".join(map(str.__add__, words, (*numbers, ""))) for numbers in found]
+    return lines
+
+
+def is_behind(key: str, origin: str) -> bool:
+    """Whether a fold, <protocol>/<variant>/seed-<s>/fold-<f>, counts in a number of that origin in a table."""
+    return any(key == one or key.startswith(f"{one}/") for one in origin.split())
+
+
+def on_disk(table: Table, name: str, chain: Chain, root: Path) -> Finding:
+    """Whether a table's files say what the results give, and are those that the report wrote."""
+    paths = [f"results/{name}/tables/{table.name}.{suffix}" for suffix in ("csv", "md", "tex")]
+    here = {path: digest for path in paths if (digest := chain.hashes.of(path))}
+    recorded = chain.fingerprint(chain.makers[paths[0]])
+    reasons = _differences(table, paths[0], root)
+    if recorded and not reasons:
+        wrote = recorded["outputs"]
+        reasons = [
+            f"{path} is not what `emofuse report {name}` wrote" for path in here if here[path] != wrote.get(path)
+        ]
+    if reasons:
+        return Finding(STALE, tuple(reasons))
+    if here and not recorded:
+        return Finding(UNCHECKABLE, tuple(f"no fingerprint says what {path} was made from" for path in here))
+    return Finding(VERIFIED)
+
+
+def _counts(rows: Iterable[Row]) -> str:
     total: Counter[str] = Counter()
     for row in rows:
         total.update(row.cells)
-    counts = ", ".join(f"{total[state]} {state}" for state in STATES if total[state]) or NOT_RUN
-    yield f"{name}: of {sum(total.values())} numbers {counts}" if rows else f"{name}: {NOT_RUN}"
+    return ", ".join(f"{total[state]} {state}" for state in STATES if total[state])
 
 
 def _key(arguments: tuple[str | int, ...]) -> tuple[str, ...]:
@@ -110,36 +162,16 @@ def _key(arguments: tuple[str | int, ...]) -> tuple[str, ...]:
     return protocol, variant, f"seed-{seed}", f"fold-{fold}"
 
 
-def _name(table: Table, cells: Sequence[str]) -> str:
-    """What tells a row from the others: its words, and the seed and the fold."""
-    shown = [
-        " ".join(cell.split())
-        for head, numeric, cell in zip(table.header, table.numeric, cells, strict=True)
-        if (not numeric and head != "Verdict") or head in ("Seed", "Fold")
-    ]
-    return ", ".join(shown[:4])
-
-
-def _of_table(chain: Chain, job: object, name: str, table: Table) -> Finding:
-    """Whether the table's files are those that the report wrote."""
-    recorded = chain.fingerprint(job)  # type: ignore[arg-type]
-    paths = [f"results/{name}/tables/{table.name}.{suffix}" for suffix in ("md", "csv", "tex")]
-    changed = [
-        path for path in paths if recorded and chain.hashes.of(path) not in (None, recorded["outputs"].get(path))
-    ]
-    if changed:
-        return Finding(STALE, tuple(f"{path} is not what `emofuse report {name}` wrote" for path in changed))
-    return Finding(VERIFIED)
-
-
-def _differences(table: Table, path: Path) -> list[str]:
+def _differences(table: Table, path: str, root: Path) -> list[str]:
     """Where the table on disk says otherwise than the results do; what cannot be computed here is no difference."""
-    if not path.is_file():
+    if not (root / path).is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        said = list(csv.DictReader(stream))
+    again = "run `emofuse report` again"
+    try:
+        said = read_table(root / path)
+    except UserError as error:
+        return [str(error).replace(f"{root / path}", path)]
     made = list(csv.DictReader(table.csv().splitlines(keepends=True)))
-    again = "the table is not what the results give: run `emofuse report` again"
     if len(said) != len(made):
         return [f"{path}: {len(said)} lines, where the results give {len(made)}; {again}"]
     return [

@@ -117,7 +117,10 @@ def _shown(table: Table, said: set[str], pages: Sequence[str] = (), prefix: str 
     for number, row in enumerate(table.rows):
         origins = table.origins[number] if table.origins else [""] * len(row)
         page = pages[number] if pages else ""
-        cells = [(_cell(row[column], origins[column], page), bool(table.numeric[column])) for column in columns]
+        cells = [
+            (_cell(row[column], origins[column].partition(" ")[0], page), bool(table.numeric[column]))
+            for column in columns
+        ]
         rows.append((_leads(table, row), cells))
     notes = [note for note in table.notes if note not in said]
     said.update(notes)

@@ -37,7 +37,7 @@ class Table:
     warning: str = ""
     widths: Sequence[float] = ()  # by column: how the width of a printed page is shared
     # By row and column: what the number was computed from, <protocol>/<variant>/seed-<s> or, of one fold, that and
-    # /fold-<f>; "" where no number of a run stands.
+    # /fold-<f>; of several runs, that of the row first, with spaces between; "" where no number of a run stands.
     origins: list[list[str]] = field(default_factory=list)
 
     def markdown(self, level: int = 2) -> str:
@@ -51,6 +51,17 @@ class Table:
         for note in self.notes:
             lines += ["", escape_markdown(note)]
         return "\n".join(lines) + "\n"
+
+    def row_name(self, number: int) -> str:
+        """What tells a row from the others: its words, the seed and the fold, up to the first figure."""
+        words = []
+        for head, numeric, cell in zip(self.header, self.numeric, self.rows[number], strict=True):
+            if numeric and head not in ("Seed", "Fold"):
+                break
+            words.append(f"{head.lower()} {cell}" if numeric else " ".join(cell.split()))
+            if head == "Fold":
+                break
+        return ", ".join(words)
 
     def csv(self) -> str:
         """The records, with every column that some record has; an absent value is an empty field."""

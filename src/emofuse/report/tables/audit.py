@@ -8,9 +8,10 @@ from emofuse.report.results import CorpusResults
 from emofuse.report.table import NONE, NOT_RUN, Table
 from emofuse.report.tables import scores
 
+GAINS = ("WAR, difference", "UAR, difference")
 HEADER = [
     "Protocol", "Variant", "Seed", "Split", *(f"{scores.NAMES[metric]} %" for metric in statistics.METRICS),
-    "WAR, difference", "UAR, difference", "Clips",
+    *GAINS, "Clips",
 ]  # fmt: skip
 NUMERIC = [False, False, True, False, *([True] * 6)]
 AUDIT_NOTE = (
@@ -42,7 +43,7 @@ def audit(corpus: CorpusResults) -> Table:
                 f"{run.clips:,}" if run.folds else NONE,
             ]  # fmt: skip
             rows.append(row)
-            origins.append(scores.origins(run, HEADER, NUMERIC, row))
+            origins.append(scores.origins(run, HEADER, NUMERIC, row, others={name: [apart] for name in GAINS}))
             record = scores.record(run) | {"split": split, "clips": run.clips}
             for metric in statistics.METRICS:
                 record |= scores.difference_record(metric, more.get(metric), ("mean", "low", "high"))

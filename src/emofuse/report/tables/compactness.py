@@ -50,7 +50,7 @@ def compactness(corpus: CorpusResults) -> Table:
         records.append(
             {
                 "protocol": run.protocol, "variant": run.variant, "seed": run.seed, "loss": group.tell(run.setup),
-                "status": absent if not here else "incomplete" if len(here) < len(run.planned) else "run",
+                "status": absent if not here or len(here) < len(read) else "incomplete" if run.missing else "run",
                 "folds": len(here),
             }
             | {

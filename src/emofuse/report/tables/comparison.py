@@ -136,12 +136,20 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
     header = ["Protocol", "Seed", "Variant", group.part, *(f"{scores.NAMES[one]} %" for one in statistics.METRICS)]
     header += ["Difference", "p (Holm)", *(["Bayes accuracy %", "WAR / Bayes"] if corpus.bayes else [])]
     numeric = [False, True, False, False, *([True] * (len(header) - 4))]
+    compared = [one for place in tested for one in (runs[place], reference[runs[place].protocol, runs[place].seed])]
+    origins = [
+        scores.origins(
+            run, header, numeric, row,
+            others={"Difference": [reference[run.protocol, run.seed]], "p (Holm)": compared} if found else None,
+        )
+        for run, row, found in zip(runs, rows, differences, strict=True)
+    ]  # fmt: skip
     notes = [scores.SCORES_NOTE, COMPARISON_NOTE, *_absence_note(corpus), *scores.incomplete_note(runs)]
     if corpus.bayes:
         notes.append("Bayes accuracy: the best that any method can reach on these clips, by exact arithmetic.")
     if {run.variant for run in runs} <= {"proposed"}:
         others = ", ".join(group.variants[1:])
-        rows, notes = [], [f"Nothing to compare: params.yaml lists none of {others} for this corpus."]
+        rows, origins, notes = [], [], [f"Nothing to compare: params.yaml lists none of {others} for this corpus."]
         notes += [f"{group.part} of proposed: {group.tell(run.setup)}." for run in runs[:1]]
     return Table(
         name=name,
@@ -152,9 +160,7 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
         records=records or [{"variant": NOT_RUN}],
         notes=notes,
         warning=corpus.warning,
-        origins=[scores.origins(run, header, numeric, row) for run, row in zip(runs, rows, strict=True)]
-        if rows
-        else [],
+        origins=origins,
     )
 
 

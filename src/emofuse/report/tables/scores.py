@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from emofuse.report import statistics
@@ -59,14 +59,22 @@ def difference_record(
 
 
 def origins(
-    run: Run, header: Sequence[str], numeric: Sequence[bool], row: Sequence[str], fold: int | None = None
+    run: Run,
+    header: Sequence[str],
+    numeric: Sequence[bool],
+    row: Sequence[str],
+    fold: int | None = None,
+    others: Mapping[str, Iterable[Run]] | None = None,
 ) -> list[str]:
-    """For each cell of a row, what its number was computed from, as `Table.origins` has it."""
+    """For each cell of a row, what its number was computed from, as `Table.origins` has it.
+
+    `others`, by column: the runs that its numbers were computed from too.
+    """
     if not run.folds:
         return [""] * len(row)
-    key = run.key(fold)
+    keys = {name: [run.key(fold), *(other.key() for other in (others or {}).get(name, ()))] for name in header}
     return [
-        key if right and name not in GIVEN and any(map(str.isdigit, cell)) else ""
+        " ".join(dict.fromkeys(keys[name])) if right and name not in GIVEN and any(map(str.isdigit, cell)) else ""
         for name, right, cell in zip(header, numeric, row, strict=True)
     ]
 
