@@ -102,7 +102,7 @@ def _map(axis: Axes, places: NDArray[np.float64], started: NDArray[np.float64] |
         axis.annotate(
             emotion, (x, y), (0, 7 * side), textcoords="offset points", ha="center", va="center", fontsize=SMALL
         )
-    axis.set_aspect("equal", adjustable="datalim")
+    axis.set_aspect("equal", adjustable="box")
     axis.margins(0.18)
     axis.grid()
     axis.set(xlabel="towards pleasant, in mean distances", ylabel="towards aroused, in mean distances")
