@@ -27,7 +27,7 @@ SIZES: dict[str, Any] = {
     "demo": {"seed": 3, "actors": 6, "takes": 1},
     "shards": [0, 1],
     "variants": ["proposed", "audio_only"],
-    "protocols": {"kfold_3": [0, 1]},
+    "protocols": {"kfold_3": [0]},
     "validation_actors": 1,
     "faces": {"detector": "centre", "snippets": 2, "frames": 3, "size": 32},
     "audio": {"bands": 32, "segments": 2, "frames": 32, "fft": 1024},

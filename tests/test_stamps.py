@@ -203,6 +203,19 @@ def test_the_closure_follows_late_and_relative_imports_but_not_those_of_type_che
     assert found == {"", "start", "late", "near", "inner", "inner.deep", "inner.beside"}
 
 
+def test_hashes_that_are_kept_are_those_of_the_files_now(package: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(package, tmp_path / "emofuse")
+    first = codes(copy)
+    (kept,) = copy.glob("__pycache__/stamps.*.json")
+    assert codes(copy) == first
+    for damaged in ("", "[]", "{}", '{"sources": "0", "codes": {}}', kept.read_text()[:-9]):
+        kept.write_text(damaged)
+        assert codes(copy) == first
+    with (copy / "splits.py").open("a") as stream:
+        stream.write("UNUSED = 1\n")
+    assert {stage for stage, code in codes(copy).items() if code != first[stage]} == {"splits"}
+
+
 def test_writing_stamps_imports_nothing_slow(tmp_path: Path) -> None:
     program = (
         "import sys; from emofuse import params, stamps, versions, report, weights; p = params.load();"

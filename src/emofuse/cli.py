@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -331,12 +332,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        where = os.path.relpath(error.filename) if error.filename else "a file"
-        complain(UserError(f"cannot write {where}: {error.strerror}; free space or make it writable, and run again"))
-        return 2
     return 0
 
 
@@ -372,8 +367,31 @@ def _run(command: str, params: Params, given: dict[str, Any]) -> None:
     """Run a subcommand; of a job that makes an artefact, what it was made from is written beside."""
     arguments = tuple(given[name.rstrip("?")] for name in COMMANDS[command][1] if not name.startswith("--"))
     job = graph.find(params, command, arguments)
-    with provenance.recorded(job, params, ROOT) if job else nullcontext():
-        COMMANDS[command][0](params, **given)
+    try:
+        with provenance.recorded(job, params, ROOT) if job else nullcontext():
+            COMMANDS[command][0](params, **given)
+    except UserError:
+        raise
+    except Exception as error:
+        number = _unwritable(error)
+        if number is None:
+            raise
+        file = getattr(error, "filename", None)
+        where = os.path.relpath(file) if file else job.outputs[0] if job else "a file"
+        reason = f"cannot write {where}: {os.strerror(number)}; free space or make it writable, and run again"
+        raise UserError(reason) from error
+
+
+def _unwritable(error: Exception) -> int | None:
+    """The number of the operating system's error, if it is that something cannot be written; safetensors and torch have it
+    in words.
+    """
+    number = getattr(error, "errno", None)
+    if in_words := re.search(r"\(os error (\d+)\)", str(error)):
+        number = int(in_words[1])
+    elif "PytorchStreamWriter failed writing" in str(error):
+        number = errno.ENOSPC
+    return number if number in UNWRITABLE else None
 
 
 def _refuse_stale(params: Params, *corpora: str) -> None:

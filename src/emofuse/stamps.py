@@ -14,14 +14,16 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emofuse import weights
 from emofuse.errors import UserError
-from emofuse.files import sha256, write_text
+from emofuse.files import sha256, write_json, write_text
 
 if TYPE_CHECKING:
     from emofuse.params import Corpus, Params
@@ -81,6 +83,31 @@ def current(corpus: str, params: Params, root: Path | str = ".") -> dict[str, di
 
 def code(stage: str, kind: str) -> str:
     """The SHA-256 over the code that the stage runs for a corpus of that kind."""
+    return _codes()[f"{stage} {kind}"]
+
+
+@cache
+def _codes() -> dict[str, str]:
+    """Stage and kind of corpus → its code hash; kept beside the compiled modules until a file of the package changes."""
+    sources = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*")):
+        if file.is_file() and file.parent.name != "__pycache__":
+            sources.update(f"{file.relative_to(PACKAGE)} {sha256(file)}\n".encode())
+    kept = PACKAGE / "__pycache__" / f"stamps.{sys.implementation.cache_tag}.json"
+    try:
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if found["sources"] == sources.hexdigest():
+            return dict(found["codes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    kinds = [file.stem for file in PACKAGE.glob("corpora/[!_]*.py")]
+    codes = {f"{stage} {kind}": _code(stage, kind) for stage in MODULES for kind in kinds}
+    with suppress(UserError):  # an installation that cannot be written to: it takes a third of a second
+        write_json(kept, {"sources": sources.hexdigest(), "codes": codes})
+    return codes
+
+
+def _code(stage: str, kind: str) -> str:
     modules = _closure(MODULES[stage])
     if "emofuse.corpora" in modules:  # it imports the corpus's own module by name
         modules |= _closure(f"emofuse.corpora.{kind}")
