@@ -15,8 +15,9 @@ demo: .venv/.ready
 	EMOFUSE_DVC_COMMIT=0 snakemake demo --cores $(CORES)
 	@echo "The report: results/demo/report.html"
 
+# Two files of tests at a time.
 test: .venv/.ready
-	pytest -m "not slow"
+	pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 # The long tests: run them before a release.
 soak: .venv/.ready
