@@ -189,4 +189,5 @@ def test_a_place_that_cannot_be_written_is_one_line_and_then_all_is_well(
         assert not (folder / lost).exists()
     micro.run(folder, "emofuse", *command.split())
     assert (folder / lost).read_bytes() == before
+    micro.run(folder, "emofuse", "report", "demo")  # it shows how long a training took
     assert " stale" not in micro.run(folder, "emofuse", "verify", "demo")

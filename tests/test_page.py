@@ -28,8 +28,8 @@ from test_report import (
     write_ravdess,
 )
 
+from emofuse import fingerprints, report, stamps
 from emofuse import params as parameters
-from emofuse import report, stamps
 from emofuse.params import Params
 from emofuse.report import page, provenance, results, style, table, tables
 
@@ -480,11 +480,14 @@ def test_what_is_not_here_is_said(project: tuple[Params, Path]) -> None:
 
 
 @pytest.mark.parametrize(("dirty", "said"), [(False, "1d2c3b"), (True, "1d2c3b, with changes that were not committed")])
-def test_the_commit_is_that_of_the_trainings_record(project: tuple[Params, Path], dirty: bool, said: str) -> None:
+def test_the_commit_is_that_of_the_trainings_fingerprint(project: tuple[Params, Path], dirty: bool, said: str) -> None:
     params, root = project
     stamped(root, params)
-    file = root / f"models/demo/{RUN}/fold-0.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"commit": "1d2c3b", "dirty": dirty}))
+    protocol, variant, seed = RUN.split("/")
+    file = root / fingerprints.path("train", "demo", protocol, variant, seed.removeprefix("seed-"), 0)
+    made = {"inputs": {}, "outputs": {}, "stamps": {}, "environment": {}, "commit": "1d2c3b", "dirty": dirty}
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(made))
     assert origin(params, root).folds[0].commit == said
 
 

@@ -258,12 +258,12 @@ def test_another_network_is_refused_by_the_first_difference(tmp_path: Path) -> N
     file = tmp_path / "w.pth"
     plain(HaraNet(), file)
     assert refusal(section("video", "r3d_101", "w.pth"), file).endswith("it lacks layer3.6.conv1.0.weight")
-    assert refusal(section("video", "r3d_50", "w.pth", width=8), file).endswith(
-        "stem.0.weight is 4 × 3 × 7 × 7 × 7, not 8 × 3 × 7 × 7 × 7"
+    assert refusal(section("video", "r3d_50", "w.pth", width=16), file).endswith(
+        f"stem.0.weight is {WIDTH} × 3 × 7 × 7 × 7, not 16 × 3 × 7 × 7 × 7"
     )
     message = refusal(section("video", "r3d_18", "w.pth"), file)
-    assert "network.video, r3d_18 of width 4" in message
-    assert message.endswith("stem.0.weight is 4 × 3 × 7 × 7 × 7, not 4 × 3 × 3 × 7 × 7")
+    assert f"network.video, r3d_18 of width {WIDTH}" in message
+    assert message.endswith(f"stem.0.weight is {WIDTH} × 3 × 7 × 7 × 7, not {WIDTH} × 3 × 3 × 7 × 7")
     plain(HaraNet((3, 4, 23, 3)), file)
     assert refusal(section("video", "r3d_50", "w.pth"), file).endswith("it has layer3.6.conv1.0.weight besides")
     torch.save({"conv1.weight": torch.tensor(1.0), "fc.bias": torch.tensor(1.0)}, file)
