@@ -188,7 +188,7 @@ def test_the_papers_table_has_numbers_for_both_corpora(request: pytest.FixtureRe
 
 def test_both_engines_give_the_same_scores(by_snakemake: Path, by_dvc: Path) -> None:
     made = results(by_snakemake)
-    assert len(made) == 2 * 2 * 2 * 2  # corpora, variants, folds, files
+    assert len(made) == 2 * (2 + 1) * 2 * 2  # corpora, variants and the audit's, folds, files
     assert made == results(by_dvc)
 
 
