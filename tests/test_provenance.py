@@ -160,7 +160,7 @@ def reasons(params: Params, root: Path, job: str, how: str = "own") -> str:
 def numbers(params: Params, root: Path) -> Counter[str]:
     """How many numbers of the tables are in which state."""
     total: Counter[str] = Counter()
-    for row in verify.corpus("demo", params, root):
+    for row in verify.corpus("demo", Chain(params, root)):
         total.update(row.cells)
     return total
 
@@ -168,7 +168,8 @@ def numbers(params: Params, root: Path) -> Counter[str]:
 def by_row(params: Params, root: Path) -> dict[tuple[str, frozenset[str]], dict[str, int]]:
     """The same, row by row: table and words of the row."""
     return {
-        (row.table, frozenset(row.name.split(", "))): dict(row.cells) for row in verify.corpus("demo", params, root)
+        (row.table, frozenset(row.name.split(", "))): dict(row.cells)
+        for row in verify.corpus("demo", Chain(params, root))
     }
 
 
@@ -280,7 +281,7 @@ def test_a_changed_parameter_makes_stale_what_depends_on_it(
     before = (root / "params.yaml").read_text()
     params = edit(root, values)
     assert those(params, root) == own
-    found = verify.corpus("demo", params, root)
+    found = verify.corpus("demo", Chain(params, root))
     concerned = [row for row in found if rows and (rows == "demo" or rows in row.name.split(", "))]
     assert all(set(row.cells) == {STALE} for row in concerned)
     if rows == "demo":
@@ -428,7 +429,7 @@ def test_a_clone_is_not_checkable_and_says_what_is_not_here(project: Project) ->
     clone(root)
     assert those(params, root, "whole") == set()
     assert set(numbers(params, root)) == {UNCHECKABLE}
-    told = {line for row in verify.corpus("demo", params, root) for line in row.reasons}
+    told = {line for row in verify.corpus("demo", Chain(params, root)) for line in row.reasons}
     for path in (MODEL, "data/demo/raw/shard-0.zip", "data/demo/faces/shard-1.npy", "data/demo/audio/shard-0.csv"):
         assert f"{path} is not here" in told
 
@@ -481,7 +482,9 @@ def test_the_model_of_another_fold_makes_stale_every_number_that_comes_of_it(pro
 
     for table in ("main", "loss", "compactness", "recall"):
         assert set(states_of(table, "proposed", "kfold_3")) == {STALE}, table
-    folds_of = [row for row in verify.corpus("demo", params, root) if row.table == "folds" and "proposed" in row.name]
+    folds_of = [
+        row for row in verify.corpus("demo", Chain(params, root)) if row.table == "folds" and "proposed" in row.name
+    ]
     assert [set(row.cells) for row in folds_of] == [{STALE}, {VERIFIED}, {VERIFIED}, {VERIFIED}]
     # What others are less proposed, and the p of that; their own three scores and what they are of the best hold.
     assert states_of("loss", "triplet") == {STALE: 2, VERIFIED: 4}
@@ -514,13 +517,13 @@ def test_a_number_written_into_a_table_by_hand_is_found(project: Project, finger
     path = root / TABLES / "folds.csv"
     war = read_csv(path)[1]["war"]
     line_of(path, 3, lambda line: line.replace(f",{war},", ",0.999,", 1))
-    rows = [row for row in verify.corpus("demo", params, root) if row.table == "folds"]
+    rows = [row for row in verify.corpus("demo", Chain(params, root)) if row.table == "folds"]
     assert {*rows[0].cells} == {STALE}
     told = "\n".join(rows[0].reasons)
     assert f"{TABLES}/folds.csv, line 3: war 0.999, where the results give {war}" in told
-    assert {state for row in verify.corpus("demo", params, root) if row.table == "main" for state in row.cells} <= (
-        {VERIFIED} if fingerprint else {UNCHECKABLE}
-    )
+    assert {
+        state for row in verify.corpus("demo", Chain(params, root)) if row.table == "main" for state in row.cells
+    } <= ({VERIFIED} if fingerprint else {UNCHECKABLE})
 
 
 @pytest.mark.parametrize(
@@ -536,7 +539,7 @@ def test_a_number_written_into_a_table_by_hand_is_found(project: Project, finger
 def test_a_damaged_table_is_stale(project: Project, change: Callable[[str], str]) -> None:
     params, root = project
     line_of(root / TABLES / "folds.csv", 3, change)
-    rows = [row for row in verify.corpus("demo", params, root) if row.table == "folds"]
+    rows = [row for row in verify.corpus("demo", Chain(params, root)) if row.table == "folds"]
     assert all({*row.cells} == {STALE} for row in rows)
     assert f"{TABLES}/folds.csv" in "\n".join(rows[0].reasons)
 
@@ -782,7 +785,7 @@ def test_what_cannot_be_traced_is_one_line(
 
 def test_what_verify_calls_a_row_trace_finds(project: Project) -> None:
     params, root = project
-    rows = verify.corpus("demo", params, root)
+    rows = verify.corpus("demo", Chain(params, root))
     assert len({(row.table, row.name) for row in rows}) == len(rows)
     columns = {"compactness": "Inter-emotion", "recall": "happy"}
     for row in {row.table: row for row in rows if "proposed" in row.name}.values():
@@ -998,7 +1001,7 @@ def test_checking_a_second_time_reads_nothing(project: Project, read: list[str])
     assert "shard-0.zip" in read
     read.clear()
     provenance.settle(*project)
-    verify.corpus("demo", *project)
+    verify.corpus("demo", Chain(*project))
     assert "shard-0.zip" not in read
     assert not any(name.endswith((".npy", ".safetensors")) for name in read)
 

@@ -132,7 +132,7 @@ def evaluate(
 
     from emofuse import corpora, evaluation, lease
 
-    key = Path(corpus, protocol, variant, f"seed-{seed}", f"fold-{fold}")
+    key = Path(graph.fold_key(corpus, protocol, variant, seed, fold))
     train_stamp, evaluate_stamp = _stamps(params, corpus, f"train-{variant}", f"evaluate-{variant}")
     with lease.device() as device:
         evaluation.evaluate(
@@ -199,17 +199,18 @@ def verify(params: Params, corpus: str | None) -> None:
     from emofuse import verify as check
 
     names = [corpus] if corpus else [name for name in params.corpora if any((ROOT / "results" / name).glob("*/*/*/*"))]
+    chain = provenance.Chain(params, ROOT)
     stale = 0
     for name in names:
         params.corpus(name)
-        rows = check.corpus(name, params, ROOT)
-        for line in (*check.text(name, rows), *check.environments(name, params, ROOT)):
+        rows = check.corpus(name, chain)
+        for line in (*check.text(name, rows), *check.environments(name, chain)):
             print(printable(line))
         stale += sum(row.cells.get(provenance.STALE, 0) for row in rows)
     if not names:
         print("nothing has been run")
     wrong = [f"{stale} numbers"] if stale else []
-    if not corpus and (found := check.paper(params, ROOT)).state != provenance.NOT_RUN:
+    if not corpus and (found := check.paper(chain)).state != provenance.NOT_RUN:
         print(f"results/paper: {found.state}", *map(printable, check.grouped(found.reasons)), sep="\n  ")
         wrong += ["results/paper"] if found.state == provenance.STALE else []
     if wrong:

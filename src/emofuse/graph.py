@@ -81,7 +81,7 @@ def of_corpus(params: Params, name: str) -> Iterator[Job]:
         train, evaluate = _stamp(name, f"train-{variant}"), _stamp(name, f"evaluate-{variant}")
         for fold in folds:
             arguments = (name, protocol, variant, seed, fold)
-            key = f"{name}/{protocol}/{variant}/seed-{seed}/fold-{fold}"
+            key = fold_key(*arguments)
             model = f"models/{key}.safetensors"
             left = (model, f"models/{key}.csv", f"models/{key}.json")
             scored = tuple(f"results/{key}/{file}" for file in SCORED)
@@ -90,6 +90,11 @@ def of_corpus(params: Params, name: str) -> Iterator[Job]:
     made_of = runs(params, name)
     yield Job("track", (name,), tuple(made_of), (_stamp(name, "track"),), (f"results/{name}/tracked.csv",))
     yield Job("report", (name,), (*made_of, *LITERATURE), (_stamp(name, "report"),), tuple(report.outputs(name)))
+
+
+def fold_key(corpus: str, protocol: str, variant: str, seed: int, fold: int) -> str:
+    """Names a fold of a run: its folder below results/ and, with a suffix, its files below models/."""
+    return f"{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}"
 
 
 def raw(params: Params, corpus: str) -> list[str]:
@@ -133,7 +138,7 @@ def runs(params: Params, corpus: str) -> list[str]:
     """What the report of a corpus, and its mirror in MLflow, are made from: the splits and what every fold left."""
     section = params.corpora[corpus]
     folds = [(protocol, variant, seed, fold) for protocol, variant, seed, numbers in section.runs() for fold in numbers]
-    keys = [f"{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}" for protocol, variant, seed, fold in folds]
+    keys = [fold_key(corpus, *fold) for fold in folds]
     return [
         *(file for protocol in section.protocols for file in splits(corpus, protocol)),
         *(f"models/{key}.{suffix}" for suffix in ("safetensors", "csv", "json") for key in keys),

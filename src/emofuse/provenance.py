@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ from emofuse.params import Params, leaves
 VERIFIED = "verified"
 STALE = "stale"
 UNCHECKABLE = "not checkable here"
+STATES = (STALE, UNCHECKABLE, VERIFIED)  # of what has run, the worst first
 NOT_RUN = "not run"
 LOCK = "requirements.lock"
 CACHE = ".emofuse/hashes.json"
@@ -42,6 +43,13 @@ class Finding:
 
     state: str
     reasons: tuple[str, ...] = ()
+
+
+def worst(findings: Sequence[Finding]) -> Finding:
+    """The worst of some states, and all that is said for it."""
+    state = next(state for state in STATES if any(found.state == state for found in findings))
+    reasons = dict.fromkeys(reason for found in findings if found.state == state for reason in found.reasons)
+    return Finding(state, tuple(reasons))
 
 
 class Hashes:
@@ -101,9 +109,8 @@ class Hashes:
             known = json.loads((self._root / CACHE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return (
-            {path: entry for path, entry in known.items() if isinstance(entry, list)} if isinstance(known, dict) else {}
-        )
+        entries = known.items() if isinstance(known, dict) else ()
+        return {path: entry for path, entry in entries if isinstance(entry, list)}
 
 
 @contextmanager
@@ -112,9 +119,9 @@ def recorded(job: Job, params: Params, root: Path) -> Iterator[None]:
 
     Raises `UserError` where an input has changed meanwhile: what came of it was made of neither.
     """
-    hashes = Hashes(root)
+    chain = Chain(params, root)
+    hashes, made_with = chain.hashes, chain.stamps(job)
     inputs = {path: hashes.of(path) for path in job.inputs}  # None: missing, as the stage will say
-    made_with = {path: stamp for path, stamp in _stamps(params, job, root).items() if path in job.stamps}
     code = commit.checked_out(root)
     yield
     for path, before in inputs.items():
@@ -157,8 +164,8 @@ class Chain:
     """The jobs of params.yaml, and what their fingerprints are worth under `root`."""
 
     def __init__(self, params: Params, root: Path) -> None:
-        self._params = params
-        self._root = root
+        self.params = params
+        self.root = root
         self.hashes = Hashes(root)
         self._stamps: dict[str, dict[str, dict[str, Any]]] = {}
         self._fingerprints: dict[Job, dict[str, Any] | None] = {}
@@ -168,7 +175,7 @@ class Chain:
     @cached_property
     def jobs(self) -> list[Job]:
         """Every job, each after those that it depends on."""
-        return list(graph.jobs(self._params))
+        return list(graph.jobs(self.params))
 
     @cached_property
     def makers(self) -> dict[str, Job]:
@@ -178,7 +185,7 @@ class Chain:
     def fingerprint(self, job: Job) -> dict[str, Any] | None:
         """What the job left; None where it left nothing. Raises `UserError` for a broken file."""
         if job not in self._fingerprints:
-            self._fingerprints[job] = fingerprints.read(self._root, job.stage, *job.arguments)
+            self._fingerprints[job] = fingerprints.read(self.root, job.stage, *job.arguments)
         return self._fingerprints[job]
 
     def missing(self, job: Job) -> list[str]:
@@ -194,21 +201,18 @@ class Chain:
     def whole(self, job: Job) -> Finding:
         """As `own`, for the job and all that it depends on, back to the clips: the worst state, and why."""
         if job not in self._whole:
-            findings = [self.own(job)]
+            own = self.own(job)
+            findings = [own]
             for maker in dict.fromkeys(self.makers[path] for path in job.inputs if path in self.makers):
                 found = self.whole(maker)
                 findings.append(Finding(UNCHECKABLE, found.reasons) if found.state == NOT_RUN else found)
-            worst = next(state for state in (NOT_RUN, STALE, UNCHECKABLE, VERIFIED) if state in _states(findings))
-            if self.own(job).state == NOT_RUN:
-                findings = findings[:1]
-            reasons = dict.fromkeys(reason for each in findings if each.state == worst for reason in each.reasons)
-            self._whole[job] = Finding(worst, tuple(reasons))
+            self._whole[job] = own if own.state == NOT_RUN else worst(findings)
         return self._whole[job]
 
     def stamps(self, job: Job) -> dict[str, dict[str, Any]]:
         """The stamps of a job as params.yaml and the code have them now: path → {"params", "code"}."""
         for corpus in {path.split("/")[1] for path in job.stamps} - self._stamps.keys():
-            self._stamps[corpus] = stamps.current(corpus, self._params, self._root)
+            self._stamps[corpus] = stamps.current(corpus, self.params, self.root)
         return {path: self._stamps[path.split("/")[1]][path] for path in job.stamps}
 
     def _look(self, job: Job) -> Finding:
@@ -287,15 +291,6 @@ def settle(params: Params, root: Path) -> None:
             for path in here:
                 chain.hashes.set_time(path, max(now, newest))
     chain.hashes.save()
-
-
-def _stamps(params: Params, job: Job, root: Path) -> dict[str, dict[str, Any]]:
-    corpora = {path.split("/")[1] for path in job.stamps}
-    return {path: stamp for corpus in corpora for path, stamp in stamps.current(corpus, params, root).items()}
-
-
-def _states(findings: Iterable[Finding]) -> set[str]:
-    return {found.state for found in findings}
 
 
 def _differences(recorded: Any, current: Mapping[str, Any]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ def trace(what: str, params: Params, root: Path) -> Iterator[str]:
         )
     last = chain.makers[path]
     if place:
-        heads, said = _cell(path, place, last, params, root, chain)
+        heads, said = _cell(path, place, last, chain)
         yield from said
     yield from _jobs(heads if place else [last], chain)
     chain.hashes.save()
@@ -48,13 +47,13 @@ def _from_root(path: str, root: Path) -> str:
         raise UserError(f"{path}: not a file of this repository") from None
 
 
-def _cell(path: str, place: str, job: Job, params: Params, root: Path, chain: Chain) -> tuple[list[Job], list[str]]:
+def _cell(path: str, place: str, job: Job, chain: Chain) -> tuple[list[Job], list[str]]:
     """The jobs behind a cell, and what it says, with what is wrong with its table."""
     stem = Path(path).stem
     if job.stage != "report" or stem not in report.TABLES:
         raise UserError(f"{path}: only tables have cells: results/<corpus>/tables/<table>.md:<row>:<column>")
     corpus = str(job.arguments[0])
-    table = report.compute(corpus, params, root)[1][stem]
+    table = report.compute(corpus, chain.params, chain.root)[1][stem]
     wanted_row, _, wanted_column = place.partition(":")
     names = [table.row_name(number) for number in range(len(table.rows))]
     rows = [int(wanted_row) - 1] if wanted_row.isdecimal() else _fitting(names, wanted_row)
@@ -64,16 +63,10 @@ def _cell(path: str, place: str, job: Job, params: Params, root: Path, chain: Ch
     origin = table.origins[row][column] if table.origins else ""
     if not origin:
         raise UserError(f"{path}: {names[row]}, {heads[column]}: not a number of a run")
-    behind = [each for each in chain.jobs if each.stage == "evaluate" and _is_behind(each, origin, job)]
+    behind = verify.folds_behind(origin, corpus, chain)
     said = [f"{table.title}: {names[row]}: {table.header[column]} {' '.join(table.rows[row][column].split())}"]
-    said += [f"  {reason}" for reason in verify.on_disk(table, corpus, chain, root).reasons]
+    said += [f"  {reason}" for reason in verify.on_disk(table, corpus, chain).reasons]
     return [each for each in behind if chain.fingerprint(each)] or behind, said
-
-
-def _is_behind(job: Job, origin: str, report_job: Job) -> bool:
-    corpus, protocol, variant, seed, fold = map(str, job.arguments)
-    key = f"{protocol}/{variant}/seed-{seed}/fold-{fold}"
-    return corpus == report_job.arguments[0] and verify.is_behind(key, origin)
 
 
 def _fitting(names: Sequence[str], wanted: str) -> list[int]:
@@ -148,7 +141,7 @@ def _made_with(jobs: Sequence[Job], chain: Chain) -> Iterator[str]:
     )
     for name, values in (("code", codes), ("commit", commits), ("environment", environments)):
         if values:
-            yield f"  {name}: {'; '.join(re.sub(r'^$', 'unknown', value) for value in values)}"
+            yield f"  {name}: {'; '.join(value or 'unknown' for value in values)}"
 
 
 def _outputs(job: Job, chain: Chain) -> list[tuple[str, str | None]]:

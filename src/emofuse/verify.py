@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 from emofuse import graph, report
 from emofuse.errors import UserError
 from emofuse.files import read_table
-from emofuse.provenance import NOT_RUN, STALE, UNCHECKABLE, VERIFIED, Chain, Finding, environment
+from emofuse.provenance import NOT_RUN, STALE, STATES, UNCHECKABLE, VERIFIED, Chain, Finding, environment, worst
 from emofuse.report.table import ranges
 
 if TYPE_CHECKING:
-    from emofuse.params import Params
+    from emofuse.graph import Job
     from emofuse.report.table import Table
-
-STATES = (STALE, UNCHECKABLE, VERIFIED)  # the worst first
 
 
 @dataclass(frozen=True)
@@ -35,46 +33,36 @@ class Row:
     reasons: tuple[str, ...]
 
 
-def corpus(name: str, params: Params, root: Path) -> list[Row]:
+def corpus(name: str, chain: Chain) -> list[Row]:
     """Every row of a corpus's tables that has a number of a run.
 
     A cell is "stale" where something in its chain has changed, or where the table on disk says otherwise than the
     predictions do; "not checkable here" where something of the chain is not here; else "verified". Raises `UserError`
     for a result file that is broken.
     """
-    chain = Chain(params, root)
-    _, made = report.compute(name, params, root)
-    jobs = {
-        "/".join(_key(job.arguments)): job for job in chain.jobs if job.stage == "evaluate" and job.arguments[0] == name
-    }
-    findings = {key: chain.whole(job) for key, job in jobs.items()}
+    _, made = report.compute(name, chain.params, chain.root)
     rows = []
     for table in made.values():
-        written = on_disk(table, name, chain, root)
+        written = on_disk(table, name, chain)
         for number, origins in enumerate(table.origins):
             states: Counter[str] = Counter()
             reasons: dict[str, None] = {}
             for origin in filter(None, origins):
-                behind = [found for key, found in findings.items() if is_behind(key, origin)]
-                each = [found for found in (*behind, written) if found.state != NOT_RUN]
-                state = next(state for state in STATES if any(found.state == state for found in each))
-                states[state] += 1
-                if state != VERIFIED:
-                    reasons |= dict.fromkeys(
-                        reason for found in each if found.state == state for reason in found.reasons
-                    )
+                behind = [chain.whole(job) for job in folds_behind(origin, name, chain)]
+                cell = worst([found for found in (*behind, written) if found.state != NOT_RUN])
+                states[cell.state] += 1
+                reasons |= dict.fromkeys(cell.reasons)
             if states:
                 rows.append(Row(table.name, table.row_name(number), states, tuple(reasons)))
     chain.hashes.save()
     return rows
 
 
-def environments(name: str, params: Params, root: Path) -> list[str]:
+def environments(name: str, chain: Chain) -> list[str]:
     """Which of a corpus's jobs ran in another environment than this one: a warning, since bits may differ then."""
-    chain = Chain(params, root)
-    here = environment(root)
+    here = environment(chain.root)
     others: Counter[str] = Counter()
-    for job in graph.of_corpus(params, name):
+    for job in graph.of_corpus(chain.params, name):
         recorded = chain.fingerprint(job)
         ran_on = recorded["environment"] if recorded else {}
         differing = [
@@ -85,9 +73,8 @@ def environments(name: str, params: Params, root: Path) -> list[str]:
     return [f"{name}: {count} jobs ran in another environment than this: {what}" for what, count in others.items()]
 
 
-def paper(params: Params, root: Path) -> Finding:
+def paper(chain: Chain) -> Finding:
     """Whether the paper's tables are what was made of what is here now; the numbers in them are their corpora's."""
-    chain = Chain(params, root)
     job = next(job for job in chain.jobs if job.stage == "paper")
     found = Finding(NOT_RUN) if len(chain.missing(job)) == len(job.outputs) else chain.own(job)
     chain.hashes.save()
@@ -127,17 +114,22 @@ def grouped(reasons: Iterable[str]) -> list[str]:
     return lines
 
 
-def is_behind(key: str, origin: str) -> bool:
-    """Whether a fold, <protocol>/<variant>/seed-<s>/fold-<f>, counts in a number of that origin in a table."""
-    return any(key == one or key.startswith(f"{one}/") for one in origin.split())
+def folds_behind(origin: str, name: str, chain: Chain) -> list[Job]:
+    """The evaluations of the folds that count in a number of that origin in a table of a corpus."""
+    runs = tuple(f"{name}/{one}/" for one in origin.split())
+    return [
+        job
+        for job in chain.jobs
+        if job.stage == "evaluate" and f"{graph.fold_key(*job.arguments)}/".startswith(runs)  # type: ignore[arg-type]
+    ]
 
 
-def on_disk(table: Table, name: str, chain: Chain, root: Path) -> Finding:
+def on_disk(table: Table, name: str, chain: Chain) -> Finding:
     """Whether a table's files say what the results give, and are those that the report wrote."""
     paths = [f"results/{name}/tables/{table.name}.{suffix}" for suffix in ("csv", "md", "tex")]
     here = {path: digest for path in paths if (digest := chain.hashes.of(path))}
     recorded = chain.fingerprint(chain.makers[paths[0]])
-    reasons = _differences(table, paths[0], root)
+    reasons = _differences(table, paths[0], chain.root)
     if recorded and not reasons:
         wrote = recorded["outputs"]
         reasons = [
@@ -155,11 +147,6 @@ def _counts(rows: Iterable[Row]) -> str:
     for row in rows:
         total.update(row.cells)
     return ", ".join(f"{total[state]} {state}" for state in STATES if total[state])
-
-
-def _key(arguments: tuple[str | int, ...]) -> tuple[str, ...]:
-    _, protocol, variant, seed, fold = map(str, arguments)
-    return protocol, variant, f"seed-{seed}", f"fold-{fold}"
 
 
 def _differences(table: Table, path: str, root: Path) -> list[str]:
