@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -11,8 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from conftest import ROOT
+from mlflow.tracking import MlflowClient
 
 from emofuse import graph, params
 
@@ -23,6 +26,7 @@ ENGINES = {
     "snakemake": ("snakemake", CORPUS, "--cores", "2"),
     "dvc": ("dvc", "repro", PIPELINE),
 }
+TIMED = {"results/demo/report.html", *(f"results/demo/tables/main.{suffix}" for suffix in ("csv", "md", "tex"))}
 SIZES: dict[str, Any] = {
     "demo": {"seed": 3, "actors": 6, "takes": 1},
     "shards": [0, 1],
@@ -122,13 +126,62 @@ def downstream(folder: Path, changed: set[str]) -> set[str]:
 
 
 def agrees(folder: Path, engine: str) -> bool:
-    """Whether an engine has nothing to do."""
+    """Whether an engine has nothing to do; DVC may write the stamps anew, which is how it finds that out."""
     if engine == "snakemake":
         return "Nothing to be done" in run(folder, "snakemake", CORPUS, "-n")
-    return "up to date" in run(folder, "dvc", "status", PIPELINE)
+    changed = re.findall(r"^(\S+):$", run(folder, "dvc", "status", PIPELINE), flags=re.MULTILINE)
+    return set(changed) <= {f"{PIPELINE}:stamps"}
 
 
 def tables(folder: Path) -> dict[str, bytes]:
     """What a run makes for people: tables, figures, page and the list of tracked folds."""
     files = [path for path in (folder / "results" / CORPUS).rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if "seed-" not in str(path)}
+
+
+def at_work(stage: str, folder: Path) -> psutil.Process | None:
+    """The job of a stage that is at work in a folder."""
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if f"emofuse {stage} demo" in " ".join(command).replace("/emofuse ", " emofuse ") and (
+                process.cwd() == str(folder)
+            ):
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+def is_as_if_nothing_had_been(folder: Path, whole: Path) -> None:
+    """Assert that a run is what another one is, to the bit, and that both engines and MLflow have all of it."""
+    assert tables(folder).keys() == tables(whole).keys()
+    differing = {name for name, content in tables(whole).items() if tables(folder)[name] != content}
+    # They show how many seconds the trainings took, the page the commit too; nothing else knows a clock.
+    assert differing <= TIMED
+    assert untimed(folder) == untimed(whole)
+    models = [path.relative_to(whole) for path in (whole / "models").rglob("*.safetensors")]
+    assert models
+    assert all((folder / path).read_bytes() == (whole / path).read_bytes() for path in models)
+    assert runs(folder) == runs(whole)
+    assert agrees(folder, "snakemake")
+    assert agrees(folder, "dvc")
+    half = [
+        path for place in ("data", "models", "results", "provenance", "stamps") for path in (folder / place).rglob(".*")
+    ]
+    assert [path for path in half if path.name != ".gitignore"] == []
+
+
+def untimed(folder: Path) -> list[dict[str, str]]:
+    """The main table without its times."""
+    with (folder / "results/demo/tables/main.csv").open(newline="") as stream:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+
+
+def runs(folder: Path) -> list[tuple[str, str]]:
+    """The runs of the MLflow store: name and status."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("emofuse/demo")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    return sorted((run.info.run_name, run.info.status) for run in found)

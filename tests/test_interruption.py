@@ -4,7 +4,6 @@ had been.
 
 from __future__ import annotations
 
-import csv
 import os
 import random
 import shutil
@@ -18,25 +17,10 @@ from pathlib import Path
 import micro
 import psutil
 import pytest
-from mlflow.tracking import MlflowClient
 
 STAGES = ("download", "index", "faces", "audio", "splits", "train", "evaluate", "track", "report")
 MODEL = "models/demo/kfold_3/proposed/seed-1/fold-0.safetensors"
 WAIT = 240.0  # seconds for a stage to begin
-
-
-def is_at(stage: str, folder: Path) -> bool:
-    """Whether a job of a stage is at work in a folder."""
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-            if f"emofuse {stage} demo" in " ".join(command).replace("/emofuse ", " emofuse ") and (
-                process.cwd() == str(folder)
-            ):
-                return True
-        except psutil.Error:
-            continue
-    return False
 
 
 def kill_in(stage: str, folder: Path, engine: str, after: float) -> bool:
@@ -44,7 +28,7 @@ def kill_in(stage: str, folder: Path, engine: str, after: float) -> bool:
     process = micro.start(folder, *micro.ENGINES[engine])
     deadline = time.monotonic() + WAIT
     try:
-        while process.poll() is None and not is_at(stage, folder):
+        while process.poll() is None and micro.at_work(stage, folder) is None:
             assert time.monotonic() < deadline, f"{stage} did not begin"
             time.sleep(0.05)
         reached = process.poll() is None
@@ -57,42 +41,6 @@ def kill_in(stage: str, folder: Path, engine: str, after: float) -> bool:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     return reached
-
-
-def is_as_if_nothing_had_been(folder: Path, whole: Path) -> None:
-    assert micro.tables(folder).keys() == micro.tables(whole).keys()
-    differing = {name for name, content in micro.tables(whole).items() if micro.tables(folder)[name] != content}
-    # They show how many seconds the trainings took, the page the commit too; nothing else knows a clock.
-    assert differing <= {f"results/demo/{name}" for name in TIMED}
-    assert untimed(folder) == untimed(whole)
-    models = [path.relative_to(whole) for path in (whole / "models").rglob("*.safetensors")]
-    assert models
-    assert all((folder / path).read_bytes() == (whole / path).read_bytes() for path in models)
-    assert runs(folder) == runs(whole)
-    assert micro.agrees(folder, "snakemake")
-    assert micro.agrees(folder, "dvc")
-    half = [
-        path for place in ("data", "models", "results", "provenance", "stamps") for path in (folder / place).rglob(".*")
-    ]
-    assert [path for path in half if path.name != ".gitignore"] == []
-
-
-def untimed(folder: Path) -> list[dict[str, str]]:
-    """The main table without its times."""
-    with (folder / "results/demo/tables/main.csv").open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
-
-
-def runs(folder: Path) -> list[tuple[str, str]]:
-    """The runs of the MLflow store: name and status."""
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("emofuse/demo")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], max_results=1000)
-    return sorted((run.info.run_name, run.info.status) for run in found)
-
-
-TIMED = ("report.html", "tables/main.csv", "tables/main.md", "tables/main.tex")
 
 
 def interrupted(folder: Path, stages: list[tuple[str, str]], seed: int) -> int:
@@ -112,7 +60,7 @@ def test_killed_five_times(micro_run: Path, tmp_path: Path) -> None:
     ]
     assert interrupted(folder, kills, seed=1) == 5
     micro.run(folder, *micro.ENGINES["snakemake"])
-    is_as_if_nothing_had_been(folder, micro_run)
+    micro.is_as_if_nothing_had_been(folder, micro_run)
 
 
 @pytest.mark.slow
@@ -128,7 +76,7 @@ def test_killed_two_hundred_times(micro_run: Path, tmp_path: Path) -> None:
             engine = engines[(number + place) % 2]
             hit[stage] += interrupted(folder, [(stage, engine)], seed=100 * number + place)
         micro.run(folder, *micro.ENGINES[engines[number % 2]])
-        is_as_if_nothing_had_been(folder, micro_run)
+        micro.is_as_if_nothing_had_been(folder, micro_run)
         shutil.rmtree(folder)
     assert sum(hit.values()) >= 200, hit
     assert min(hit.values()) > 0, hit

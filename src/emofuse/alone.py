@@ -1,23 +1,58 @@
-"""One Snakemake a folder: a lock that a killed process gives back, unlike Snakemake's own."""
+"""One at a time: a Snakemake a folder, a process a job. A killed process gives its locks back, unlike Snakemake's own."""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from emofuse.errors import UserError
+from emofuse.graph import Job
 
-LOCK = Path(".emofuse") / "snakemake.lock"
+LOCKS = Path(".emofuse")
+log = logging.getLogger(__name__)
 _held: list[FileLock] = []
 
 
 def alone(root: Path) -> None:
     """Take the lock of a folder for the life of this process; `UserError` where another process has it."""
-    (root / LOCK).parent.mkdir(exist_ok=True)
-    lock = FileLock(root / LOCK)
+    lock = _lock(root / LOCKS / "snakemake.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError("another Snakemake is at work in this folder: wait until it has ended, or stop it") from None
     _held.append(lock)
+
+
+@contextmanager
+def at(job: Job, root: Path) -> Iterator[None]:
+    """Be the only process that does a job: others wait. What one that was killed has left half-written goes first."""
+    lock = _lock((root / LOCKS / "jobs" / job.fingerprint).with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting: another process is at work on `emofuse %s`", job)
+        lock.acquire()
+    try:
+        sweep(root / path for path in (*job.outputs, job.fingerprint))
+        yield
+    finally:
+        lock.release()
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove the temporary files of `emofuse.files.atomic` for these paths, of which nobody is a writer."""
+    for path in paths:
+        name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}")
+        for left in path.parent.glob(".*") if path.parent.is_dir() else ():
+            if name.fullmatch(left.name):
+                left.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> FileLock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)

@@ -10,11 +10,11 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-from emofuse import __version__, graph, provenance
+from emofuse import __version__, alone, graph, provenance
 from emofuse import params as parameters
 from emofuse.console import complain, printable
 from emofuse.errors import UserError
@@ -85,6 +85,8 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
 
     name = tracking.RunKey(corpus, protocol, variant, seed, fold)
     key = Path(str(name))
+    checkpoint = ROOT / "checkpoints" / key.with_suffix(".pt")
+    alone.sweep([checkpoint])
     with lease.device() as device, tracking.Live(name, {}) as live:
         training.train(
             ROOT / "data" / corpus,
@@ -94,7 +96,7 @@ def train(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
             run,
             corpora.emotions(params.corpus(corpus).kind),
             ROOT / "models" / key.with_suffix(".safetensors"),
-            ROOT / "checkpoints" / key.with_suffix(".pt"),
+            checkpoint,
             _stamps(params, corpus, f"train-{variant}", *(FOLDERS[modality] for modality in run.network.modalities)),
             weights.files(run.network, ROOT),
             live,
@@ -369,7 +371,10 @@ def _run(command: str, params: Params, given: dict[str, Any]) -> None:
     arguments = tuple(given[name.rstrip("?")] for name in COMMANDS[command][1] if not name.startswith("--"))
     job = graph.find(params, command, arguments)
     try:
-        with provenance.recorded(job, params, ROOT) if job else nullcontext():
+        with ExitStack() as stack:
+            if job:
+                stack.enter_context(alone.at(job, ROOT))
+                stack.enter_context(provenance.recorded(job, params, ROOT))
             COMMANDS[command][0](params, **given)
     except UserError:
         raise
