@@ -15,6 +15,8 @@ from pathlib import Path
 import micro
 import pytest
 
+from emofuse import params, plan, provenance
+
 KEY = "demo kfold_3 proposed 1 0"
 CLIP = "data/demo/raw/shard-1.zip"
 MODEL = "models/demo/kfold_3/proposed/seed-1/fold-0.safetensors"
@@ -126,8 +128,11 @@ def test_snakemake_plans_exactly_the_right_jobs(
     states: dict[str, Path], tmp_path: Path, state: str, change: str
 ) -> None:
     folder = changed(states, state, change, tmp_path)
+    chain = provenance.Chain(params.load(folder / "params.yaml"), folder)
+    by_plan = {str(job) for job in plan.left(chain, "demo")}
     planned = micro.ran(micro.run(folder, "snakemake", "demo", "-n"))
     assert planned == expected(folder, CHANGES[change], "snakemake")
+    assert by_plan == planned
 
 
 def run_and_ask_the_other(folder: Path, before: Path, change: str, engine: str) -> None:

@@ -227,6 +227,19 @@ def trace(params: Params, what: str) -> None:
         print(printable(line))
 
 
+def plan(params: Params, corpus: str | None) -> None:
+    """Say what is left to be done of a corpus, or of the paper's, and what that takes, from measured pieces."""
+    from emofuse import plan as stage
+
+    names = [corpus] if corpus else params.paper
+    for name in names:
+        params.corpus(name)
+    chain = provenance.Chain(params, ROOT)
+    for line in stage.text([stage.make(name, chain) for name in names], stage.machines()):
+        print(printable(line))
+    chain.hashes.save()
+
+
 def weights(params: Params, name: str) -> None:
     """Fetch pretrained weights to data/weights/, checked by hash."""
     from emofuse import weights as stage
@@ -299,6 +312,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "paper": (paper, ()),
     "verify": (verify, ("corpus?",)),
     "trace": (trace, ("what",)),
+    "plan": (plan, ("corpus?",)),
     "weights": (weights, ("name",)),
     "stamps": (stamps, ("corpus",)),
     "search": (search, ("corpus", "protocol", "fold", "candidates")),

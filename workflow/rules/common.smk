@@ -33,10 +33,6 @@ except UserError as error:
     complain(error)
     raise SystemExit(2) from None
 
-# On a machine without CUDA the trainings ask for no GPU, so that --resources gpu=1 does not make them wait for each
-# other. Asking torch would take seconds at every start.
-GPU = int(shutil.which("nvidia-smi") is not None)
-
 WEIGHTS = {weights.path(name): name for name in weights.NAMES}
 
 
@@ -60,14 +56,28 @@ def detector(wildcards):
     return graph.detector(PARAMS, wildcards.corpus)
 
 
-def detector_gpu(wildcards):
+def or_more(megabytes):
+    """The memory that a job asks a cluster for: more each time that it is started again."""
+    return lambda wildcards, attempt: attempt * megabytes
+
+
+def gpus(wildcards):
+    """GPUs of a training or an evaluation.
+
+    On a machine without CUDA none, so that --resources gpu=1 does not make them wait for each other; asking torch would
+    take seconds at every start. What a cluster's nodes have this machine does not know: there they ask for one.
+    """
+    return int(workflow.non_local_exec or shutil.which("nvidia-smi") is not None)
+
+
+def detector_gpus(wildcards):
     """GPUs of a faces job: only a detector with weights uses one."""
-    return GPU if detector(wildcards) else 0
+    return gpus(wildcards) if detector(wildcards) else 0
 
 
 def detector_threads(wildcards):
     """Threads of a face job: on a GPU, which one job has at a time, the others decode ahead of it."""
-    return 5 if detector_gpu(wildcards) else 1
+    return 5 if detector_gpus(wildcards) else 1
 
 
 def pretrained(wildcards):

@@ -11,6 +11,9 @@ rule download:
         "logs/{corpus}/download/shard-{shard}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=or_more(2000),
+        runtime=1440,
     shell:
         "emofuse download {wildcards.corpus} {wildcards.shard} > {log} 2>&1"
 
@@ -24,6 +27,9 @@ rule weights:
         "../../environment.yml"
     params:
         name=weights_name,
+    resources:
+        mem_mb=or_more(1000),
+        runtime=120,
     shell:
         "emofuse weights {params.name} > {log} 2>&1"
 
@@ -39,5 +45,8 @@ rule index:
         "logs/{corpus}/index.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=or_more(2000),
+        runtime=60,
     shell:
         "emofuse index {wildcards.corpus} > {log} 2>&1"

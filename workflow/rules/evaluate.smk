@@ -20,7 +20,9 @@ rule evaluate:
         "../../environment.yml"
     threads: training_threads
     resources:
-        gpu=GPU,
+        gpu=gpus,
+        mem_mb=or_more(16000),
+        runtime=120,
     shell:
         "emofuse evaluate {wildcards.corpus} {wildcards.protocol} {wildcards.variant} {wildcards.seed} {wildcards.fold}"
         " > {log} 2>&1"

@@ -17,7 +17,9 @@ rule faces:
         "../../environment.yml"
     threads: detector_threads
     resources:
-        gpu=detector_gpu,
+        gpu=detector_gpus,
+        mem_mb=or_more(8000),
+        runtime=1440,
     shell:
         "emofuse faces {wildcards.corpus} {wildcards.shard} > {log} 2>&1"
 
@@ -35,5 +37,8 @@ rule audio:
         "logs/{corpus}/audio/shard-{shard}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=or_more(4000),
+        runtime=240,
     shell:
         "emofuse audio {wildcards.corpus} {wildcards.shard} > {log} 2>&1"

@@ -41,6 +41,9 @@ rule track:
         "logs/{corpus}/track.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=or_more(4000),
+        runtime=60,
     shell:
         "emofuse track {wildcards.corpus} > {log} 2>&1"
 
@@ -57,6 +60,9 @@ rule report:
         "logs/{corpus}/report.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=or_more(8000),
+        runtime=60,
     shell:
         "emofuse report {wildcards.corpus} > {log} 2>&1"
 
@@ -73,5 +79,8 @@ rule paper:
         "logs/paper.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=or_more(4000),
+        runtime=60,
     shell:
         "emofuse paper > {log} 2>&1"

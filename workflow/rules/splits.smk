@@ -15,5 +15,8 @@ rule splits:
         "logs/{corpus}/splits/{protocol}.log",
     conda:
         "../../environment.yml"
+    resources:
+        mem_mb=or_more(2000),
+        runtime=60,
     shell:
         "emofuse splits {wildcards.corpus} {wildcards.protocol} > {log} 2>&1"

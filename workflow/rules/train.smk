@@ -19,7 +19,9 @@ rule train:
         "../../environment.yml"
     threads: training_threads
     resources:
-        gpu=GPU,
+        gpu=gpus,
+        mem_mb=or_more(32000),
+        runtime=1440,
     shell:
         "emofuse train {wildcards.corpus} {wildcards.protocol} {wildcards.variant} {wildcards.seed} {wildcards.fold}"
         " > {log} 2>&1"

@@ -269,7 +269,8 @@ def explained(root: Path | str) -> Iterator[None]:
 
 
 def experiment_name(corpus: str) -> str:
-    return f"emofuse/{corpus}"
+    """A corpus's experiment: whoever shares a server gives theirs a name of their own in MLFLOW_EXPERIMENT_NAME."""
+    return f"{os.environ.get('MLFLOW_EXPERIMENT_NAME') or 'emofuse'}/{corpus}"
 
 
 def open_experiment(client: MlflowClient, corpus: str, root: Path | str) -> Experiment:

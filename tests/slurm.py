@@ -1,0 +1,157 @@
+"""A Slurm of two nodes, each with a GPU that is none, on this machine: slurmctld, slurmd and munged on 127.0.0.1."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import servers
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scontrol")
+NODES = ("node1", "node2")
+
+
+@dataclass
+class Cluster:
+    """A Slurm that runs, in a folder of its own."""
+
+    folder: Path
+    daemons: dict[str, subprocess.Popen[bytes]]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The environment in which Slurm's commands find it."""
+        return {
+            "SLURM_CONF": str(self.folder / "slurm.conf"),
+            "PATH": f"{self.folder / 'bin'}{os.pathsep}{servers.PATH}",
+        }
+
+    def ask(self, *command: str) -> str:
+        """What a command of Slurm's prints."""
+        done = subprocess.run(command, env={**os.environ, **self.settings}, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def states(self, *nodes: str) -> set[str]:
+        """The states of nodes; none while slurmctld does not answer."""
+        try:
+            return set(self.ask("sinfo", "-h", "-N", "-o", "%t", "-n", ",".join(nodes)).split())
+        except subprocess.CalledProcessError:
+            return set()
+
+    def jobs(self) -> list[dict[str, str]]:
+        """Every job that there was: what it asked for and what became of it, by Slurm's names."""
+        lines = self.ask("scontrol", "show", "jobs", "-o").splitlines()
+        return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines]
+
+    def kill(self, node: str) -> None:
+        """A node dies: its slurmd and all that runs on it."""
+        self.daemons[node].kill()
+        self.daemons[node].wait()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                settings = process.environ()
+                if (
+                    settings.get("SLURMD_NODENAME") == node
+                    and settings.get("SLURM_CONF") == self.settings["SLURM_CONF"]
+                ):
+                    above = process.parent()
+                    if above and above.name().startswith("slurmstepd"):
+                        above.kill()
+                    process.kill()
+
+    def revive(self, node: str) -> None:
+        """The node is back."""
+        conf = self.folder / "slurm.conf"
+        self.daemons[node] = servers.daemon(self.folder / "log" / node, "slurmd", "-D", "-N", node, "-f", conf)
+        self.wait_for(node)
+
+    def wait_for(self, *nodes: str) -> None:
+        """Until the nodes take jobs."""
+        deadline = time.monotonic() + servers.START
+        while self.states(*nodes) != {"idle"}:
+            assert time.monotonic() < deadline, f"the nodes do not start: see {self.folder / 'log'}"
+            time.sleep(0.5)
+
+
+CONFIGURATION = """\
+ClusterName=emofuse
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={control}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+ReturnToService=2
+SlurmdTimeout=10
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmdParameters=config_overrides
+MinJobAge=86400
+GresTypes=gpu
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={node1} CPUs=8 RealMemory=256000 Gres=gpu:1
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={node2} CPUs=8 RealMemory=256000 Gres=gpu:1
+PartitionName=cpu Nodes=ALL Default=YES
+PartitionName=gpu Nodes=ALL
+"""
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[Cluster]:
+    """A Slurm that runs in a folder until the end of the block; skips where it cannot."""
+    for name in PROGRAMS:
+        servers.program(name, "munge" if name == "munged" else "slurm-wlm")
+    if os.getuid() != 0:
+        servers.cannot("Slurm's daemons need root")
+    log = folder / "log"
+    folder.chmod(0o755)  # munge wants to be reached
+    (folder / "state").mkdir()
+    log.mkdir()
+    (folder / "munge.key").touch(mode=0o600)
+    (folder / "munge.key").write_bytes(secrets.token_bytes(128))
+    ports = dict(zip(("control", *NODES), servers.free_ports(3), strict=True))
+    host = socket.gethostname().split(".")[0]
+    (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, host=host, user="root", **ports))
+    (folder / "gres.conf").write_text("NodeName=node[1-2] Name=gpu File=/dev/null\n")
+    # Snakemake's plugin drops SLURM_CONF before it calls srun, which then asks for the cluster's own file.
+    (folder / "bin").mkdir()
+    (folder / "bin" / "srun").write_text(
+        f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {servers.program("srun", "slurm-wlm")} "$@"\n'
+    )
+    (folder / "bin" / "srun").chmod(0o755)
+    made = Cluster(folder, {})
+    with ExitStack() as stack:
+        stack.callback(_end, made)
+        names = ("socket", "key-file", "pid-file", "log-file", "seed-file")
+        files = (f"--{name}={folder}/munge.{name.split('-')[0]}" for name in names)
+        made.daemons["munged"] = servers.daemon(log / "munged", "munged", "--foreground", "--force", *files)
+        made.daemons["slurmctld"] = servers.daemon(log / "slurmctld", "slurmctld", "-D", "-f", folder / "slurm.conf")
+        for node in NODES:
+            made.daemons[node] = servers.daemon(log / node, "slurmd", "-D", "-N", node, "-f", folder / "slurm.conf")
+        made.wait_for(*NODES)
+        yield made
+
+
+def _end(cluster: Cluster) -> None:
+    for node in NODES:
+        if node in cluster.daemons:
+            cluster.kill(node)
+    for process in cluster.daemons.values():
+        process.kill()
+        process.wait()

@@ -1,0 +1,90 @@
+"""The micro corpus by Slurm, a real one of two nodes: the same numbers, what each job asked for, and a node that dies."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import micro
+import pytest
+import slurm
+
+# Nothing else differs from what a user types; without a database for its accounts this Slurm is asked by squeue.
+BY_SLURM = (
+    "snakemake", "demo", "--profile", "profiles/slurm", "--slurm-status-command", "squeue",
+    "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
+)  # fmt: skip
+WAIT = 600.0  # seconds for a job to begin, and for the run to end
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]:
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def by_slurm(cluster: slurm.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = micro.make(tmp_path_factory.mktemp("by-slurm") / "emofuse")
+    micro.run(folder, *BY_SLURM, **cluster.settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def jobs(by_slurm: Path, cluster: slurm.Cluster) -> list[dict[str, str]]:
+    """What Slurm knows of that run's jobs."""
+    return cluster.jobs()
+
+
+def test_a_run_by_slurm_is_what_a_run_here_is(by_slurm: Path, micro_run: Path) -> None:
+    micro.is_as_if_nothing_had_been(by_slurm, micro_run)
+
+
+def test_each_job_asked_for_what_its_rule_says(jobs: list[dict[str, str]]) -> None:
+    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
+    asked = [(job["Partition"], job["TimeLimit"], job["MinMemoryNode"], job.get("TresPerJob", "")) for job in jobs]
+    day, hour = "1-00:00:00", "01:00:00"
+    assert sorted(asked) == sorted(
+        [
+            *[("cpu", day, "2000M", "")] * 2,  # the clips
+            ("cpu", hour, "2000M", ""),  # the index
+            *[("cpu", day, "8000M", "")] * 2,  # the faces, by a detector that needs no GPU
+            *[("cpu", "04:00:00", "4000M", "")] * 2,  # the sound
+            ("cpu", hour, "2000M", ""),  # the splits
+            *[("gpu", "1-02:00:00", "32000M", "gres:gpu:1")] * 2,  # a fold, trained and scored by one job
+            ("cpu", hour, "12000M", ""),  # MLflow and the tables
+        ]
+    )
+
+
+def test_a_node_that_dies_is_survived(
+    by_slurm: Path, jobs: list[dict[str, str]], cluster: slurm.Cluster, tmp_path: Path
+) -> None:
+    def other(folder: Path) -> Path:
+        shutil.copytree(by_slurm, folder, symlinks=True)
+        micro.change(folder, lambda loaded: loaded["corpora"]["demo"].update(seeds=[2]))
+        return folder
+
+    here, folder = other(tmp_path / "here/emofuse"), other(tmp_path / "slurm/emofuse")
+    micro.run(here, *micro.ENGINES["snakemake"])
+    process = micro.start(folder, *BY_SLURM, **cluster.settings)
+    try:
+        deadline = time.monotonic() + WAIT
+        while (training := micro.at_work("train", folder)) is None:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        node = training.environ()["SLURMD_NODENAME"]
+        cluster.kill(node)
+        printed, _ = process.communicate(timeout=WAIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"no end: {process.communicate()[0][-6000:]}")
+    assert process.returncode == 0, printed[-6000:]
+    lost = [job for job in cluster.jobs()[len(jobs) :] if job["JobState"] != "COMPLETED"]
+    assert [(job["JobState"], job["NodeList"]) for job in lost] == [("NODE_FAIL", node)]
+    micro.is_as_if_nothing_had_been(folder, here)
+    cluster.revive(node)
