@@ -14,7 +14,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +134,10 @@ def make(name: str, chain: provenance.Chain) -> Plan:
     for job in (job for job in chain.jobs if job.arguments[:1] == (name,)):
         stages.setdefault(job.stage, Work()).jobs += 1
     features, models = 0, Counter[Piece]()
-    unsplit = {job.arguments[1] for job in todo if job.stage == "splits"}
+    unsplit = {str(job.arguments[1]) for job in todo if job.stage == "splits"}
+    folder = chain.root / "data" / name
+    trained = {str(job.arguments[1]) for job in todo if job.stage in ("train", "evaluate")}
+    split = {protocol: _split(folder / protocol / "folds.csv") for protocol in trained - unsplit}
     for job in todo:
         work = stages[job.stage]
         work.left += 1
@@ -147,10 +149,10 @@ def make(name: str, chain: provenance.Chain) -> Plan:
             modality = next(modality for modality, stage in shards.FOLDERS.items() if stage == job.stage)
             features += number * BYTES[modality] * math.prod(shape(corpus, modality))
         elif job.stage in ("train", "evaluate"):
-            _, protocol, variant, _, fold = job.arguments
-            run = chain.params.run(name, str(variant))
+            protocol, variant, fold = str(job.arguments[1]), str(job.arguments[2]), int(job.arguments[4])
+            run = chain.params.run(name, variant)
             own = pieces(corpus, run)
-            of_fold = _parts(corpus, clips, chain.root / "data" / name, str(protocol), int(fold), protocol in unsplit)
+            of_fold = split[protocol][fold] if protocol in split else _unsplit(corpus, clips, protocol, fold)
             if job.stage == "train":
                 work.clips[own["train"]] += run.training.epochs * round(of_fold["train"])
                 work.clips[own["evaluate"]] += run.training.epochs * round(of_fold["val"])
@@ -194,12 +196,8 @@ def _of_shard(clips: Mapping[int, int], corpus: Corpus, shard: int) -> int:
     return sum(clips.get(actor, 0) for actor in shards.actors_of(everyone, shard, len(corpus.shards)))
 
 
-def _parts(
-    corpus: Corpus, clips: Mapping[int, int], folder: Path, protocol: str, fold: int, unknown: bool
-) -> dict[str, float]:
-    """Part → clips of a fold: as split or, where that is `unknown` as yet, by the share of the actors in each part."""
-    if not unknown:
-        return dict(_split(folder / protocol / "folds.csv")[fold])
+def _unsplit(corpus: Corpus, clips: Mapping[int, int], protocol: str, fold: int) -> dict[str, float]:
+    """Part → clips of a fold that is not split yet: by the share of the actors in each part."""
     path = parameters.protocol_path(corpus.kind, protocol)
     if path is None:
         tested = len(clips) / int(protocol.removeprefix(parameters.RANDOM).rpartition("_")[2])
@@ -212,9 +210,8 @@ def _parts(
     return {"test": tested * each, "val": held * each, "train": (len(clips) - tested - held) * each}
 
 
-@cache
 def _split(file: Path) -> dict[int, Counter[str]]:
-    """Fold → part → clips."""
+    """Fold → part → clips, of a file of folds."""
     folds: dict[int, Counter[str]] = {}
     for row in read_table(file, ("fold", "part")):
         folds.setdefault(int(row["fold"]), Counter())[row["part"]] += 1
