@@ -17,7 +17,7 @@ demo: .venv/.ready
 
 # Two files of tests at a time.
 test: .venv/.ready
-	pytest -m "not slow" --numprocesses 2 --dist loadfile
+	pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The long tests: run them before a release.
 soak: .venv/.ready

@@ -15,6 +15,11 @@ settings.load_profile("emofuse")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that run the engines take minutes each: they come first, so that nobody waits for the last of them."""
+    items.sort(key=lambda item: "micro_run" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real clips and weights beside the repository; EMOFUSE_SHARED_DATA names another.

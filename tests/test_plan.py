@@ -96,13 +96,13 @@ def test_hours_are_clips_times_what_was_measured(empty: Path) -> None:
     assert f"GPU hours, job after job: {hours:,.1f} on A card (2026-01-02)" in lines
     assert any(line.startswith("CPU hours") and line.endswith("; not measured: train") for line in lines)
     assert any("train" in line and "not measured" in line for line in lines)
-    assert any("39 MB of features, 15 kB of models" in line for line in lines)
+    assert any("39 MB of features and 15 kB of models" in line for line in lines)
 
 
 def test_what_was_not_measured_says_so(empty: Path) -> None:
     lines = list(plan.text([plan_of("demo", empty)], []))
     assert sum("hours: not measured" in line for line in lines) == 2
-    assert any("15 (their size not measured) of models" in line for line in lines)
+    assert any("15 files (size not measured) of models" in line for line in lines)
 
 
 def test_other_parameters_are_other_pieces() -> None:

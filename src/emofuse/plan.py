@@ -277,7 +277,11 @@ def text(plans: Sequence[Plan], measured: Sequence[Machine]) -> Iterator[str]:
                 ).rstrip()
             )
         yield f"  to fetch: {_files(plan.fetched)}"
-        yield f"  to write: {_bytes(plan.features)} of features, {_models(plan, measured)} of models; again in DVC's cache"
+        clips = "fetched clips twice (as they come, and as shards), " if plan.fetched else ""
+        yield (
+            f"  to write: {clips}{_bytes(plan.features)} of features and {_models(plan, measured)} of models, these again"
+            " in DVC's cache unless the file system clones files"
+        )
     everything = sum((work.clips for plan in plans for work in plan.stages.values()), Counter[Piece]())
     if not everything:
         return
@@ -325,5 +329,5 @@ def _files(files: Sequence[Remote]) -> str:
 def _models(plan: Plan, measured: Sequence[Machine]) -> str:
     sizes = {piece: cost.bytes for machine in measured for piece, cost in machine.costs.items()}
     if any(piece not in sizes for piece in plan.models):
-        return f"{plan.models.total():,} (their size not measured)"
+        return f"{plan.models.total():,} files (size not measured)"
     return _bytes(sum(number * sizes[piece] for piece, number in plan.models.items()))
