@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that run the engines take minutes each: they come first, so that nobody waits for the last of them."""
-    items.sort(key=lambda item: "micro_run" not in getattr(item, "fixturenames", ()))
+    long = {item.path for item in items if "micro_run" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
