@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 
 def commit(files: Iterable[str]) -> None:
@@ -28,6 +33,7 @@ def commit(files: Iterable[str]) -> None:
     made |= {str(parent) for file in made for parent in Path(file).parents}  # an output may be a folder of them
     try:
         with Repo() as repo, repo.lock:
+            _mend_locks(repo)
             stages = [stage for stage in repo.index.stages if any(out.fs_path in made for out in stage.outs)]
             for dvcfile, group in groupby(stages, key=lambda stage: stage.dvcfile):
                 whole = [stage for stage in group if all(item.exists for item in (*stage.deps, *stage.outs))]
@@ -38,3 +44,19 @@ def commit(files: Iterable[str]) -> None:
     except (DvcException, SCMError) as error:
         reason = " ".join(str(error).split())
         print(f"emofuse: not recorded in DVC, so dvc repro would make it again: {reason}", file=sys.stderr)
+
+
+def _mend_locks(repo: Repo) -> None:
+    """DVC writes its list of locked files in place: killed at that moment, it stops at the list ever after."""
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    folder = str(repo.tmp_dir)
+    path = Path(folder) / RWLOCK_FILE
+    with make_lock(os.path.join(folder, RWLOCK_LOCK), tmp_dir=folder):  # noqa: PTH118 - DVC takes no Path
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            path.unlink()
