@@ -71,7 +71,9 @@ class Cluster:
     def revive(self, node: str) -> None:
         """The node is back."""
         conf = self.folder / "slurm.conf"
-        self.daemons[node] = servers.daemon(self.folder / "log" / node, "slurmd", "-D", "-N", node, "-f", conf)
+        self.daemons[node] = servers.daemon(
+            self.folder / "log" / node, *_name()[1], "slurmd", "-D", "-N", node, "-f", conf
+        )
         self.wait_for(node)
 
     def wait_for(self, *nodes: str) -> None:
@@ -126,7 +128,7 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     (folder / "munge.key").touch(mode=0o600)
     (folder / "munge.key").write_bytes(secrets.token_bytes(128))
     ports = dict(zip(("control", *NODES), servers.free_ports(3), strict=True))
-    host = socket.gethostname().split(".")[0]
+    host, named = _name()
     (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, host=host, user="root", **ports))
     (folder / "gres.conf").write_text("NodeName=node[1-2] Name=gpu File=/dev/null\n")
     # Snakemake's plugin drops SLURM_CONF before it calls srun, which then asks for the cluster's own file.
@@ -141,11 +143,24 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         names = ("socket", "key-file", "pid-file", "log-file", "seed-file")
         files = (f"--{name}={folder}/munge.{name.split('-')[0]}" for name in names)
         made.daemons["munged"] = servers.daemon(log / "munged", "munged", "--foreground", "--force", *files)
-        made.daemons["slurmctld"] = servers.daemon(log / "slurmctld", "slurmctld", "-D", "-f", folder / "slurm.conf")
+        made.daemons["slurmctld"] = servers.daemon(
+            log / "slurmctld", *named, "slurmctld", "-D", "-f", folder / "slurm.conf"
+        )
         for node in NODES:
-            made.daemons[node] = servers.daemon(log / node, "slurmd", "-D", "-N", node, "-f", folder / "slurm.conf")
+            made.daemons[node] = servers.daemon(
+                log / node, *named, "slurmd", "-D", "-N", node, "-f", folder / "slurm.conf"
+            )
         made.wait_for(*NODES)
         yield made
+
+
+def _name() -> tuple[str, list[str]]:
+    """The name of this machine, which has to be one of 127.0.0.1, and how a daemon is started that goes by it."""
+    host = socket.gethostname().split(".")[0]
+    with suppress(OSError):
+        if socket.gethostbyname(host).startswith("127."):
+            return host, []
+    return "localhost", ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
 
 
 def _end(cluster: Cluster) -> None:
