@@ -25,11 +25,11 @@ rule weights:
         "logs/{weights}.log",
     conda:
         "../../environment.yml"
-    params:
-        name=weights_name,
     resources:
         mem_mb=or_more(1000),
         runtime=120,
+    params:
+        name=weights_name,
     shell:
         "emofuse weights {params.name} > {log} 2>&1"
 
