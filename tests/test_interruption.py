@@ -60,14 +60,11 @@ def interrupted(folder: Path, stages: list[tuple[str, str]], seed: int) -> int:
 
 def test_killed_five_times(micro_run: Path, tmp_path: Path) -> None:
     folder = micro.make(tmp_path / "emofuse")
-    kills = [
-        ("faces", "snakemake"),
-        ("train", "dvc"),
-        ("evaluate", "snakemake"),
-        ("track", "dvc"),
-        ("report", "snakemake"),
-    ]
-    assert interrupted(folder, kills, seed=1) == 5
+    kills = [("faces", "snakemake"), ("train", "dvc"), ("evaluate", "snakemake"), ("track", "dvc")]
+    assert interrupted(folder, kills, seed=1) == 4
+    # DVC may have drawn the report before it came to track.
+    (folder / "results/demo/report.html").unlink(missing_ok=True)
+    assert interrupted(folder, [("report", "snakemake")], seed=2) == 1
     micro.run(folder, *micro.ENGINES["snakemake"])
     micro.is_as_if_nothing_had_been(folder, micro_run)
 
