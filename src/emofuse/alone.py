@@ -14,6 +14,7 @@ from emofuse.errors import UserError
 from emofuse.graph import Job
 
 LOCKS = Path(".emofuse")
+TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the file's own name, and its suffix once more
 log = logging.getLogger(__name__)
 _held: list[FileLock] = []
 
@@ -46,10 +47,11 @@ def at(job: Job, root: Path) -> Iterator[None]:
 
 def sweep(paths: Iterable[Path]) -> None:
     """Remove the temporary files of `emofuse.files.atomic` for these paths, of which nobody is a writer."""
-    for path in paths:
-        name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(path.suffix)}")
-        for left in path.parent.glob(".*") if path.parent.is_dir() else ():
-            if name.fullmatch(left.name):
+    wanted = set(paths)
+    for folder in {path.parent for path in wanted}:
+        for left in folder.glob(".*") if folder.is_dir() else ():
+            name = TEMPORARY.fullmatch(left.name)
+            if name and folder / name[1] in wanted and Path(name[1]).suffix == name[2]:
                 left.unlink(missing_ok=True)
 
 

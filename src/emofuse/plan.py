@@ -115,8 +115,7 @@ def left(chain: provenance.Chain, name: str) -> list[Job]:
     absent = {job for job in jobs if len(chain.missing(job)) == len(job.outputs)}
     dirty: set[Job] = set()
     for job in jobs:
-        broken = job not in absent and (chain.missing(job) or chain.fingerprint(job) is None)
-        if broken or chain.own(job).state == provenance.STALE or not dirty.isdisjoint(reads[job]):
+        if chain.outdated(job) or not dirty.isdisjoint(reads[job]):
             dirty.add(job)
     needed: set[Job] = set()
     for job in reversed(jobs):

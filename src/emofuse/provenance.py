@@ -192,6 +192,16 @@ class Chain:
         """Which of a job's outputs are not here."""
         return [path for path in job.outputs if self.hashes.of(path) is None]
 
+    def outdated(self, job: Job) -> bool:
+        """Whether what a job left has to be made again: stale, there in part, or without a fingerprint.
+
+        Of a job that left nothing this says nothing: it is for whoever needs its outputs.
+        """
+        missing = self.missing(job)
+        in_part = 0 < len(missing) < len(job.outputs)
+        unsaid = len(missing) < len(job.outputs) and self.fingerprint(job) is None
+        return in_part or unsaid or self.own(job).state == STALE
+
     def own(self, job: Job) -> Finding:
         """Whether a job's outputs are what it made of the inputs, parameters and code that are here now."""
         if job not in self._own:
@@ -276,13 +286,12 @@ def settle(params: Params, root: Path) -> None:
     chain = Chain(params, root)
     now = time.time_ns()
     for job in chain.jobs:
-        found, missing = chain.own(job), chain.missing(job)
         times = {path: chain.hashes.time(path) for path in (*job.outputs, job.fingerprint)}
         here = [path for path, when in times.items() if when is not None]
         if not here:
             continue
         oldest = min(times[path] or 0 for path in here)
-        if found.state == STALE or chain.fingerprint(job) is None or 0 < len(missing) < len(job.outputs):
+        if chain.outdated(job):
             if oldest != LONG_AGO:
                 chain.hashes.set_time(here[-1], LONG_AGO)
             continue
