@@ -491,6 +491,22 @@ def test_a_stopped_training_shows_once_when_it_is_resumed(tmp_path: Path) -> Non
     assert [status for key, status, _ in summary(tmp_path) if key == str(KEY)] == ["FINISHED"]
 
 
+@pytest.mark.usefixtures("mlflow_imported", "no_figures")
+def test_a_training_whose_turn_does_not_come_shows_all_of_itself_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("emofuse.tracking.live.TURN", 0.1)
+    store.make_store(tmp_path)
+    with Live(KEY, {}, tmp_path, delay=0, interval=0) as live:
+        with store.lock(tmp_path):
+            live.epoch({"epoch": 1, "val_uar": 0.1})
+        live.epoch({"epoch": 2, "val_uar": 0.2})
+    (run,) = (run for run in runs_of(tmp_path) if run.data.tags[store.RUN_KEY] == str(KEY))
+    history = store.open_store(tmp_path).get_metric_history(run.info.run_id, "val_uar")
+    assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2)]
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("server", ["dead", "silent"])
 @pytest.mark.usefixtures("mlflow_imported", "no_figures")
 def test_a_server_that_fails_costs_one_warning_and_no_time(

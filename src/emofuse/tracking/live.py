@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from filelock import Timeout
+
 from emofuse.commit import checked_out
 from emofuse.tracking import store
 from emofuse.tracking.store import RunKey
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
+
+# Seconds that a training may wait for others that begin in the same moment.
+TURN = 20.0
 
 
 class Live:
@@ -78,7 +83,10 @@ class Live:
 
     def _send(self) -> None:
         if self._client is None:
-            self._client = self._start()
+            try:
+                self._client = self._start()
+            except Timeout:  # others begin just now: the points are kept until the next time
+                return
         from mlflow.entities import Metric
 
         points = [
@@ -102,7 +110,7 @@ class Live:
         client = store.open_store(self._root)
         for name in ("mlflow", "urllib3"):  # of a failure they would write a page beside our one line
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        with store.lock(self._root, timeout=20):
+        with store.lock(self._root, timeout=TURN):
             experiment = store.open_experiment(client, self._key.corpus, self._root)
             runs = store.runs(client, experiment)
             for run in runs:
