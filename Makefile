@@ -15,9 +15,9 @@ demo: .venv/.ready
 	EMOFUSE_DVC_COMMIT=0 snakemake demo --cores $(CORES)
 	@echo "The report: results/demo/report.html"
 
-# Two files of tests at a time.
+# Three files of tests at a time: some wait for a server, or for Slurm.
 test: .venv/.ready
-	pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	pytest -m "not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The long tests: run them before a release.
 soak: .venv/.ready

@@ -163,6 +163,7 @@ def test_every_cell(states: dict[str, Path], tmp_path: Path, state: str, change:
     run_and_ask_the_other(changed(states, state, change, tmp_path), states[state], change, engine)
 
 
+@pytest.mark.slow
 def test_a_parameter_changed_and_changed_back_under_the_other_engine(states: dict[str, Path], tmp_path: Path) -> None:
     """By Snakemake, with another seed by DVC, and as before by Snakemake: it must not take its own old word for it."""
     folder = changed(states, "snakemake", "variant", tmp_path)

@@ -55,5 +55,6 @@ def test_pushed_here_and_pulled_there(micro_run: Path, remote: Remote, tmp_path:
     assert micro.agrees(there, "dvc")
     assert micro.tables(there) == micro.tables(here)
     assert " stale" not in micro.run(there, "emofuse", "verify", "demo")
-    micro.run(there, "emofuse", "report", "demo")
-    assert micro.tables(there) == micro.tables(here)
+    if not remote.settings:  # once is enough: it is made of the same files
+        micro.run(there, "emofuse", "report", "demo")
+        assert micro.tables(there) == micro.tables(here)

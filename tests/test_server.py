@@ -63,39 +63,49 @@ def test_eight_folds_at_once_lose_nothing(client: MlflowClient, tmp_path: Path) 
             assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [1, 2, 3, 4, 5]
 
 
+@pytest.fixture(scope="module")
+def tracked(micro_run: Path, server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone whose folds are on the server, under the name of ada."""
+    folder = tmp_path_factory.mktemp("ada") / "emofuse"
+    shutil.copytree(micro_run, folder, symlinks=True)
+    micro.run(folder, "emofuse", "track", "demo", MLFLOW_EXPERIMENT_NAME="ada", **server)
+    return folder
+
+
 def test_a_corpus_goes_there_and_comes_back(
-    micro_run: Path, client: MlflowClient, server: dict[str, str], tmp_path: Path
+    tracked: Path, micro_run: Path, client: MlflowClient, server: dict[str, str], tmp_path: Path
 ) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    shutil.copytree(micro_run, here, symlinks=True)
-    micro.run(here, "emofuse", "track", "demo", **server)
-    assert sorted((run.info.run_name, run.info.status) for run in runs(client, "emofuse/demo")) == micro.runs(micro_run)
-    shutil.copytree(here, there, symlinks=True)
-    shutil.rmtree(there / "results/demo/kfold_3")
-    micro.run(there, "emofuse", "restore", "demo", **server)
-    micro.run(there, "emofuse", "report", "demo", **server)
-    assert micro.tables(there) == micro.tables(here)
+    assert sorted((run.info.run_name, run.info.status) for run in runs(client, "ada/demo")) == micro.runs(micro_run)
+    folder = tmp_path / "there"
+    shutil.copytree(tracked, folder, symlinks=True)
+    shutil.rmtree(folder / "results/demo/kfold_3")
+    micro.run(folder, "emofuse", "restore", "demo", MLFLOW_EXPERIMENT_NAME="ada", **server)
+    assert micro.tables(folder) == micro.tables(tracked)
+    for score in (tracked / "results/demo/kfold_3").rglob("*.*"):
+        assert (folder / score.relative_to(tracked)).read_bytes() == score.read_bytes()
 
 
 def test_two_who_share_it_under_names_of_their_own_keep_their_runs(
-    micro_run: Path, client: MlflowClient, server: dict[str, str], tmp_path: Path
+    tracked: Path, client: MlflowClient, server: dict[str, str], tmp_path: Path
 ) -> None:
-    fold = Path("results/demo/kfold_3/proposed/seed-1/fold-0/metrics.json")
-    for name in ("ada", "grace"):
-        folder = tmp_path / name
-        shutil.copytree(micro_run, folder, symlinks=True)
-        if name == "grace":
-            (folder / fold).write_text(json.dumps({**json.loads((folder / fold).read_text()), "war": 0.0123}))
-        # Not `emofuse track`, which would refuse a score that nobody's training has.
-        program = "from emofuse import params, tracking; tracking.track('demo', params.load())"
-        micro.run(folder, sys.executable, "-c", program, MLFLOW_EXPERIMENT_NAME=name, **server)
-    kept = {
-        name: {run.info.run_name: run.data.metrics["war"] for run in runs(client, f"{name}/demo")}
-        for name in ("ada", "grace")
+    before = scores(client, "ada/demo")
+    folder = tmp_path / "grace"
+    shutil.copytree(tracked, folder, symlinks=True)
+    fold = folder / "results/demo/kfold_3/proposed/seed-1/fold-0/metrics.json"
+    fold.write_text(json.dumps({**json.loads(fold.read_text()), "war": 0.0123}))
+    # Not `emofuse track`, which would refuse a score that nobody's training has.
+    program = "from emofuse import params, tracking; tracking.track('demo', params.load())"
+    micro.run(folder, sys.executable, "-c", program, MLFLOW_EXPERIMENT_NAME="grace", **server)
+    assert scores(client, "ada/demo") == before
+    assert {name for name, war in scores(client, "grace/demo").items() if war != before[name]} == {
+        "proposed seed-1 fold-0",
+        "proposed kfold_3 seed-1",
     }
-    assert kept["ada"].keys() == kept["grace"].keys()
-    assert kept["grace"]["proposed seed-1 fold-0"] == 0.0123
-    assert kept["ada"]["proposed seed-1 fold-0"] == json.loads((micro_run / fold).read_text())["war"]
+
+
+def scores(client: MlflowClient, experiment: str) -> dict[str | None, float]:
+    """The accuracy of each run, by the run's name."""
+    return {run.info.run_name: run.data.metrics["war"] for run in runs(client, experiment)}
 
 
 def test_without_the_password_nothing_is_read_or_written(
