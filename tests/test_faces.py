@@ -270,7 +270,7 @@ def square_levels(number: int) -> list[int]:
 
 def follow(path: Path, frames: list[np.ndarray]) -> tuple[media.Frames, faces.Track]:
     decoded = films(path, np.stack(frames))
-    (track,) = faces.find([decoded], bright, 64)
+    (track,) = faces.find([decoded], bright, 64, faces.follow)
     return decoded, track
 
 
@@ -287,7 +287,7 @@ def test_a_still_face_takes_one_search_and_three_close_looks(tmp_path: Path) -> 
         return bright(pictures)
 
     clips = [films(tmp_path / "a.mp4", np.stack([scene((x, 50, 32))] * 20)) for x in (60, 90, 130)]
-    tracks = faces.find(clips, detect, 64)
+    tracks = faces.find(clips, detect, 64, faces.follow)
     assert looked == [(3, 64, 96), (9, 64, 64)]  # all clips together
     for x, track in zip((60, 90, 130), tracks, strict=True):
         assert np.abs(track.faces[:, :4] - [x - 16, 34, x + 16, 66]).max() < 2
@@ -365,7 +365,7 @@ def test_a_small_face_is_searched_for_again(tmp_path: Path) -> None:
         return [found[found[:, 3] - found[:, 1] >= 16] for found in bright(pictures)]
 
     decoded = films(tmp_path / "a.mp4", np.stack([scene((60, 60, 16))] * 20))
-    (track,) = faces.find([decoded], short_sighted, 64)
+    (track,) = faces.find([decoded], short_sighted, 64, faces.follow)
     assert seen == [64, 128, 64]
     assert np.abs(track.faces[:, :4] - [52, 52, 68, 68]).max() < 1.5
 
@@ -417,7 +417,7 @@ def test_the_squares_are_where_every_frame_at_full_size_has_its_face(
     for data in real_clips(shared_data, pattern).values():
         times = faces.frame_times(media.probe(data).duration, params.snippets, params.frames).ravel()
         decoded = media.decode_frames(data, times.tolist())
-        (track,) = faces.find([decoded], detect, params.detect_size)
+        (track,) = faces.find([decoded], detect, params.detect_size, faces.follow)
         assert faces.verdict(track, decoded.times) == "ok"
         corners, side = faces.windows(track, decoded.times, params.margin)
         for number in range(step // 2, len(decoded.pictures), step):

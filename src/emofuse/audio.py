@@ -108,7 +108,11 @@ def clip_sound(data: bytes, duration: float, audio: Audio) -> np.ndarray:
     `data` is the file with its sound, `duration` the clip's length in seconds. Raises `BrokenClip` for a sound
     track that cannot be decoded, is silent, or lasts for less than half of the clip.
     """
-    samples = read_audio(data, audio.sample_rate)
+    return usable(read_audio(data, audio.sample_rate), duration, audio)
+
+
+def usable(samples: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
+    """The sound that it is given, float32 (samples,); raises `BrokenClip` where it is silent or too short."""
     heard = len(samples) / audio.sample_rate
     if heard < duration / 2 or len(samples) <= audio.fft // 2:  # a transform needs half of its points
         raise BrokenClip(f"the sound is too short: {heard:.1f} of {duration:.1f} seconds")

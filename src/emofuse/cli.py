@@ -267,6 +267,34 @@ def search(params: Params, corpus: str, protocol: str, fold: int, candidates: st
         stage.run(params, corpus, protocol, fold, Path(candidates), corpora.emotions(section.kind), ROOT, device)
 
 
+def predict(video: list[str], model: str | None, output: str) -> None:
+    """Say which emotion is played in videos, by trained models, on the terminal and in a folder of CSV, JSON and a page."""
+    from emofuse import lease
+    from emofuse.predict import answers, bundle, written
+
+    models = bundle.find(model, ROOT)
+    with lease.device() as device:
+        _torch_set(_threads())
+        asked = answers.Models(*models, device)
+        clips = answers.ask([Path(name) for name in video], asked)
+        written.write(clips, asked, Path(output))
+    for clip in clips:
+        for line in written.lines(clip, asked.bundle):
+            print(printable(line))
+    print(f"every window and face: {Path(output) / 'predictions.html'}, .csv and .json")
+    if silent := sum(bool(clip.refusal(asked.bundle)) for clip in clips):
+        raise UserError(f"{silent} of {len(clips)} videos have no answer; the lines above say why")
+
+
+def export(params: Params, model: str, folder: str) -> None:
+    """Write the models of a run to a folder that stands alone, with a model card, programs and MLflow's form of them."""
+    from emofuse.predict import bundle
+    from emofuse.predict import export as stage
+
+    stage.write(bundle.find(model, ROOT), params, Path(folder))
+    print(f"{folder}: README.md is the model card; try emofuse predict --model {folder} VIDEO")
+
+
 def show_params(params: Params, corpus: str, variant: str) -> None:
     """Print what a variant of a corpus resolves to."""
     print(json.dumps(params.run(corpus, variant).model_dump(), indent=2))
@@ -294,6 +322,8 @@ ARGUMENTS: dict[str, tuple[type, str]] = {
     "name": (str, "resnet18, r3d_18, retinaface_resnet50 or retinaface_mobilenet0.25"),
     "candidates": (str, "a YAML file: configuration → overrides of network, loss and training"),
     "what": (str, "a file, or FILE:ROW:COLUMN: a row's number or words of it, words of a heading"),
+    "model": (str, "models/<corpus>/<protocol>/<variant>/seed-<s>, or one fold's model in it"),
+    "folder": (str, "a new folder"),
     "--predictions": (str, "a CSV file of others' predictions: clip, and predicted or p_<emotion> of each emotion"),
     "--output": (str, "the JSON file to write the scores of --predictions to"),
 }
@@ -317,11 +347,14 @@ COMMANDS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "stamps": (stamps, ("corpus",)),
     "search": (search, ("corpus", "protocol", "fold", "candidates")),
     "params": (show_params, ("corpus", "variant")),
+    "export": (export, ("model", "folder")),
 }
+# They take no params.yaml, which need not be there.
+FREE: dict[str, Callable[..., None]] = {"predict": predict, "schema": show_schema, "ui": ui}
 EPILOGUE = """\
 The stages run in this order, each reading what those before it wrote:
   download → index → faces, audio → splits → train → evaluate → track, report → paper
-track has a way back, restore, from the MLflow store to the result files.
+track has a way back, restore, from the MLflow store to the result files; predict and export use the models.
 Snakemake and DVC run these same commands; see README.md.
 
 exit status: 0 done; 2 a mistake in what was given, or a number is stale, one line says which; 1 anything else
@@ -334,10 +367,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     given = {name: value for name, value in vars(options).items() if name != "command"}
     try:
-        if options.command == "schema":
-            show_schema()
-        elif options.command == "ui":
-            ui(**given)
+        if options.command in FREE:
+            FREE[options.command](**given)
         else:
             _run(options.command, parameters.load(ROOT / "params.yaml"), given)
     except UserError as error:
@@ -372,11 +403,16 @@ def _parser() -> argparse.ArgumentParser:
                 command.add_argument(argument.rstrip("?"), type=kind, help=meaning, nargs="?")
             else:
                 command.add_argument(argument, type=kind, help=meaning)
-    text = (show_schema.__doc__ or "").strip()
-    commands.add_parser("schema", help=_summary(text), description=text)
-    text = (ui.__doc__ or "").strip()
-    command = commands.add_parser("ui", help=_summary(text), description=text)
-    command.add_argument("--port", type=int, default=5000, help="the port to listen on (5000)")
+    free = {}
+    for name, function in FREE.items():
+        text = (function.__doc__ or "").strip()
+        free[name] = commands.add_parser(name, help=_summary(text), description=text)
+    free["ui"].add_argument("--port", type=int, default=5000, help="the port to listen on (5000)")
+    free["predict"].add_argument("video", nargs="+", metavar="VIDEO", help="a file with a picture, a sound or both")
+    free["predict"].add_argument("--model", help="a run or a file of models/, a folder of emofuse export, or models:/…")
+    free["predict"].add_argument(
+        "--output", default="predictions", metavar="FOLDER", help="where to write (predictions)"
+    )
     return parser
 
 
@@ -445,6 +481,13 @@ def _stamps(params: Params, corpus: str, *stages: str) -> list[Path]:
     """The stamps of stages, brought up to date first, so that a stage run by hand has the right ones."""
     stamps(params, corpus)
     return [ROOT / "stamps" / corpus / f"{stage}.json" for stage in stages]
+
+
+def _torch_set(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _threads() -> int:

@@ -116,14 +116,45 @@ def follow(frames: Frames, detect_size: int) -> Tracker[Track]:
     Where a close look shows no face the whole frame is searched, larger. Where neighbours disagree there is another
     key frame between them.
     """
-    keys = np.unique(np.linspace(0, len(frames.pictures) - 1, KEYS).round().astype(int)).tolist()
-    sizes = [detect_size * 2**number for number in range(TRIES)]
+    seen = yield from _look_around(frames, detect_size)
+    chosen = _largest(seen)
+    return (yield from _close_in(frames, detect_size, chosen, _rivals(seen, chosen)))
+
+
+def follow_all(frames: Frames, detect_size: int) -> Tracker[list[Track]]:
+    """Find every face of a clip that is large beside its largest, each as `follow` finds the one of a clip; that one first."""
+    seen = yield from _look_around(frames, detect_size)
+    tracks: list[Track] = []
+    middle = frames.times[[len(frames.times) // 2]]
+    least = RIVAL * max(_areas(faces).max(initial=0) for faces in seen.values())
+    while True:
+        chosen = _largest(seen)
+        found = [face for face in chosen.values() if not np.isnan(face[4])]
+        if not found or _areas(np.stack(found)).max() < least:
+            return tracks
+        seen = {number: faces[(faces != chosen[number]).any(1)] for number, faces in seen.items()}
+        track = yield from _close_in(frames, detect_size, chosen)
+        if track.found.any():
+            here = track.at(middle)[0]
+            if all(overlap(here, other.at(middle)[0]) < SAME for other in tracks):  # one who was lost and found again
+                tracks.append(track)
+
+
+def _look_around(frames: Frames, detect_size: int) -> Tracker[dict[int, np.ndarray]]:
+    """The faces in the key frame in the middle or, unless it shows one and no other, in all key frames."""
+    keys, sizes = _keys(frames), _sizes(detect_size)
     middle = keys[len(keys) // 2]
     seen = yield from _search(frames, [middle], sizes)
     if len(seen[middle]) != 1:
         seen |= yield from _search(frames, [key for key in keys if key != middle], sizes)
-    chosen = _largest(seen)
-    rivals = _rivals(seen, chosen)
+    return seen
+
+
+def _close_in(
+    frames: Frames, detect_size: int, chosen: Mapping[int, np.ndarray], rivals: float = 0.0
+) -> Tracker[Track]:
+    """Verify a face by close looks, from where it was in some frames."""
+    keys = _keys(frames)
     track = _track(frames, chosen, rivals)
     faces: dict[int, np.ndarray] = {}
     for _ in range(ROUNDS):
@@ -135,6 +166,16 @@ def follow(frames: Frames, detect_size: int) -> Tracker[Track]:
         track = _track(frames, faces, rivals)
         keys = [key for key in keys if overlap(faces[key], expected[key]) < SAME] + _between(faces)
     return track
+
+
+def _keys(frames: Frames) -> list[int]:
+    """The numbers of the key frames to begin with."""
+    return list(np.unique(np.linspace(0, len(frames.pictures) - 1, KEYS).round().astype(int)).tolist())
+
+
+def _sizes(detect_size: int) -> list[int]:
+    """What the shorter side of a whole frame is scaled to, one try after the other."""
+    return [detect_size * 2**number for number in range(TRIES)]
 
 
 def _search(frames: Frames, numbers: Sequence[int], sizes: Sequence[int]) -> Tracker[dict[int, np.ndarray]]:
@@ -215,10 +256,14 @@ def _track(frames: Frames, faces: Mapping[int, np.ndarray], rivals: float) -> Tr
     return Track(frames.times[numbers], np.stack([faces[number] for number in numbers]), rivals)
 
 
-def find(clips: Sequence[Frames], detect: Detect, detect_size: int) -> list[Track]:
-    """Find the face of each of several clips; what they want looked at in the same size goes in one batch."""
-    trackers = [follow(frames, detect_size) for frames in clips]
-    tracks: dict[int, Track] = {}
+def find(
+    clips: Sequence[Frames], detect: Detect, detect_size: int, way: Callable[[Frames, int], Tracker[A]]
+) -> list[A]:
+    """Find the faces of each of several clips, by `follow` or `follow_all`; what they want looked at in the same size goes in
+    one batch.
+    """
+    trackers = [way(frames, detect_size) for frames in clips]
+    tracks: dict[int, A] = {}
     answers: dict[int, Any] = dict.fromkeys(range(len(clips)))
     while answers:
         looks: dict[tuple[int, int], dict[int, Looks]] = {}
@@ -365,7 +410,7 @@ def _results(
 ) -> Iterator[tuple[np.ndarray | None, str, Track]]:
     """Crops, status and track of each clip."""
     readable = [clip for clip in clips if isinstance(clip, Frames)]
-    tracks = iter(find(readable, detect, faces.detect_size) if detect else [NO_TRACK] * len(readable))
+    tracks = iter(find(readable, detect, faces.detect_size, follow) if detect else [NO_TRACK] * len(readable))
     for clip in clips:
         if isinstance(clip, str):
             yield None, clip, NO_TRACK

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import math
+import mmap
 import shutil
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 # Seconds by which a good file may differ from the length it states: rounding, and the last packet's padding.
@@ -23,8 +27,13 @@ ROUNDING = 0.25
 CUT_ROUNDING = 0.05
 # Seconds that a sound track's own times may run away from its samples: a tenth of what a segment hears.
 DRIFT = 0.1
+# Seconds around a span of sound that are resampled with it, and cut off after: a filter needs neighbours.
+EDGE = 0.05
 # Seconds of a clip that may show its last frame: the sound often goes on a little longer.
 FROZEN = 0.5
+
+# Files that hold clips. Others that FFmpeg reads are lists of further files, or addresses of some.
+CONTAINERS = "mov,matroska,webm,avi,flv,mpeg,mpegts,asf,wav,w64,aiff,au,mp3,aac,flac,ogg"
 
 # Formats whose regions can be cut out plane by plane; others, rare, are converted whole.
 PLANAR = ("yuv420p", "yuvj420p")
@@ -44,18 +53,40 @@ class Streams:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[av.container.InputContainer]:
-    if not data:
+def _opened(source: bytes | Path) -> Iterator[av.container.InputContainer]:
+    if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
         raise BrokenClip("empty file")
+    file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+    only = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
-        with av.open(io.BytesIO(data), "r", metadata_errors="ignore") as container:
+        with av.open(file, "r", metadata_errors="ignore", container_options=only) as container:
             if any(track.codec_context is None for track in (*container.streams.video, *container.streams.audio)):
                 raise BrokenClip("cannot be decoded: a track's codec is unknown")
             yield container
     except (av.error.FFmpegError, ValueError, IndexError) as error:  # the last where a track turns up late
-        if isinstance(error, av.error.EOFError) or (data[4:8] == b"ftyp" and b"moov" not in data):
+        if isinstance(error, av.error.EOFError) or _is_headless(source):
             raise BrokenClip("truncated: it ends before it says what it holds") from None  # an mp4 may say so last
-        raise BrokenClip(f"cannot be decoded: {getattr(error, 'strerror', None) or error}") from None
+        raise BrokenClip(_cannot(error)) from None
+
+
+def _is_headless(source: bytes | Path) -> bool:
+    """Whether it is an mp4 without the part that says what it holds."""
+    if isinstance(source, bytes):
+        return source[4:8] == b"ftyp" and b"moov" not in source
+    with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data[4:8] == b"ftyp" and data.find(b"moov") < 0
+
+
+def _cannot(error: Exception) -> str:
+    if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of a container that it must not open, too
+        return "cannot be decoded: it is damaged, or of a kind that holds no clip"
+    return f"cannot be decoded: {getattr(error, 'strerror', None) or error}"
+
+
+def _picture(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The track of the picture; the cover of a song is none."""
+    tracks = container.streams.video
+    return next((track for track in tracks if not track.disposition & Disposition.attached_pic), None)
 
 
 def _seconds(ticks: int | None, stream: av.stream.Stream) -> float:
@@ -63,13 +94,14 @@ def _seconds(ticks: int | None, stream: av.stream.Stream) -> float:
     return float(ticks * stream.time_base) if ticks and stream.time_base else 0.0
 
 
-def probe(data: bytes) -> Streams:
-    """Look into a clip without decoding it.
+def probe(source: bytes | Path) -> Streams:
+    """Look into a clip, the bytes of a file or a file, without decoding it.
 
     Raises `BrokenClip` where it cannot be opened, and where it or a track ends before the length that it states.
     """
-    with _opened(data) as container:
-        tracks = [*container.streams.video[:1], *container.streams.audio[:1]]
+    with _opened(source) as container:
+        picture = _picture(container)
+        tracks = [*([picture] if picture else []), *container.streams.audio[:1]]
         ends = {track.index: 0 for track in tracks}  # in the track's own units
         cut = False
         for packet in container.demux(tracks) if tracks else ():
@@ -86,7 +118,7 @@ def probe(data: bytes) -> Streams:
             if track.duration:
                 says = _seconds((track.start_time or 0) + track.duration, track)
                 promises.append((says, _seconds(ends[track.index], track)))
-        streams = bool(container.streams.video), bool(container.streams.audio)
+        streams = bool(picture), bool(container.streams.audio)
     for says, lasts in promises:
         if lasts < says - (CUT_ROUNDING if cut else ROUNDING):
             raise BrokenClip(f"truncated: {lasts:.1f} of {says:.1f} seconds")
@@ -95,7 +127,7 @@ def probe(data: bytes) -> Streams:
     return Streams(*streams, stated if length - ROUNDING <= stated <= length else length)
 
 
-def read_audio(data: bytes, sample_rate: int) -> np.ndarray:
+def read_audio(source: bytes | Path, sample_rate: int) -> np.ndarray:
     """Decode a clip's sound to mono, on the clock of `read_frames`: from the moment of the first frame on.
 
     Where the sound starts before the picture, what is earlier is left out; where it starts after it, zeros
@@ -104,15 +136,68 @@ def read_audio(data: bytes, sample_rate: int) -> np.ndarray:
     Returns float32 samples (samples,) in [-1, 1] at `sample_rate` Hz.
     Raises `BrokenClip` for a clip without a sound track or with one that cannot be decoded.
     """
-    with _opened(data) as container:
+    return _whole(sounds(source, [(0.0, math.inf)], sample_rate))
+
+
+def sounds(
+    source: bytes | Path, spans: Iterable[tuple[float, float]], sample_rate: int
+) -> Iterator[np.ndarray | BrokenClip]:
+    """The sound of each of some spans, as `read_audio` has that of a clip, or why it has none; in one pass.
+
+    `spans` are start and end in seconds, in rising order of both; those that begin at 0 have all that is earlier.
+    Raises `BrokenClip` for a clip without a sound track.
+    """
+    waiting = deque(_Span(start, end) for start, end in spans)
+    with _opened(source) as container:
         if not container.streams.audio:
             raise BrokenClip("no sound track")
-        frames = list(container.decode(container.streams.audio[0]))
+        picture = _picture(container)
+        zero = None if picture is None else _seconds(picture.start_time, picture)
+        lost: tuple[float, str] | None = None  # since when nothing can be decoded, and why
+        time = 0.0
+        for frames in _decoded(container, container.streams.audio[0]):
+            if isinstance(frames, str):
+                lost = lost or (time, frames)
+                continue
+            for frame in frames:
+                begin = frame.time if frame.time is not None else time + (zero or 0.0)
+                zero = begin if zero is None else zero
+                begin -= zero
+                time = begin + frame.samples / frame.sample_rate
+                for span in waiting:
+                    if span.start > 0 and span.start - EDGE >= time:
+                        break
+                    if lost and lost[0] < span.end:
+                        span.spoilt = lost[1]
+                    if begin < span.end + EDGE:
+                        span.frames.append(frame)
+                lost = None
+                while waiting and begin >= waiting[0].end + EDGE:
+                    yield waiting.popleft().samples(zero, sample_rate)
+        for span in waiting:
+            span.spoilt = span.spoilt or (lost[1] if lost else "")
+            yield span.samples(zero or 0.0, sample_rate)
+
+
+@dataclass
+class _Span:
+    """Part of a clip's sound, from `start` to `end` in seconds, while it is decoded."""
+
+    start: float
+    end: float
+    frames: list[av.AudioFrame] = field(default_factory=list)
+    spoilt: str = ""
+
+    def samples(self, zero: float, sample_rate: int) -> np.ndarray | BrokenClip:
+        """The sound of the span, `zero` being the clip's own time at its beginning; see `read_audio`."""
+        frames = self.frames
+        if self.spoilt:
+            return BrokenClip(self.spoilt)
         if not frames:
-            raise BrokenClip("the sound track is empty")
+            return BrokenClip("the sound track is empty")
         first, last = frames[0], frames[-1]
         if len({(frame.format.name, frame.layout.name, frame.sample_rate) for frame in frames}) > 1:
-            raise BrokenClip("the sound changes its format")
+            return BrokenClip("the sound changes its format")
         if first.format.name.startswith("s16") and first.layout.name == "mono" and first.sample_rate == sample_rate:
             # What the resampler does, without the time it takes to be called.
             planes = [np.frombuffer(f.planes[0], np.int16, f.samples) for f in frames]  # type: ignore[call-overload]
@@ -128,15 +213,14 @@ def read_audio(data: bytes, sample_rate: int) -> np.ndarray:
         if last.time is not None:
             gap = last.time - start - sum(frame.samples for frame in frames[:-1]) / first.sample_rate
             if abs(gap) > DRIFT:
-                raise BrokenClip(
+                return BrokenClip(
                     f"the sound track is out of step: its times and its samples differ by {gap:.1f} seconds"
                 )
-        early = 0
-        if container.streams.video:
-            picture = container.streams.video[0]
-            early = round((_seconds(picture.start_time, picture) - start) * sample_rate)
-    mono = mono[early:] if early >= 0 else np.pad(mono, (-early, 0))
-    return np.clip(mono, -1, 1)
+        early = round((zero + self.start - start) * sample_rate)
+        mono = mono[early:] if early >= 0 else np.pad(mono, (-early, 0))
+        if self.end < math.inf:
+            mono = mono[: round((self.end - self.start) * sample_rate)]
+        return np.clip(mono, -1, 1)
 
 
 @dataclass(frozen=True)
@@ -145,11 +229,13 @@ class Frames:
 
     `pictures` are F frames of one size in order of time, `times` (F,) when they come on show, in seconds from
     the clip's first frame, and `shown` the number of the one that is on show at each of the times asked for.
+    `damaged` counts those of which the decoder made up a part.
     """
 
     pictures: list[av.VideoFrame]
     times: np.ndarray
     shown: np.ndarray
+    damaged: int = 0
 
     @property
     def width(self) -> int:
@@ -164,51 +250,145 @@ class Frames:
         return sum(plane.buffer_size for plane in self.pictures[0].planes) * len(self.pictures)
 
 
-def decode_frames(data: bytes, times: Sequence[float]) -> Frames:
+def decode_frames(source: bytes | Path, times: Sequence[float]) -> Frames:
     """Decode the frames on show at the given times.
 
     `times` are seconds from the first frame, in rising order; a time just past the end gets the last frame.
     Raises `BrokenClip` for a clip without a picture, and for one whose picture ends long before the last time.
     """
-    pictures: list[av.VideoFrame] = []
-    moments: list[float] = []
-    shown: list[int] = []
-    start, moment, last = 0.0, 0.0, None
+    return _whole(pictures(source, [times]))
 
-    def keep(until: int) -> None:
-        """The last frame was on show for the times up to that number."""
-        if last is not None and until > len(shown):
-            pictures.append(last if last.format.name in PLANAR else last.reformat(format="gbrp", threads=1))
-            moments.append(moment)
-            shown.extend([len(pictures) - 1] * (until - len(shown)))
 
-    with _opened(data) as container:
-        if not container.streams.video:
+def pictures(
+    source: bytes | Path, looks: Iterable[Sequence[float]], largest: int | None = None
+) -> Iterator[Frames | BrokenClip]:
+    """The frames on show at each of some series of times, as `decode_frames` has them, or why there are none; in one pass.
+
+    `looks` are in rising order of their first times and of their last. Frames with a side longer than `largest` pixels
+    are scaled down to it. Raises `BrokenClip` for a clip without a picture.
+    """
+    waiting = deque(map(_Look, looks))
+    with _opened(source) as container:
+        stream = _picture(container)
+        if stream is None:
             raise BrokenClip("no video track")
-        stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # clips are decoded side by side, which wastes nothing
-        for frame in container.decode(stream):
-            if frame.time is None:
+        start, moment = 0.0, 0.0
+        last: av.VideoFrame | None = None
+        lost = ""  # why nothing can be decoded since the last frame
+        for frames in _decoded(container, stream):
+            if isinstance(frames, str):
+                lost = lost or frames
                 continue
+            for frame in frames:
+                if frame.time is None:
+                    continue
+                if last is None:
+                    start = frame.time
+                    waiting[0].spoilt = lost
+                else:
+                    if (frame.width, frame.height, frame.format.name) != (last.width, last.height, last.format.name):
+                        lost = "the picture changes its size or format"
+                    for look in waiting:
+                        if look.times[0] >= frame.time - start:
+                            break
+                        look.show(last, moment, frame.time - start, lost, largest)
+                lost = ""
+                last, moment = frame, frame.time - start
+                while waiting and waiting[0].is_whole:
+                    yield waiting.popleft().frames()
+                if not waiting:
+                    return
+        shown = _seconds(last.duration, stream) if last else 0.0  # long where there is one frame a second
+        for look in waiting:
             if last is None:
-                start = frame.time
-            elif (frame.width, frame.height, frame.format.name) != (last.width, last.height, last.format.name):
-                raise BrokenClip("the picture changes its size or format")
-            keep(bisect_left(times, frame.time - start))
-            last, moment = frame, frame.time - start
-            if len(shown) == len(times):
-                break
-        if last is None:
-            raise BrokenClip("the video track is empty")
-        if times and times[-1] > moment + FROZEN:
-            raise BrokenClip(f"truncated: the picture ends after {moment:.1f} of {times[-1]:.1f} seconds")
-        keep(len(times))
-    return Frames(pictures, np.array(moments), np.array(shown, int))
+                yield BrokenClip(lost or "the video track is empty")
+            elif lost or look.times[-1] > moment + max(FROZEN, shown):
+                end = f"truncated: the picture ends after {moment:.1f} of {look.times[-1]:.1f} seconds"
+                yield BrokenClip(lost or end)
+            else:
+                look.show(last, moment, math.inf, "", largest)
+                yield look.frames()
 
 
-def read_frames(data: bytes, times: Sequence[float]) -> np.ndarray:
+@dataclass
+class _Look:
+    """Frames on show at some times, while they are decoded."""
+
+    times: Sequence[float]
+    pictures: list[av.VideoFrame] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
+    damaged: int = 0
+    spoilt: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.spoilt) or len(self.shown) == len(self.times)
+
+    def show(self, frame: av.VideoFrame, moment: float, until: float, lost: str, largest: int | None) -> None:
+        """A frame was on show from `moment` until then, unless something was lost meanwhile."""
+        if self.is_whole:
+            return
+        self.spoilt = lost
+        count = bisect_left(self.times, until)
+        if lost or count == len(self.shown):
+            return
+        self.damaged += frame.is_corrupt
+        self.pictures.append(_prepared(frame, largest))
+        self.moments.append(moment)
+        self.shown.extend([len(self.pictures) - 1] * (count - len(self.shown)))
+
+    def frames(self) -> Frames | BrokenClip:
+        if self.spoilt:
+            return BrokenClip(self.spoilt)
+        return Frames(self.pictures, np.array(self.moments), np.array(self.shown, int), self.damaged)
+
+
+def _prepared(frame: av.VideoFrame, largest: int | None) -> av.VideoFrame:
+    """A frame as it is worked on: upright, in planes, and no larger than `largest`."""
+    side = max(frame.width, frame.height)
+    if largest and side > largest:
+        width, height = (max(2, round(length * largest / side)) for length in (frame.width, frame.height))
+    else:
+        width, height = frame.width, frame.height
+    kind = frame.format.name if frame.format.name in PLANAR else "gbrp"
+    made = frame if kind == frame.format.name else None
+    if made is None or (width, height) != (frame.width, frame.height):
+        made = frame.reformat(width, height, format=kind, threads=1)
+    turns = round(frame.rotation / 90) % 4  # of a telephone that was held upright, against the clock
+    if turns:
+        upright = np.rot90(made.to_ndarray(format="rgb24"), turns)
+        made = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright, np.uint8), format="rgb24").reformat(
+            format="gbrp"
+        )
+    return made
+
+
+A = TypeVar("A")
+
+
+def _whole(parts: Iterator[A | BrokenClip]) -> A:
+    """The one part there is; raises what it is broken by."""
+    part = next(parts)
+    parts.close()  # type: ignore[attr-defined]
+    if isinstance(part, BrokenClip):
+        raise part
+    return part
+
+
+def _decoded(container: av.container.InputContainer, stream: Any) -> Iterator[list[Any] | str]:
+    """The frames of each packet of a track, or why it cannot be decoded; those after it may be."""
+    for packet in container.demux(stream):
+        try:
+            yield packet.decode()
+        except av.error.FFmpegError as error:
+            yield _cannot(error)
+
+
+def read_frames(source: bytes | Path, times: Sequence[float]) -> np.ndarray:
     """The frames on show at the given times, whole: uint8 (len(times), H, W, 3) in RGB; see `decode_frames`."""
-    frames = decode_frames(data, times)
+    frames = decode_frames(source, times)
     return np.stack([picture.to_ndarray(format="rgb24", threads=1) for picture in frames.pictures])[frames.shown]
 
 

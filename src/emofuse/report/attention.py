@@ -25,16 +25,14 @@ from emofuse.shards import FOLDERS
 
 @dataclass(frozen=True)
 class Attended:
-    """A clip and the weights that it gets: 1 is what each would get if all got the same.
+    """A clip, what it is called, and the weights that it gets: 1 is what each would get if all got the same.
 
     `weights` has what the network has of "spatial" (N, rows, columns), over the positions of each snippet, and "video",
     "audio", "fusion_video" and "fusion_audio" (N,), over the snippets or segments. Of a self-attention it is the
     weight that a token gets from all tokens and heads on average; of a gate the gate.
     """
 
-    clip: str
-    emotion: str
-    predicted: str
+    name: str
     weights: dict[str, NDArray[np.float64]]
     faces: NDArray[np.uint8] | None  # (N, S, S, 3), the middle frame of each snippet
     segments: NDArray[np.float64] | None  # (N, bands, frames), log-mel
@@ -64,19 +62,20 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended
     trained.load_state_dict(state)
     found = trained.attention_weights({modality: to_input(batch, modality) for modality, batch in stored.items()})
     return Attended(
-        clip=clip["clip"],
-        emotion=clip["emotion"],
-        predicted=clip["predicted"],
-        weights=_received(found, moments),
+        name=f"{clip['clip']}: {clip['emotion']}, told as {clip['predicted']}",
+        weights=received(found, moments),
         faces=None if video is None else video[0, :, video.shape[2] // 2].numpy(),
         segments=None if audio is None else audio[0].double().numpy(),
     )
 
 
-def _received(
+def received(
     found: dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]], moments: int
 ) -> dict[str, NDArray[np.float64]]:
-    """What each token gets, rounded, so that the last bits of the arithmetic do not change the drawing."""
+    """What each token of one clip gets of `EmotionNetwork.attention_weights`, as `Attended.weights` has it.
+
+    Rounded, so that the last bits of the arithmetic do not change the drawing.
+    """
     weights: dict[str, torch.Tensor] = {}
     for name, given in found.items():
         if isinstance(given, tuple):  # cross-attention: column j of A says what goes into moment j

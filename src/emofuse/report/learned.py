@@ -188,15 +188,18 @@ def attention(corpus: CorpusResults) -> Figure:
     if not clip.weights:
         return empty(f"{run.variant} has no attention over positions or moments")
     with style.context(STYLE):
-        return _attention(clip, f"{title(corpus, run)}, fold {fold.fold}", made=corpus.kind == "demo")
+        return attended(clip, f"{title(corpus, run)}, fold {fold.fold}\n{clip.name}", shown=corpus.kind == "demo")
 
 
-def _attention(clip: Attended, name: str, made: bool) -> Figure:
-    """One column a moment: faces and the weights of their positions, weights of snippets, sound, weights of segments."""
+def attended(clip: Attended, heading: str, shown: bool) -> Figure:
+    """What a network weighs of a clip, and the clip where that may be `shown`; in the style that holds.
+
+    One column a moment: faces and the weights of their positions, weights of snippets, sound, weights of segments.
+    """
     spatial, moments = clip.weights.get("spatial"), len(next(iter(clip.weights.values())))
     bars = [key for key in ("video", "audio") if {key, f"fusion_{key}"} & clip.weights.keys()]
-    faces = clip.faces if made else None
-    segments = clip.segments if made else None
+    faces = clip.faces if shown else None
+    segments = clip.segments if shown else None
     heights = {
         "positions": 2.6 / moments + 0.5 if spatial is not None or faces is not None else 0,
         "video": 0.95 * ("video" in bars),
@@ -206,8 +209,7 @@ def _attention(clip: Attended, name: str, made: bool) -> Figure:
     rows = [row for row, height in heights.items() if height]
     figure = Figure(figsize=(COLUMN, 0.5 + sum(heights.values())), layout="constrained")
     grid = figure.add_gridspec(len(rows), moments, height_ratios=[heights[row] for row in rows])
-    told = f"{clip.emotion}, told as {clip.predicted}"
-    _heading(figure, f"{name}\n{clip.clip}: {told}")
+    _heading(figure, heading)
     for number, row in enumerate(rows):
         if row in bars:
             _bars(figure.add_subplot(grid[number, :]), clip, row)

@@ -35,8 +35,8 @@ def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, 
     """The page of a corpus as HTML. `drawings` holds the figures as <svg> elements, by name."""
     said: set[str] = set()
     origins = provenance.read(corpus)
-    return _page(
-        "corpus.html.j2",
+    return fill(
+        FOLDER / "corpus.html.j2",
         warning=corpus.warning,
         corpus=corpus,
         ran=_ran(corpus, origins),
@@ -58,8 +58,8 @@ def paper(corpora: Sequence[CorpusResults], overview: Table, tables: dict[str, d
     """
     said = {RULE_NOTE}  # it stands above all tables
     pages = {corpus.name: f"{corpus.name}/report.html" for corpus in corpora}
-    return _page(
-        "paper.html.j2",
+    return fill(
+        FOLDER / "paper.html.j2",
         warning=overview.warning,
         title=document.TITLE,
         about=document.ABOUT,
@@ -80,9 +80,10 @@ def paper(corpora: Sequence[CorpusResults], overview: Table, tables: dict[str, d
     )
 
 
-def _page(template: str, **content: Any) -> str:
+def fill(template: Path, **content: Any) -> str:
+    """A page of ours as HTML, of a template that extends page.html.j2."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+        loader=jinja2.FileSystemLoader([template.parent, FOLDER]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -91,7 +92,7 @@ def _page(template: str, **content: Any) -> str:
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     style = (FOLDER / "page.css").read_text(encoding="utf-8")
-    return environment.get_template(template).render(
+    return environment.get_template(template.name).render(
         style=Markup(style), script=Markup(script), script_hash=f"sha256-{digest}", **content
     )
 

@@ -170,6 +170,23 @@ def differences(actors: Sequence[NDArray[np.int64]], folds: Sequence[NDArray[np.
     return found
 
 
+Group = tuple[Sequence[NDArray[np.int64]], Sequence[NDArray[np.int64]]]
+
+
+def gap(one: Group, other: Group) -> Estimate:
+    """The accuracy of one group of actors less that of another: the means over folds, and the 95 % interval.
+
+    A group is the (actors,) of each fold and their confusion matrices; the actors of each are drawn for themselves.
+    `sd` is None, as is the interval where a fold has a single actor of a group.
+    """
+    means = [float(_observed(folds)["war"]) for _, folds in (one, other)]
+    draws = [draw_actors(actors, seed=SEED + number) for number, (actors, _) in enumerate((one, other))]
+    if draws[0] is None or draws[1] is None:
+        return Estimate(means[0] - means[1], None, None, None)
+    spread = [resampled(*group, drawn)["war"] for group, drawn in zip((one, other), draws, strict=True) if drawn]
+    return Estimate(means[0] - means[1], None, *_interval(spread[0] - spread[1]))
+
+
 def leak(
     apart: tuple[Sequence[NDArray[np.int64]], Sequence[NDArray[np.int64]]],
     shared: tuple[Sequence[NDArray[np.int64]], Sequence[NDArray[np.int64]]],

@@ -22,6 +22,6 @@ Importing MLflow costs seconds, so it is imported where it is first needed.
 from emofuse.tracking.live import Live
 from emofuse.tracking.mirror import track
 from emofuse.tracking.restoring import restore
-from emofuse.tracking.store import RunKey, address, open_store, serve
+from emofuse.tracking.store import RunKey, address, download, open_store, serve
 
-__all__ = ["Live", "RunKey", "address", "open_store", "restore", "serve", "track"]
+__all__ = ["Live", "RunKey", "address", "download", "open_store", "restore", "serve", "track"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,6 +129,21 @@ def open_store(root: Path | str = ".") -> MlflowClient:
             "or, where the result files are, delete it and rebuild it by `emofuse track`"
         ) from error
     return client
+
+
+def download(address_: str, root: Path | str = ".") -> Path:
+    """What lies at one of MLflow's addresses (models:/…, runs:/…), in a folder that goes when this process ends.
+
+    Raises `UserError` where there is nothing, or MLflow cannot say.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="emofuse-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with explained(root):
+        set_up()
+        import mlflow
+
+        mlflow.set_tracking_uri(address(root))
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address_, dst_path=str(folder)))
 
 
 def serve(port: int, root: Path | str = ".") -> None:

@@ -1,0 +1,292 @@
+"""Videos of any kind and length: what the windows see and hear is what a clip of the corpus would, and what is broken says so."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_audio import RATE
+
+from emofuse import faces, media
+from emofuse.params import Audio, Faces, Network
+from emofuse.predict import windows
+from emofuse.predict.bundle import Bundle, Ensemble, Model
+
+FILM = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
+OTHERS = ("ravdess_av/Actor_05/01-01-01-01-02-01-05.mp4", "cremad/VideoFlash/1001_DFA_ANG_XX.flv")
+AUDIO = Audio(bands=32, fft=1024, segments=3, frames=40)
+FACES = Faces(body="mobilenet0.25", snippets=3, frames=4, size=64)
+
+
+def bundle(section: Faces = FACES) -> Bundle:
+    """Of both modalities; its models are never asked."""
+    model = Model(fold=0, file="m", sha256="0", temperature=1.0, commit=None, made_from={})
+    return Bundle(
+        emofuse="0", corpus="acted", title="acted", kind="ravdess", protocol="kfold_2", seed=1, emotions=("sad", "happy"),
+        window=2.0, longest=4.0, faces=section, audio=AUDIO, detector=None,
+        ensembles=(Ensemble(variant="proposed", network=Network(), models=(model,)),),
+    )  # fmt: skip
+
+
+def ffmpeg(*command: str | Path) -> None:
+    subprocess.run([media.ffmpeg_binary(), "-v", "error", "-y", *map(str, command)], check=True)
+
+
+@pytest.fixture(scope="session")
+def detect(shared_data: Path) -> faces.Detect:
+    found = faces.detector(FACES, shared_data / "weights" / "mobilenet0.25_Final.pth")
+    assert found is not None
+    return found
+
+
+def one_after_the_other(shared_data: Path, folder: Path, files: tuple[str, ...]) -> Path:
+    """A long video of some clips, all scaled to one size."""
+    listed = [part for file in files for part in ("-i", shared_data / file)]
+    joined = "".join(f"[{n}:v]scale=640:360,fps=25[v{n}];[{n}:a]aresample=48000[a{n}];" for n in range(len(files)))
+    joined += "".join(f"[v{n}][a{n}]" for n in range(len(files))) + f"concat=n={len(files)}:v=1:a=1[v][a]"
+    ffmpeg(*listed, "-filter_complex", joined, "-map", "[v]", "-map", "[a]", folder / "long.mp4")
+    return folder / "long.mp4"
+
+
+@given(st.floats(0.3, 4000), st.floats(0.5, 10), st.floats(1, 3))
+def test_windows_cover_a_video_and_nothing_beyond(duration: float, window: float, more: float) -> None:
+    cut = windows.spans(duration, window, window * more)
+    assert cut[0][0] == 0
+    assert cut[-1][1] == pytest.approx(duration, abs=0.002)
+    if duration <= window * more:
+        assert cut == [(0, duration)]
+        return
+    for (start, end), (after, _) in pairwise(cut):
+        assert end - start == pytest.approx(window, abs=0.002)
+        assert start < after <= start + window * windows.STEP + 0.002
+
+
+def test_the_pictures_of_a_window_are_those_of_the_whole_file(shared_data: Path, tmp_path: Path) -> None:
+    file = one_after_the_other(shared_data, tmp_path, (FILM, *OTHERS))
+    looks = [windows._times(start, start + 2, FACES) for start in np.arange(0, 6, 0.5).tolist()]
+    for times, found in zip(looks, media.pictures(file, looks), strict=True):
+        assert isinstance(found, media.Frames)
+        shown = np.stack([picture.to_ndarray(format="rgb24") for picture in found.pictures])[found.shown]
+        assert np.array_equal(shown, media.read_frames(file.read_bytes(), times))
+
+
+def test_the_sound_of_a_window_is_that_of_the_whole_file(shared_data: Path, tmp_path: Path) -> None:
+    file = one_after_the_other(shared_data, tmp_path, (FILM, *OTHERS))
+    whole = media.read_audio(file, RATE)
+    spans = [(start, start + 2) for start in np.arange(0, 6, 0.5).tolist()]
+    for (start, end), heard in zip(spans, media.sounds(file, spans, RATE), strict=True):
+        assert isinstance(heard, np.ndarray)
+        same = whole[round(start * RATE) : round(end * RATE)]
+        assert len(heard) == len(same)
+        # The resampler begins anew with each window, up to one sample out of step.
+        assert np.corrcoef(heard, same)[0, 1] > 0.98
+
+
+def test_a_clip_is_taken_as_a_whole_and_a_long_video_in_windows(
+    shared_data: Path, tmp_path: Path, detect: faces.Detect
+) -> None:
+    (clip,) = windows.samples(shared_data / FILM, bundle(), detect)
+    assert (clip.place.start, clip.place.end) == (0, round(media.probe(shared_data / FILM).duration, 3))
+    assert {name: array.dtype for name, array in clip.features.items()} == {"video": np.uint8, "audio": np.float16}
+    file = one_after_the_other(shared_data, tmp_path, (FILM, *OTHERS))
+    long = list(windows.samples(file, bundle(), detect))
+    assert len(long) == len(windows.spans(round(media.probe(file).duration, 3), 2.0, 4.0)) > 5
+    assert {sample.place.face for sample in long} <= {1, 2, 3}
+
+
+def test_two_faces_are_told_apart_and_each_is_what_it_is_alone(
+    shared_data: Path, tmp_path: Path, detect: faces.Detect
+) -> None:
+    left, right = (shared_data / OTHERS[1], shared_data / FILM)
+    ffmpeg(
+        *("-i", left, "-i", right, "-filter_complex"),
+        "[0:v]scale=480:360,fps=25[l];[1:v]scale=640:360,fps=25[r];[l][r]hstack=shortest=1[v]",
+        *("-map", "[v]", "-map", "1:a", "-c:v", "libx264", "-crf", "12", "-t", "2.2", tmp_path / "two.mp4"),
+    )
+    samples = list(windows.samples(tmp_path / "two.mp4", bundle(), detect))
+    assert sorted(sample.place.face for sample in samples if sample.place.face) == [1, 2]
+    places = sorted(sample.place.box[0] for sample in samples if sample.place.box)
+    assert places[0] < 480 / 1120 < places[1]
+    by_place = sorted(samples, key=lambda sample: sample.place.box or ())
+    assert np.array_equal(by_place[0].features["audio"], by_place[1].features["audio"])
+    for side, sample in zip(("0:0:480:360", "480:0:640:360"), by_place, strict=True):
+        x, y, width, height = side.split(":")
+        ffmpeg(
+            *("-i", tmp_path / "two.mp4", "-vf", f"crop={width}:{height}:{x}:{y}", "-c:v", "libx264", "-crf", "1"),
+            tmp_path / f"{x}.mp4",
+        )
+        (alone,) = windows.samples(tmp_path / f"{x}.mp4", bundle(), detect)
+        away = np.abs(alone.features["video"].astype(int) - sample.features["video"]).mean()
+        assert away < 8, "the same face, a little smaller or larger"
+
+
+def test_a_person_keeps_the_number_from_window_to_window(tmp_path: Path) -> None:
+    people = windows._People()
+
+    def track(x: float, start: float) -> faces.Track:
+        times = np.array([start, start + 1, start + 2])
+        return faces.Track(times, np.array([[x, 10, x + 20, 30, 0.9]] * 3))
+
+    assert people.names([track(0, 0), track(100, 0)], 0) == [1, 2]
+    assert people.names([track(103, 1), track(2, 1)], 1) == [2, 1]
+    assert people.names([track(50, 2)], 2) == [3]
+    assert people.names([track(2, 3), track(50, 3), track(100, 3)], 3) == [1, 3, 2]
+
+
+Made = Callable[[Path, Path], None]
+
+
+def variable(film: Path, made: Path) -> None:
+    """Frames that are on show for 40 or for 120 ms."""
+    ffmpeg("-i", film, "-vf", "select='not(mod(n,2))+lt(mod(n,9),4)'", "-fps_mode", "vfr", made)
+
+
+def damaged(film: Path, made: Path) -> None:
+    """A few hundred bytes in the middle are noise."""
+    content = bytearray(film.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = np.random.default_rng(1).bytes(400)
+    made.write_bytes(content)
+
+
+GOOD: dict[str, Made] = {
+    "one frame a second": lambda film, made: ffmpeg("-i", film, "-r", "1", "-t", "3", made),
+    "8K": lambda film, made: ffmpeg(
+        "-i", film, "-vf", "scale=7680:4320,fps=4", "-preset", "ultrafast", "-c:a", "copy", "-t", "1.5", made
+    ),
+    "held upright": lambda film, made: ffmpeg("-display_rotation", "90", "-i", film, "-c", "copy", made),
+    "variable frame rate": variable,
+    "5.1 sound": lambda film, made: ffmpeg("-i", film, "-c:v", "copy", "-ac", "6", made),
+    "webm": lambda film, made: ffmpeg(
+        "-i", film, "-vf", "scale=320:-2", "-deadline", "realtime", made.with_suffix(".webm")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_what_a_telephone_or_an_editor_makes_is_answered(
+    shared_data: Path, tmp_path: Path, detect: faces.Detect, kind: str
+) -> None:
+    film = shared_data / FILM
+    made = tmp_path / "made.mp4"
+    if kind == "held upright":  # what the telephone stores lies on its side
+        ffmpeg("-i", film, "-vf", "transpose=clock", "-c:a", "copy", tmp_path / "lying.mp4")
+        film = tmp_path / "lying.mp4"
+    GOOD[kind](film, made)
+    (file,) = tmp_path.glob("made.*")
+    (sample,) = windows.samples(file, bundle(), detect)
+    assert set(sample.features) == {"video", "audio"}, sample.place.lacks
+    (original,) = windows.samples(shared_data / FILM, bundle(), detect)
+    assert sample.place.box is not None
+    assert original.place.box is not None
+    assert faces.overlap(np.array(sample.place.box), np.array(original.place.box)) > 0.7
+    if kind == "8K":
+        frames = next(media.pictures(file, [[0.1]], windows.LARGEST))
+        assert isinstance(frames, media.Frames)
+        assert (frames.width, frames.height) == (1280, 720)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"This is no video.\n" * 99, "cannot be decoded"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n", "cannot be decoded"),
+        (b"ffconcat version 1.0\nfile /etc/hostname\n", "cannot be decoded"),
+        (None, "No such file or directory"),
+        ("folder", "Is a directory"),
+        ("cut", "truncated"),
+        ("blink", "too short"),
+    ],
+    ids=["empty", "text", "playlist", "list of files", "missing", "a folder", "cut off", "too short"],
+)
+def test_what_is_no_video_says_so(shared_data: Path, tmp_path: Path, content: bytes | str | None, reason: str) -> None:
+    file = tmp_path / "given.mp4"
+    film = (shared_data / FILM).read_bytes()
+    if content == "folder":
+        file.mkdir()
+    elif content == "cut":
+        file.write_bytes(film[: len(film) * 2 // 3])
+    elif content == "blink":
+        ffmpeg("-i", shared_data / FILM, "-t", "0.1", file)
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    with pytest.raises(media.BrokenClip, match=reason):
+        list(windows.samples(file, bundle(), None))
+
+
+def test_a_damaged_middle_spoils_its_windows_and_no_others(
+    shared_data: Path, tmp_path: Path, detect: faces.Detect
+) -> None:
+    """The frames that follow the damage up to the next whole picture are lost with it."""
+    long = one_after_the_other(shared_data, tmp_path, (FILM, *OTHERS))
+    ffmpeg("-i", long, "-c:v", "mpeg4", "-g", "12", "-q:v", "4", "-c:a", "pcm_s16le", tmp_path / "long.mkv")
+    packets = []
+    with av.open(str(tmp_path / "long.mkv")) as container:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.pos is not None and packet.pts is not None and packet.size:
+                packets.append((float(packet.pts * packet.time_base), packet.pos, packet.size))
+    content = bytearray((tmp_path / "long.mkv").read_bytes())
+    hurt = [each for each in packets if 4.0 < each[0] < 4.3]
+    for _, position, size in hurt:
+        content[position + 16 : position + size] = bytes(size - 16)
+    (tmp_path / "hurt.mkv").write_bytes(content)
+    clean = list(windows.samples(tmp_path / "long.mkv", bundle(), detect))
+    after = list(windows.samples(tmp_path / "hurt.mkv", bundle(), detect))
+    for before, now in zip(clean, after, strict=True):
+        touched = now.place.start < 5.0 and now.place.end > 3.9
+        if not touched:
+            assert all(np.array_equal(before.features[name], now.features[name]) for name in ("audio", "video"))
+    assert [sample for sample in after if "video" in sample.place.lacks]
+
+
+def test_a_window_without_sound_or_face_says_what_it_lacks(
+    shared_data: Path, tmp_path: Path, detect: faces.Detect
+) -> None:
+    film = shared_data / FILM
+    ffmpeg("-i", film, "-an", "-c", "copy", tmp_path / "silent.mp4")
+    ffmpeg("-i", film, "-vn", tmp_path / "voice.wav")
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=d=3",
+        "-i",
+        film,
+        "-map",
+        "0:v",
+        "-map",
+        "1:a",
+        "-shortest",
+        tmp_path / "chart.mp4",
+    )
+    said = {
+        name: list(windows.samples(tmp_path / name, bundle(), detect))
+        for name in ("silent.mp4", "voice.wav", "chart.mp4")
+    }
+    assert [(set(s.features), s.place.lacks) for s in said["silent.mp4"]] == [({"video"}, {"audio": "no sound track"})]
+    assert [(set(s.features), s.place.lacks) for s in said["voice.wav"]] == [({"audio"}, {"video": "no video track"})]
+    ((chart),) = said["chart.mp4"]
+    assert set(chart.features) == {"audio"}
+    assert chart.place.lacks["video"].startswith("no face")
+
+
+def test_a_song_with_a_cover_has_no_picture(shared_data: Path, tmp_path: Path) -> None:
+    cover = shared_data / "faces/Actor_01.png"
+    voice = shared_data / "ravdess_speech_16k/Actor_01/03-01-03-01-01-01-01.flac"
+    ffmpeg(
+        *("-i", voice, "-i", cover, "-map", "0:a", "-map", "1:v", "-c:v", "mjpeg"),
+        *("-disposition:v", "attached_pic"),
+        tmp_path / "song.mp3",
+    )
+    assert not media.probe(tmp_path / "song.mp3").video
+    assert len(media.read_audio(tmp_path / "song.mp3", RATE)) > RATE
+    assert math.isfinite(media.probe(tmp_path / "song.mp3").duration)
