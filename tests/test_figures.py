@@ -259,6 +259,24 @@ def test_distances_that_did_not_move_lie_on_their_start(project: tuple[Params, P
     assert happy[1] > sad[1]  # aroused upwards
 
 
+def test_the_ticks_of_the_map_keep_apart(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    setup = params.run("demo", "proposed")
+    start = EmotionDistance(RAVDESS, setup.loss.margin)().detach().numpy()
+    write_model(root, 0, {"emotion_distance": start}, setup.network)
+    drawn = figures.distances(results.read("demo", params, root))
+    drawn.draw_without_rendering()
+    low, high = drawn.axes[1].get_xlim()
+    labels = [
+        label.get_window_extent()
+        for place, label in zip(drawn.axes[1].get_xticks(), drawn.axes[1].get_xticklabels(), strict=True)
+        if low <= place <= high
+    ]
+    assert len(labels) > 2
+    assert all(right.x0 - left.x1 > left.height / 2 for left, right in itertools.pairwise(labels))
+
+
 def test_a_model_that_was_not_evaluated_is_an_error(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, folds=(0,), variants=("proposed",))

@@ -287,7 +287,7 @@ def test_a_changed_parameter_makes_stale_what_depends_on_it(
     if rows == "demo":
         assert concerned == found
     elif rows:
-        assert {row.table for row in concerned} == {"main", "loss", "compactness", "recall", "folds"}
+        assert {row.table for row in concerned} == {"main", "loss", "compactness", "recall", "calibration", "folds"}
     # Another variant's p of the same table is corrected for all of them.
     others = [row for row in found if row not in concerned and not (rows and row.table == "loss")]
     assert all(set(row.cells) == {VERIFIED} for row in others)
@@ -357,7 +357,7 @@ def test_changed_bytes_make_stale_who_wrote_and_who_read_them(
 ) -> None:
     params, root = project
     before = (root / path).read_bytes()
-    after = before.replace(b"0.7", b"0.6") if path == PREDICTIONS else before.replace(b"100.5", b"100.6")
+    after = before.replace(b"0.700000", b"0.700001") if path == PREDICTIONS else before.replace(b"100.5", b"100.6")
     (root / path).write_bytes(after if after != before else before + b"\n")
     assert those(params, root) == own
     told = "\n".join(reasons(params, root, job) for job in own)
@@ -480,7 +480,7 @@ def test_the_model_of_another_fold_makes_stale_every_number_that_comes_of_it(pro
         (cells,) = (cells for (name, row), cells in found.items() if name == table and set(words) <= row)
         return cells
 
-    for table in ("main", "loss", "compactness", "recall"):
+    for table in ("main", "loss", "compactness", "recall", "calibration"):
         assert set(states_of(table, "proposed", "kfold_3")) == {STALE}, table
     folds_of = [
         row for row in verify.corpus("demo", Chain(params, root)) if row.table == "folds" and "proposed" in row.name
@@ -787,7 +787,7 @@ def test_what_verify_calls_a_row_trace_finds(project: Project) -> None:
     params, root = project
     rows = verify.corpus("demo", Chain(params, root))
     assert len({(row.table, row.name) for row in rows}) == len(rows)
-    columns = {"compactness": "Inter-emotion", "recall": "happy"}
+    columns = {"compactness": "Inter-emotion", "recall": "happy", "calibration": "Temperature"}
     for row in {row.table: row for row in rows if "proposed" in row.name}.values():
         place = f"{TABLES}/{row.table}.md:{row.name}:{columns.get(row.table, 'WAR %')}"
         assert row.name in next(trace.trace(place, params, root))

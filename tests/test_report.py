@@ -28,6 +28,7 @@ VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entr
 COMPARISONS = ("modality", "attention", "fusion", "loss")
 AUDIO = {"bands": 16, "segments": 3, "frames": 16}
 FACES = {"snippets": 3, "frames": 2, "size": 32}
+HEADER = ",".join(["clip", "actor", "emotion", "predicted", *(f"p_{emotion}" for emotion in RAVDESS)])
 
 
 def make_params(root: Path) -> Params:
@@ -113,6 +114,7 @@ def write_fold(
         "emotions": emotions, "actors": sorted(chance), "clips": len(rows),
         "war": np.trace(confusion) / confusion.sum(), "uar": 0.5, "macro_f1": 0.5, "recall": {},
         "confusion": confusion.tolist(), "validation": {"war": accuracy, "uar": accuracy - 0.01},
+        "calibration": {"temperature": 1.5 - 0.1 * fold, "clips": 96},
         "fingerprint": {"clips": hashlib.sha256(data.read_bytes()).hexdigest()} if data.is_file() else {},
     }  # fmt: skip
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -281,7 +283,7 @@ def test_a_report_with_no_run_says_so_everywhere(project: tuple[Params, Path]) -
         report.build(corpus, params, root)
         for name in report.outputs(corpus):
             assert (root / name).stat().st_size > 0
-        for name in ("main", "modality", "fusion", "loss", "recall", "folds", "search"):
+        for name in ("main", "modality", "fusion", "loss", "recall", "calibration", "folds", "search"):
             for suffix in ("md", "tex", "csv"):
                 text = (root / f"results/{corpus}/tables/{name}.{suffix}").read_text()
                 assert "not run" in text, (corpus, name, suffix)
@@ -389,7 +391,7 @@ def test_each_number_names_the_run_or_fold_that_it_was_computed_from(project: tu
                 ""
             }
     assert seen == {*runs, ""}
-    for name in ("compactness", "recall"):
+    for name in ("compactness", "recall", "calibration"):
         assert all(
             origins[-1] in ("", f"{row[0]}/{row[2]}/seed-{row[1]}")
             for row, origins in zip(made[name].rows, made[name].origins, strict=True)
@@ -486,8 +488,13 @@ def test_results_of_other_clips_than_those_on_disk_are_an_error(project: tuple[P
         ("metrics.json", "{", "not valid JSON"),
         ("metrics.json", "{}", "emotions"),
         ("predictions.csv", "clip,actor\na,1\n", "no column emotion"),
-        ("predictions.csv", "clip,actor,emotion,predicted\na,1,glad,sad\n", "glad"),
-        ("predictions.csv", "clip,actor,emotion,predicted\na,1,sad\n", "cut short"),
+        ("predictions.csv", "clip,actor,emotion,predicted\na,1,sad,sad\n", "no column p_neutral"),
+        ("predictions.csv", f"{HEADER}\na,1,glad,sad,0,0,0,1,0,0,0,0\n", "glad"),
+        ("predictions.csv", f"{HEADER}\na,1,sad\n", "cut short"),
+        ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,high,0,0,0,0\n", "high"),
+        ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,nan,0,0,0,0\n", "add up to 1"),
+        ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,2,0,0,-1,0\n", "add up to 1"),
+        ("predictions.csv", f"{HEADER}\na,1,sad,sad,0.6,0,0,0.4,0,0,0,0\n", "not the likeliest"),
     ],
 )
 def test_broken_result_files_are_named(project: tuple[Params, Path], file: str, text: str, message: str) -> None:
@@ -497,6 +504,22 @@ def test_broken_result_files_are_named(project: tuple[Params, Path], file: str, 
     with pytest.raises(UserError, match=message) as error:
         report.build("demo", params, root)
     assert file in str(error.value)
+
+
+@pytest.mark.parametrize("calibration", [None, {}, {"temperature": "hot"}, {"temperature": 0}, {"temperature": 1e999}])
+def test_a_fold_without_a_temperature_has_to_be_evaluated_again(
+    project: tuple[Params, Path], calibration: dict[str, object] | None
+) -> None:
+    params, root = project
+    write_demo(root, folds=(0,), variants=("proposed",))
+    file = root / "results/demo/kfold_3/proposed/seed-1/fold-0/metrics.json"
+    metrics = json.loads(file.read_text())
+    del metrics["calibration"]
+    file.write_text(json.dumps(metrics | ({} if calibration is None else {"calibration": calibration})))
+    with pytest.raises(
+        UserError, match=r"fold-0/metrics.json: .*(temperature|calibration|hot).*run the evaluate stage of"
+    ):
+        report.build("demo", params, root)
 
 
 def test_a_clone_without_models_still_reports(project: tuple[Params, Path]) -> None:

@@ -96,6 +96,7 @@ def write_fold(root: Path, key: RunKey, war: float) -> None:
         "recall": {**dict.fromkeys(EMOTIONS, war), "calm": None},
         "confusion": [[8 if i == j else int(j < 2) for j in range(size)] for i in range(size)],
         "validation": {"war": war, "uar": war},
+        "calibration": {"temperature": 1.0 + war, "clips": 20},
         "fingerprint": {**fingerprint, "train_stamp": sha256(stamp)},
     }
     write.write_text(json.dumps(metrics))
@@ -188,6 +189,7 @@ def test_every_fold_becomes_a_run_with_all_that_is_known_of_it(tracked: Path) ->
     }
     assert run.data.metrics["recall/happy"] == metrics["recall"]["happy"]
     assert "recall/calm" not in run.data.metrics  # no clip of it was tested
+    assert run.data.metrics["calibration/temperature"] == metrics["calibration"]["temperature"]
     assert run.data.params["training.epochs"] == "30"
     assert run.data.params["network.video.backbone"] == "r3d_18"
     assert run.data.params["fold"] == "0"

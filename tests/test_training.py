@@ -222,6 +222,30 @@ def test_predictions_and_metrics_agree(tmp_path: Path) -> None:
         assert EMOTIONS[int(np.argmax(chances))] == row["predicted"]
 
 
+def test_the_temperature_is_that_of_the_validation_clips(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)
+    model = train(tmp_path, "m")
+    stated = read_json(evaluate(tmp_path, model, "m") / "metrics.json")["calibration"]
+    part, _ = training.read_part(data, "kfold_3", 0, "val", ["audio"], EMOTIONS)
+    network = training.build_network(RUN, EMOTIONS, part)
+    state, _ = evaluation.read_model(model)
+    state.pop("emotion_distance")
+    network.load_state_dict(state)
+    scores, _ = training.predict(network, part, training.CPU)
+    labels = torch.from_numpy(part.labels)
+
+    def loss(temperature: float) -> float:
+        return torch.nn.functional.cross_entropy(scores.double() / temperature, labels).item()
+
+    best = stated["temperature"]
+    assert stated["clips"] == 8  # of actor 2
+    assert loss(best) <= min(loss(0.99 * best), loss(1.01 * best), loss(1))
+    features = np.load(data / "audio" / "shard-0.npy")
+    features[:8] = features[8:16]  # the test actor's clips: another's
+    np.save(data / "audio" / "shard-0.npy", features)
+    assert read_json(evaluate(tmp_path, model, "other") / "metrics.json")["calibration"] == stated
+
+
 def test_a_model_of_another_network_is_refused(tmp_path: Path) -> None:
     make_corpus(tmp_path)
     model = train(tmp_path, "m")

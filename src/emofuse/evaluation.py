@@ -1,4 +1,7 @@
-"""Score a trained fold on its test clips: the only stage that opens them."""
+"""Score a trained fold on its test clips: the only stage that opens them.
+
+The temperature that calibrates its probabilities is fitted on the validation clips.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from emofuse import metrics
+from emofuse import calibration, metrics
 from emofuse.errors import UserError
 from emofuse.files import atomic, read_table, sha256, write_json, write_table
 from emofuse.training import CPU, build_network, predict, read_part
@@ -47,6 +50,7 @@ def evaluate(
 ) -> None:
     """Predict the test clips of a fold and write predictions.csv, embeddings.safetensors and metrics.json.
 
+    The probabilities of predictions.csv are as trained; metrics.json has the temperature to calibrate them with.
     `folder` is data/<corpus>, `key` corpus, protocol, variant, seed and fold, `output` the results' folder.
     `stamps` are hashed into the fingerprint beside the model and the splits.
     """
@@ -61,6 +65,8 @@ def evaluate(
     network = build_network(run, emotions, part)
     network.load_state_dict(state)
     scores, embeddings = predict(network.to(device), part, device)
+    val_part, _ = read_part(folder, protocol, fold, "val", run.network.modalities, emotions)
+    val_scores, _ = predict(network, val_part, device)
     probabilities = scores.double().softmax(1)
     predicted = probabilities.argmax(1).numpy()
 
@@ -93,6 +99,10 @@ def evaluate(
             "recall": {emotion: counts[i, i] / occurs[i] if occurs[i] else None for i, emotion in enumerate(emotions)},
             "confusion": counts.tolist(),
             "validation": {"war": float(best["val_war"]), "uar": float(best["val_uar"])},
+            "calibration": {
+                "temperature": calibration.temperature(val_scores, val_part.labels),
+                "clips": len(val_part.labels),
+            },
             "fingerprint": {
                 "model": sha256(model),
                 "clips": sha256(folder / protocol / "clips.csv"),

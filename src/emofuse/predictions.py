@@ -21,7 +21,7 @@ from emofuse.errors import UserError
 from emofuse.files import read_table, sha256
 from emofuse.params import RANDOM
 from emofuse.report import statistics
-from emofuse.report.results import Fold
+from emofuse.report.results import FoldCounts
 from emofuse.report.table import percent, ranges
 from emofuse.report.tables.scores import NAMES, SCORES_NOTE, spread
 
@@ -37,7 +37,7 @@ class Scored:
     corpus: str
     protocol: str
     emotions: tuple[str, ...]
-    folds: tuple[Fold, ...]
+    folds: tuple[FoldCounts, ...]
     missing: tuple[int, ...]  # folds of the protocol without a prediction
     fingerprint: dict[str, str]  # SHA-256 of the predictions, clips.csv and folds.csv
 
@@ -156,7 +156,7 @@ def score(file: Path, folder: Path, protocol: str, emotions: Sequence[str]) -> S
         protocol=protocol,
         emotions=tuple(emotions),
         folds=tuple(
-            Fold(
+            FoldCounts(
                 fold,
                 tuple(emotions),
                 *statistics.actor_confusions(
@@ -165,9 +165,6 @@ def score(file: Path, folder: Path, protocol: str, emotions: Sequence[str]) -> S
                     np.array([index[choices[clip]] for clip in tests[fold]]),
                     len(emotions),
                 ),
-                validation={},
-                history=[],
-                record=None,
             )
             for fold, choices in sorted(predicted.items())
         ),

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from emofuse.report.table import Table
 
 TABLES = (
-    "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "folds", "search",
-    "assumptions",
+    "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "calibration",
+    "folds", "search", "assumptions",
 )  # fmt: skip
 PAPER = ("modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "assumptions")
-FIGURES = ("confusion", "learning_curves", "folds", "distances", "embeddings", "attention")
+FIGURES = ("confusion", "calibration", "learning_curves", "folds", "distances", "embeddings", "attention")
 
 
 def outputs(corpus_name: str) -> list[str]:

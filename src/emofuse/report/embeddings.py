@@ -18,10 +18,9 @@ from safetensors import SafetensorError, safe_open
 from emofuse.errors import UserError
 from emofuse.files import read_json, read_table, sha256
 from emofuse.report import statistics
-from emofuse.report.results import CorpusResults, Fold, Run
+from emofuse.report.results import AGAIN, CorpusResults, Fold, Run
 
 MEASURES = ("intra", "inter", "ratio", "silhouette_emotion", "silhouette_actor")
-AGAIN = "run the evaluate stage of this fold again"
 
 
 @dataclass(frozen=True)

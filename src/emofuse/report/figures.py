@@ -14,10 +14,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from emofuse import calibration as measures
 from emofuse import metrics
 from emofuse.report.learned import attention, distances, embeddings  # noqa: F401  # the report asks here for every figure
 from emofuse.report.results import CorpusResults, Run
-from emofuse.report.style import BLUE, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
+from emofuse.report.style import BLUE, COLUMN, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
+
+# Label, whether at the folds' temperatures, look.
+CALIBRATIONS: tuple[tuple[str, bool, dict[str, Any]], ...] = (
+    ("as trained", False, {"color": ORANGE, "marker": "s", "markersize": 3.5, "linewidth": 1.4, "clip_on": False}),
+    ("calibrated", True, {"color": BLUE, "marker": "o", "markersize": 3.5, "linewidth": 1.4, "clip_on": False}),
+)
 
 
 def confusion(corpus: CorpusResults) -> Figure:
@@ -30,6 +37,29 @@ def confusion(corpus: CorpusResults) -> Figure:
                 axis.set_yticklabels([])
                 axis.set_ylabel("")
             axis.set_title(title(corpus, run), loc="left")
+    return figure
+
+
+def calibration(corpus: CorpusResults) -> Figure:
+    """Accuracy by confidence of the leading runs, pooled over folds, as trained and calibrated; below, clips by confidence."""
+    runs = [run for run in corpus.leading if run.folds]
+    if not runs:
+        return empty("not run")
+    columns = min(len(runs), 2)
+    lines = -(-len(runs) // columns)
+    with style.context(STYLE):
+        figure = Figure(figsize=(WIDTH if columns > 1 else COLUMN, 3.9 * lines + 0.3), layout="constrained")
+        panels = figure.add_gridspec(2 * lines, columns, height_ratios=[3, 1] * lines)
+        for place, run in enumerate(runs):
+            line, column = divmod(place, columns)
+            above = figure.add_subplot(panels[2 * line, column])
+            below = figure.add_subplot(panels[2 * line + 1, column], sharex=above)
+            _reliability(above, below, run)
+            above.set_title(title(corpus, run), loc="left")
+        legend(figure, [
+            *(Line2D([], [], label=label, **look) for label, _, look in CALIBRATIONS),
+            Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="ideal"),
+        ])  # fmt: skip
     return figure
 
 
@@ -127,6 +157,23 @@ def _panels(
     for panel in panels[len(runs) :]:
         panel.remove()
     return runs, figure, list(panels[: len(runs)])
+
+
+def _reliability(above: Axes, below: Axes, run: Run) -> None:
+    """A reliability diagram, and the number of clips in each of its bins."""
+    edges = np.linspace(0, 100, measures.BINS + 1)
+    above.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    for _, calibrated, look in CALIBRATIONS:
+        found = measures.reliability(run.probabilities(calibrated).max(1), run.right)
+        there = found.clips > 0
+        above.plot(100 * found.confidence[there], 100 * found.accuracy[there], **look)
+        below.stairs(found.clips, edges, color=look["color"], linewidth=1.2)
+    above.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy, %")
+    above.tick_params(labelbottom=False)
+    below.set(xlabel="confidence, %", ylabel="clips")
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    for axis in (above, below):
+        axis.grid()
 
 
 def _confusion(axis: Axes, counts: NDArray[np.int64], emotions: Sequence[str]) -> None:

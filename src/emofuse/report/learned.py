@@ -104,6 +104,7 @@ def _map(axis: Axes, places: NDArray[np.float64], started: NDArray[np.float64] |
         )
     axis.set_aspect("equal", adjustable="box")
     axis.margins(0.18)
+    axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axis.grid()
     axis.set(xlabel="towards pleasant, in mean distances", ylabel="towards aroused, in mean distances")
     axis.legend(handles=lines, loc="best", fontsize=7)

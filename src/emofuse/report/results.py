@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emofuse import metrics, reasons
+from emofuse import calibration, metrics, reasons
 from emofuse.errors import UserError
 from emofuse.files import read_json, read_table, sha256
 from emofuse.params import RANDOM
@@ -30,19 +30,17 @@ if TYPE_CHECKING:
     from emofuse.params import Corpus, Params
 
 PUBLISHED = Path("literature") / "paper.csv"
+AGAIN = "run the evaluate stage of this fold again"
 
 
 @dataclass(frozen=True)
-class Fold:
-    """One fold of a run, evaluated."""
+class FoldCounts:
+    """What the test clips of one fold were taken for."""
 
     fold: int
     emotions: tuple[str, ...]
     actors: NDArray[np.int64]  # (A,), sorted: those of the test part
     confusions: NDArray[np.int64]  # (A, classes, classes): one matrix an actor
-    validation: dict[str, float]  # war, uar of the epoch that was kept
-    history: list[dict[str, float]]  # one row an epoch; empty where the models are not here
-    record: dict[str, Any] | None  # of the training, with its time; None where the models are not here
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
@@ -59,10 +57,23 @@ class Fold:
         """How many clips were tested."""
         return int(self.confusions.sum())
 
-    def same_clips(self, other: Fold) -> bool:
+    def same_clips(self, other: FoldCounts) -> bool:
         """Whether another variant was tested on as many clips of each emotion by each actor."""
         tested = [(fold.emotions, fold.actors.tolist(), fold.confusions.sum(2).tolist()) for fold in (self, other)]
         return tested[0] == tested[1]
+
+
+@dataclass(frozen=True)
+class Fold(FoldCounts):
+    """One fold of a run, evaluated."""
+
+    labels: NDArray[np.int64]  # (clips,): the place of each test clip's emotion in `emotions`
+    right: NDArray[np.bool_]  # (clips,): whether it was predicted
+    probabilities: NDArray[np.float64]  # (clips, classes), as trained, to 6 decimals
+    temperature: float  # fitted on the validation clips
+    validation: dict[str, float]  # war, uar of the epoch that was kept
+    history: list[dict[str, float]]  # one row an epoch; empty where the models are not here
+    record: dict[str, Any] | None  # of the training, with its time; None where the models are not here
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,22 @@ class Run:
     def confusion(self) -> NDArray[np.int64]:
         """(classes, classes), pooled: every tested clip of every fold counted once."""
         return np.asarray(sum(fold.confusion for fold in self.folds))
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """The true emotion of each tested clip (clips,), pooled over the folds."""
+        return np.concatenate([fold.labels for fold in self.folds])
+
+    @cached_property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each of them was told right (clips,)."""
+        return np.concatenate([fold.right for fold in self.folds])
+
+    def probabilities(self, calibrated: bool) -> NDArray[np.float64]:
+        """What each emotion of each of them was given (clips, classes): as trained, or at its fold's temperature."""
+        return np.concatenate(
+            [calibration.tempered(fold.probabilities, fold.temperature if calibrated else 1) for fold in self.folds]
+        )
 
     @cached_property
     def actors(self) -> set[int]:
@@ -285,32 +312,25 @@ def _folds(root: Path, corpus: str, protocol: str, variant: str, seed: int, fold
 
 def _fold(root: Path, run: Path, number: int) -> Fold:
     folder = Path("results") / run / f"fold-{number}"
-    again = "run the evaluate stage of this fold again"
     metrics = read_json(root / folder / "metrics.json")
     try:
         emotions = tuple(metrics["emotions"])
         validation = {key: float(metrics["validation"][key]) for key in ("war", "uar")}
         stated = np.asarray(metrics["confusion"], dtype=np.int64)
+        temperature = float(metrics["calibration"]["temperature"])
+        if not 0 < temperature < np.inf:
+            raise ValueError(f"temperature {temperature}")
         fingerprint = metrics["fingerprint"]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / 'metrics.json'}: {error!r} is missing or wrong; {again}") from None
+        raise UserError(f"{folder / 'metrics.json'}: {error!r} is missing or wrong; {AGAIN}") from None
     for part, name in (("clips", "clips.csv"), ("folds", "folds.csv")):
         file = Path("data") / run.parts[0] / run.parts[1] / name
         if (root / file).is_file() and fingerprint.get(part) not in (None, sha256(root / file)):
-            raise UserError(f"{folder}: made from another {file} than the one on disk; {again}")
-    rows = read_table(root / folder / "predictions.csv", ("actor", "emotion", "predicted"))
-    index = {emotion: position for position, emotion in enumerate(emotions)}
-    try:
-        actors, confusions = statistics.actor_confusions(
-            np.array([int(row["actor"]) for row in rows], dtype=np.int64),
-            np.array([index[row["emotion"]] for row in rows], dtype=np.int64),
-            np.array([index[row["predicted"]] for row in rows], dtype=np.int64),
-            len(emotions),
-        )
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{folder / 'predictions.csv'}: no actor or emotion: {error}; {again}") from None
-    if not rows or not np.array_equal(confusions.sum(0), stated):
-        raise UserError(f"{folder}: predictions.csv and metrics.json do not tell the same; {again}")
+            raise UserError(f"{folder}: made from another {file} than the one on disk; {AGAIN}")
+    who, labels, predicted, probabilities = _predictions(root, folder / "predictions.csv", emotions)
+    actors, confusions = statistics.actor_confusions(who, labels, predicted, len(emotions))
+    if not len(labels) or not np.array_equal(confusions.sum(0), stated):
+        raise UserError(f"{folder}: predictions.csv and metrics.json do not tell the same; {AGAIN}")
     history = Path("models") / run / f"fold-{number}.csv"
     record = Path("models") / run / f"fold-{number}.json"
     return Fold(
@@ -318,10 +338,35 @@ def _fold(root: Path, run: Path, number: int) -> Fold:
         emotions=emotions,
         actors=actors,
         confusions=confusions,
+        labels=labels,
+        right=predicted == labels,
+        probabilities=probabilities,
+        temperature=temperature,
         validation=validation,
         history=read_history(root / history) if (root / history).is_file() else [],
         record=read_json(root / record) if (root / record).is_file() else None,
     )
+
+
+def _predictions(
+    root: Path, file: Path, emotions: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Of each test clip: its actor, its emotion, the predicted one (clips,), and their probabilities (clips, classes)."""
+    chances = [f"p_{emotion}" for emotion in emotions]
+    rows = read_table(root / file, ("actor", "emotion", "predicted", *chances))
+    index = {emotion: position for position, emotion in enumerate(emotions)}
+    try:
+        actors = np.array([int(row["actor"]) for row in rows], dtype=np.int64)
+        labels = np.array([index[row["emotion"]] for row in rows], dtype=np.int64)
+        predicted = np.array([index[row["predicted"]] for row in rows], dtype=np.int64)
+        probabilities = np.array([[float(row[name]) for name in chances] for row in rows]).reshape(-1, len(emotions))
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file}: no actor, emotion or probability: {error}; {AGAIN}") from None
+    if not (np.abs(probabilities.sum(1) - 1) < 1e-4).all() or (probabilities < 0).any():
+        raise UserError(f"{file}: the probabilities of a clip do not add up to 1; {AGAIN}")
+    if not (probabilities[np.arange(len(rows)), predicted] == probabilities.max(1)).all():
+        raise UserError(f"{file}: an emotion is predicted that is not the likeliest; {AGAIN}")
+    return actors, labels, predicted, probabilities
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -91,6 +91,7 @@ def _read(key: RunKey, params: Params, root: Path) -> _Fold:
         made_of = dict(metrics["fingerprint"])
         numbers = [metrics[score] for score in SCORES] + list(metrics["validation"].values())
         numbers += [value for value in metrics["recall"].values() if value is not None]
+        numbers += [metrics["calibration"]["temperature"]]
         if not all(isinstance(number, int | float) for number in numbers):
             raise TypeError
         trained_by = str(made_of["train_stamp"])
@@ -206,6 +207,7 @@ def _write_fold(client: MlflowClient, experiment: Experiment, fold: _Fold, paren
     finals = {score: fold.metrics[score] for score in SCORES}
     finals |= {f"recall/{emotion}": value for emotion, value in fold.metrics["recall"].items() if value is not None}
     finals |= {f"validation/{score}": value for score, value in fold.metrics["validation"].items()}
+    finals["calibration/temperature"] = fold.metrics["calibration"]["temperature"]
     record = {name: value for name, value in fold.record.items() if name not in ("commit", "dirty")}
     finals |= {name: value for name, value in record.items() if isinstance(value, int | float)}
     texts = {f"emofuse.{name}": value for name, value in record.items() if isinstance(value, str)}

@@ -29,7 +29,7 @@ ARTIFACTS = "mlartifacts"
 LOCATION = "mlflow-artifacts:/"
 
 # Raise it when a change of what `track` writes must reach the runs that are already in a store.
-LAYOUT = "2"
+LAYOUT = "3"
 
 RUN_KEY = "emofuse.run_key"
 OWNER = "emofuse.owner"

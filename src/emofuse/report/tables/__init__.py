@@ -2,6 +2,7 @@
 
 from emofuse.report.tables.assumptions import assumptions
 from emofuse.report.tables.audit import audit
+from emofuse.report.tables.calibration import calibration
 from emofuse.report.tables.compactness import compactness
 from emofuse.report.tables.comparison import attention, fusion, loss, modality
 from emofuse.report.tables.folds import folds
@@ -13,6 +14,6 @@ from emofuse.report.tables.search import search
 from emofuse.report.tables.verdicts import RULE_NOTE, judge, published
 
 __all__ = [
-    "NAMES", "RULE_NOTE", "assumptions", "attention", "audit", "chance", "compactness", "folds", "fusion", "judge",
+    "NAMES", "RULE_NOTE", "assumptions", "attention", "audit", "calibration", "chance", "compactness", "folds", "fusion", "judge",
     "literature", "loss", "main", "modality", "paper", "published", "recall", "search", "spread",
 ]  # fmt: skip
