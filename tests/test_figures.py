@@ -274,7 +274,7 @@ def test_the_ticks_of_the_map_keep_apart(project: tuple[Params, Path]) -> None:
         if low <= place <= high
     ]
     assert len(labels) > 2
-    assert all(right.x0 - left.x1 > left.height / 2 for left, right in itertools.pairwise(labels))
+    assert all(right.x0 - left.x1 > left.height for left, right in itertools.pairwise(labels))
 
 
 def test_a_model_that_was_not_evaluated_is_an_error(project: tuple[Params, Path]) -> None:

@@ -222,7 +222,7 @@ def test_an_exported_program_says_what_its_network_says(
     (sample,) = windows.samples(clips[0], models.bundle, None)
     ensemble = models.bundle.ensembles[0]
     inputs = models.inputs(ensemble, [sample] * 3)
-    program = torch.export.load(exported / "bundle/proposed/fold-0.pt2").module()
+    program = torch.export.load(exported / "data/bundle/proposed/fold-0.pt2").module()
     with torch.inference_mode():
         assert torch.allclose(program(inputs), torch.from_numpy(models.scores(ensemble, [sample] * 3)[:, 0]), atol=1e-4)
 
@@ -266,7 +266,7 @@ def test_a_folder_is_not_written_over(exported: Path, micro_run: Path, params: p
 def test_a_bundle_of_others_is_read_with_care(
     exported: Path, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    described = json.loads((exported / "bundle" / bundle.FILE).read_text()) if (exported / "bundle").is_dir() else {}
+    described = json.loads((exported / "data/bundle" / bundle.FILE).read_text())
     (tmp_path / bundle.FILE).write_text(json.dumps({**described, **change}))
     with pytest.raises(UserError, match=said):
         bundle.read(tmp_path)

@@ -173,17 +173,14 @@ def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, roo
             f"models/{'/'.join(map(str, run[:3]))}/seed-{seed}: params.yaml has no such run; {_known(root)}"
         )
     chain = provenance.Chain(params, root)
-    folds = (
-        [fold]
-        if fold is not None
-        else [
-            each
-            for each in planned[protocol, variant, seed]
-            if _model(root, name, protocol, variant, seed, each).is_file()
-        ]
-    )
+    folds = [
+        each
+        for each in planned[protocol, variant, seed]
+        if fold in (None, each) and _model(root, name, protocol, variant, seed, each).is_file()
+    ]
     if not folds:
-        raise UserError(f"models/{name}/{protocol}/{variant}/seed-{seed}: no fold of it is here; {_known(root)}")
+        which = "none of its folds" if fold is None else f"no fold-{fold}"
+        raise UserError(f"models/{name}/{protocol}/{variant}/seed-{seed}: {which} is here; {_known(root)}")
     wanted = set(params.run(name, variant).network.modalities)
     ensembles = [_ensemble(chain, name, protocol, variant, seed, folds)]
     for other in corpus.variants_under(protocol):

@@ -38,7 +38,7 @@ LICENCES = {
 PEOPLE = {
     "ravdess": "professional actors of one city, Toronto, who speak two English sentences with a North American accent",
     "cremad": "actors, 48 men and 43 women, who speak twelve English sentences",
-    "demo": "drawn faces and synthetic voices, not people",
+    "demo": "faces and voices that a program makes",
 }
 
 
@@ -101,8 +101,8 @@ def _summary(bundle: Bundle, run: Run) -> str:
 def _uses(bundle: Bundle) -> list[str]:
     return [
         "Research on recognising acted emotions, and reproducing its results.",
-        f"**What it must not be used for.** It tells how {PEOPLE[bundle.kind]} play an emotion they were asked for. It does not"
-        " tell what anybody feels. Do not judge people by it: no hiring, teaching, policing, care, insurance or border"
+        f"**What it must not be used for.** It knows {PEOPLE[bundle.kind]}, each emotion put on as it was asked for. It does not tell"
+        " what anybody feels. Do not judge people by it: no hiring, teaching, policing, care, insurance or border"
         " control, nobody watched without consent; the EU's AI Act forbids emotion recognition at work and in schools"
         " (Regulation 2024/1689, article 5). Other languages, ages, cultures, cameras, spontaneous speech and more than one"
         " speaker were not tested.",
@@ -173,7 +173,7 @@ def _fairness(run: Run, gender: dict[int, str]) -> list[str]:
     accuracy = {actor: float(metrics.scores(confusion)["war"]) for actor, confusion in sorted(pooled.items())}
     worst, best = min(accuracy, key=accuracy.__getitem__), max(accuracy, key=accuracy.__getitem__)
     said.append(
-        f"Between actors the gap is wider: WAR from {percent(accuracy[worst])} % (actor {worst}) to {percent(accuracy[best])} %"
+        f"Between actors: WAR from {percent(accuracy[worst])} % (actor {worst}) to {percent(accuracy[best])} %"
         f" (actor {best}), {points(100 * (accuracy[best] - accuracy[worst]))} points."
     )
     rows = [

@@ -28,7 +28,7 @@ TOLERANCE = 1e-4  # of scores, which are of the order of 1: fused kernels round 
 def write(models: tuple[Bundle, Path], params: Params, folder: Path) -> None:
     """Write a bundle of this repository, with the folder that its files are named from, to `folder`, whole or not at all.
 
-    bundle/ has bundle.json, the weights as safetensors, each network as a program of torch.export (.pt2) that was held
+    data/bundle/ has bundle.json, the weights as safetensors, each network as a program of torch.export (.pt2) that was held
     against the network itself, and the detector's weights; README.md is the model card; the rest is MLflow's.
     Raises `UserError` where the folder is there already, or where a program says other than its network.
     """
@@ -82,23 +82,19 @@ def _example(bundle: Bundle, ensemble: Ensemble) -> dict[str, torch.Tensor]:
 
 def _program(network: EmotionNetwork, example: dict[str, torch.Tensor], path: Path) -> None:
     """Export a network, with a batch of any size, and hold what it says against the network itself."""
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    program = torch.export.export(
-        _Scores(network), (example,), dynamic_shapes=({name: {0: batch} for name in example},)
-    )
-    torch.export.save(program, path)
-    read = torch.export.load(path).module()
-    for clips in (
-        {name: batch[:1] for name, batch in example.items()},
-        example,
-        {n: torch.cat([b, b.flip(0)[:1]]) for n, b in example.items()},
-    ):
-        with torch.inference_mode():
-            away = (read(clips) - network(clips)[0]).abs().max().item()
-        if not away <= TOLERANCE:
-            raise UserError(
-                f"{path.name}: the exported program says other than its network, by {away:.2g}; report this"
-            )
+    size = torch.export.Dim("batch", min=1, max=1024)
+    scores = _Scores(network)
+    with torch.no_grad():
+        program = torch.export.export(scores, (example,), dynamic_shapes=({name: {0: size} for name in example},))
+        torch.export.save(program, path)
+        read = torch.export.load(path).module()
+        for count in (1, 2, 3):
+            clips = {name: batch.repeat(2, *[1] * (batch.dim() - 1))[:count] for name, batch in example.items()}
+            away = (read(clips) - scores(clips)).abs().max().item()
+            if not away <= TOLERANCE:
+                raise UserError(
+                    f"{path.name}: the program of torch.export says other than its network, by {away:.2g}; report this"
+                )
 
 
 class _Scores(nn.Module):
