@@ -75,7 +75,7 @@ def test_a_corpus_clip_gets_the_pipelines_own_scores(
     state.pop("emotion_distance", None)
     network = build_network(run, emotions, part)
     network.load_state_dict(state)
-    theirs, _ = predict(network, part, CPU)
+    theirs, _ = predict(network, part, CPU, answers.TOGETHER["cpu"])
     asked = answers.ask(clips, models)
     assert [clip.path.stem for clip in asked] == [row["clip"] for row in rows]
     ours = np.stack([clip.answers[0].scores[0] for clip in asked])

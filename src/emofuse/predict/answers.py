@@ -20,7 +20,7 @@ from emofuse.predict.windows import Place, Sample
 from emofuse.progress import Progress
 from emofuse.training import CPU
 
-TOGETHER = 32  # samples asked at once, as many as the pipeline asks
+TOGETHER = {"cpu": 4, "cuda": 32}  # samples asked at once: on a CPU more take gigabytes, and no less time
 SHOWN = 20  # clips of which a sample a face is kept to be shown: they are megabytes
 
 
@@ -123,7 +123,7 @@ def ask(paths: Sequence[Path], models: Models) -> list[Clip]:
                     clip.silent.append(sample.place)
                     continue
                 batch.append((clip, sample))
-                if len(batch) == TOGETHER:
+                if len(batch) == TOGETHER[models.device.type]:
                     _answer(batch, models, clips[:SHOWN])
                     batch = []
         except BrokenClip as reason:
