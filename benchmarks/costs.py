@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -78,10 +79,13 @@ def features(name: str, loaded: params.Params, folder: Path, rounds: int) -> Ite
         work: dict[str, Callable[[], object]] = {"index": lambda: index.build(name, section, root)}
         if section.faces:
             cut = section.faces
-            if cut.detector == "retinaface":
-                detect = detector(folder, cut)
-                faces.detector = lambda *_: detect
-            work["faces"] = lambda: faces.extract(rows, archive, cut, root / "f.npy", root / "f.csv")
+            detect = detector(folder, cut) if cut.detector == "retinaface" else None
+
+            def look() -> None:
+                with mock.patch.object(faces, "detector", return_value=detect):
+                    faces.extract(rows, archive, cut, root / "f.npy", root / "f.csv")
+
+            work["faces"] = look
         if section.audio:
             heard = section.audio
             work["audio"] = lambda: audio.extract(rows, archive, heard, root / "a.npy", root / "a.csv")

@@ -97,15 +97,21 @@ def repeated(files: list[Path], seconds: float, made: Path) -> Path:
     return made
 
 
+PROGRAM = """
+import re, sys
+from emofuse import cli
+status = cli.main(["predict", sys.argv[1], "--model", sys.argv[2], "--output", sys.argv[3]])
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+sys.exit(status)
+"""
+
+
 def command(file: Path, folder: Path, output: Path) -> tuple[float, float]:
     """Seconds and peak memory, in MB, of the command."""
     started = time.perf_counter()
-    call = [sys.executable, "-m", "emofuse.cli", "predict", str(file), "--model", str(folder), "--output", str(output)]
-    with (output.parent / "said").open("w") as said:
-        process = subprocess.Popen(call, stdout=said, stderr=said)
-        _, status, used = os.wait4(process.pid, 0)
-    assert not status, (output.parent / "said").read_text()
-    return time.perf_counter() - started, used.ru_maxrss / 1024
+    call = [sys.executable, "-c", PROGRAM, str(file), str(folder), str(output)]
+    printed = subprocess.run(call, check=True, capture_output=True, text=True).stdout
+    return time.perf_counter() - started, int(printed.split()[-1]) / 1024
 
 
 def main() -> None:
@@ -120,13 +126,6 @@ def main() -> None:
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         temporary = Path(name)
-        # First, for a process begins with the peak of the one that began it.
-        demo = models(temporary / "demo", "demo", loaded, 1, None)
-        (temporary / "one.mp4").write_bytes(served.example()["clip"][0])
-        for minutes in options.minutes:
-            made = repeated([temporary / "one.mp4"], 60 * minutes, temporary / f"made-{minutes}.mp4")
-            taken, figures[f"memory_mb_{minutes}"] = command(made, demo, temporary / "out")
-            figures[f"demo_{minutes}_over_real_time"] = taken / 60 / minutes
         films = sorted(options.folder.glob(FILMS))
         if films:
             detector = options.folder / "weights/mobilenet0.25_Final.pth"
@@ -146,6 +145,12 @@ def main() -> None:
                     figures["startup_seconds"] = whole - taken
         else:
             print(f"no films in {options.folder}: not measured", file=sys.stderr)
+        demo = models(temporary / "demo", "demo", loaded, 1, None)
+        (temporary / "one.mp4").write_bytes(served.example()["clip"][0])
+        for minutes in options.minutes:
+            made = repeated([temporary / "one.mp4"], 60 * minutes, temporary / f"made-{minutes}.mp4")
+            taken, figures[f"memory_mb_{minutes}"] = command(made, demo, temporary / "out")
+            figures[f"demo_{minutes}_over_real_time"] = taken / 60 / minutes
     peaks = [figures[f"memory_mb_{minutes}"] for minutes in options.minutes]
     figures["memory_growth"] = peaks[-1] / peaks[0]
     for key, value in figures.items():

@@ -6,6 +6,8 @@ import base64
 import csv
 import json
 import re
+import shutil
+import sys
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ import pytest
 import servers
 import torch
 from test_page import chromium  # noqa: F401  # a fixture
-from test_windows import ffmpeg
+from test_windows import FILM, ffmpeg
 
 from emofuse import params as parameters
 from emofuse.errors import UserError
@@ -29,6 +31,7 @@ from emofuse.training import CPU, build_network, predict, read_part
 
 RUN = "models/demo/kfold_3/proposed/seed-1"
 FOLD = f"{RUN}/fold-0.safetensors"
+VOICE = "ravdess_speech_16k/Actor_01/03-01-03-01-01-01-01.flac"
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +92,6 @@ def test_a_corpus_clip_gets_the_pipelines_own_scores(
 
 def test_models_of_other_parameters_are_refused(micro_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "emofuse"
-    import shutil
-
     shutil.copytree(micro_run, folder, symlinks=True)
     micro.change(folder, lambda loaded: loaded["variants"]["proposed"].update(loss={"margin": 0.3}))
     with pytest.raises(UserError, match=r"stale.*margin"):
@@ -273,8 +274,6 @@ def test_a_bundle_of_others_is_read_with_care(
 
 
 def test_a_model_that_is_not_the_one_described_is_refused(exported: Path, tmp_path: Path, clips: list[Path]) -> None:
-    import shutil
-
     folder = shutil.copytree(exported, tmp_path / "model")
     (weights,) = folder.rglob("proposed/fold-0.safetensors")
     content = bytearray(weights.read_bytes())
@@ -314,20 +313,29 @@ def served(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield address
 
 
-def test_mlflow_serves_it(served: str, clips: list[Path], predicted: Path) -> None:
-    body = {"dataframe_split": {"columns": ["clip"], "data": [[base64.b64encode(clips[0].read_bytes()).decode()]]}}
+def test_mlflow_serves_it(served: str, shared_data: Path, models: answers.Models) -> None:
+    """Two real clips, one of them without a picture."""
+    given = [shared_data / FILM, shared_data / VOICE]
+    encoded = [[base64.b64encode(file.read_bytes()).decode()] for file in given]
+    body = {"dataframe_split": {"columns": ["clip"], "data": encoded}}
     request = urllib.request.Request(
         f"{served}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=120) as answer:
-        (row,) = json.load(answer)["predictions"]
-    with (predicted / "out/predictions.csv").open(newline="") as stream:
-        told = next(csv.DictReader(stream))
-    assert row["emotion"] == told["emotion"]
-    assert row["variant"] == "proposed"
-    for name, value in told.items():
-        if name.startswith("p_"):
-            assert row[name] == pytest.approx(float(value), abs=2e-6)
+        told = json.load(answer)["predictions"]
+    asked = [
+        (number, row)
+        for number, clip in enumerate(answers.ask(given, models))
+        for row in written.rows(clip, models.bundle)
+    ]
+    assert {row["variant"] for _, row in asked} == {"proposed", "audio_only"}
+    assert len(told) == len(asked) > 4
+    for theirs, (number, ours) in zip(told, asked, strict=True):
+        assert theirs["row"] == number
+        for name in ("variant", "emotion", "note", "start", "end"):
+            assert theirs[name] == ours[name]
+        for emotion in models.bundle.emotions:
+            assert theirs[f"p_{emotion}"] == pytest.approx(float(str(ours[f"p_{emotion}"])), abs=2e-6)
 
 
 def test_a_model_in_mlflow_is_asked_by_its_address(exported: Path, clips: list[Path], tmp_path: Path) -> None:
@@ -338,3 +346,21 @@ def test_a_model_in_mlflow_is_asked_by_its_address(exported: Path, clips: list[P
     printed = micro.run(tmp_path, "emofuse", "predict", str(clips[0]), "--model", "models:/nobody/1", status=2)
     assert len([line for line in printed.splitlines() if line.startswith("emofuse: error: ")]) == 1
     assert "Traceback" not in printed
+
+
+PEAK = """
+import re, sys
+from emofuse import cli
+assert cli.main(["predict", sys.argv[1], "--model", sys.argv[2]]) == 0
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_length_of_the_video(exported: Path, clips: list[Path], tmp_path: Path) -> None:
+    peaks = []
+    for seconds in (60, 1200):
+        ffmpeg("-stream_loop", "-1", "-i", clips[0], "-t", str(seconds), "-c", "copy", tmp_path / f"{seconds}.mp4")
+        printed = micro.run(tmp_path, sys.executable, "-c", PEAK, str(tmp_path / f"{seconds}.mp4"), str(exported))
+        peaks.append(int(printed.split()[-1]))
+    assert peaks[1] < 1.2 * peaks[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 from collections.abc import Callable
 from itertools import pairwise
@@ -221,6 +222,20 @@ def test_what_is_no_video_says_so(shared_data: Path, tmp_path: Path, content: by
         file.write_bytes(content)
     with pytest.raises(media.BrokenClip, match=reason):
         list(windows.samples(file, bundle(), None))
+
+
+def test_a_file_that_may_not_be_read_says_so(shared_data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "private.mp4"
+    file.write_bytes((shared_data / FILM).read_bytes())
+    file.chmod(0)
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)  # nobody
+    try:
+        with pytest.raises(media.BrokenClip, match="cannot be read: Permission denied"):
+            list(windows.samples(file, bundle(), None))
+    finally:
+        os.seteuid(own)
 
 
 def test_a_damaged_middle_spoils_its_windows_and_no_others(
