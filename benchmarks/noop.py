@@ -29,6 +29,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import yaml
+from clone import copy_tree
 from dvc.repo import Repo
 
 from emofuse import cli, graph, params, provenance, stamps, weights
@@ -80,10 +81,7 @@ def run(folder: Path, *command: str) -> str:
 
 def make_clone(folder: Path) -> Params:
     """A clone of the working tree, and in it every output of the graph, in order, with its fingerprint."""
-    for name in run(Path.cwd(), "git", "ls-files", "-co", "--exclude-standard").splitlines():
-        if Path(name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(name, folder / name)
+    copy_tree(folder)
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", "-A")
     run(folder, "git", "-c", "user.name=-", "-c", "user.email=-", "commit", "-q", "-m", "clone")

@@ -14,8 +14,6 @@ import argparse
 import itertools
 import math
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 import yaml
+from clone import copy_tree
 
 from emofuse import index, params, splits
 from emofuse.files import read_table, write_table
@@ -102,20 +101,13 @@ def stages(loaded: params.Params, clips: int, folder: Path) -> Iterator[tuple[st
 
 def graph(clips: int, folder: Path) -> tuple[float, float]:
     """`snakemake -n` in a clone whose demo has fifteen variants, five folds and a shard for each two thousand clips."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        if Path(name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(name, folder / name)
+    copy_tree(folder)
     file = folder / "params.yaml"
     loaded = yaml.safe_load(file.read_text())
     shards = list(range(max(8, math.ceil(clips / CLIPS_A_SHARD))))
     loaded["corpora"][NAME].update(
         shards=shards, protocols={f"kfold_{FOLDS}": list(range(FOLDS))}, variants=list(loaded["variants"])
     )
-    loaded["corpora"][NAME]["demo"].update(actors=max(24, len(shards)))
     file.write_text(yaml.safe_dump(loaded))
     environment = {**os.environ, "PYTHONPATH": str(folder / "src")}
     command = [str(Path(sys.executable).parent / "snakemake"), NAME, "-n", "--quiet", "all"]

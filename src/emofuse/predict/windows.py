@@ -55,7 +55,7 @@ def spans(duration: float, window: float, longest: float) -> list[Span]:
     """Start and end of each window, in seconds: all of what is no longer than `longest`, else windows that overlap."""
     if duration <= longest:
         return [(0.0, duration)]
-    count = 1 + math.ceil((duration - window) / (window * STEP))
+    count = 1 + math.ceil(max(0.0, duration - window - 0.001) / (window * STEP))  # to the millisecond
     return [
         (round(float(start), 3), round(float(start) + window, 3)) for start in np.linspace(0, duration - window, count)
     ]
