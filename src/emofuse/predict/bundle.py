@@ -30,7 +30,7 @@ class Model(Section):
     file: str
     sha256: str
     temperature: Positive = Field(description="what its scores are divided by before they are probabilities")
-    commit: str | None
+    commit: str | None = Field(description="of the code that trained it, where that is recorded")
     made_from: dict[str, str] = Field(
         description="SHA-256 of splits, stamps and model, as the fold's metrics.json has them"
     )
@@ -217,10 +217,10 @@ def _ensemble(
     chain: provenance.Chain, corpus: str, protocol: str, variant: str, seed: int, folds: Sequence[int]
 ) -> Ensemble:
     keys = [(corpus, protocol, variant, seed, fold) for fold in folds]
-    jobs = [chain.makers[f"results/{graph.fold_key(*key)}/metrics.json"] for key in keys]
-    provenance.refuse_stale(jobs, chain)
+    provenance.refuse_stale([chain.makers[f"results/{graph.fold_key(*key)}/metrics.json"] for key in keys], chain)
     models = []
-    for key, job in zip(keys, jobs, strict=True):
+    for key in keys:
+        trained = chain.makers[f"models/{graph.fold_key(*key)}.safetensors"]
         path = chain.root / "results" / graph.fold_key(*key) / "metrics.json"
         scored = read_json(path)
         try:
@@ -233,7 +233,7 @@ def _ensemble(
                 file=f"models/{graph.fold_key(*key)}.safetensors",
                 sha256=str(made_from["model"]),
                 temperature=temperature,
-                commit=(chain.fingerprint(job) or {}).get("commit"),
+                commit=(chain.fingerprint(trained) or {}).get("commit"),
                 made_from=made_from,
             )
         )

@@ -14,6 +14,7 @@ from emofuse.errors import UserError
 from emofuse.files import read_table
 from emofuse.params import RANDOM, Params
 from emofuse.predict.bundle import Bundle, Ensemble
+from emofuse.predict.written import WORDS
 from emofuse.report import results, statistics
 from emofuse.report.results import CorpusResults, Fold, Run
 from emofuse.report.table import NONE, percent, points, ranges
@@ -202,10 +203,11 @@ def _calibration(bundle: Bundle) -> list[str]:
 
 
 def _use(bundle: Bundle) -> list[str]:
-    size = f"The faces of a video are cut as in training. A video of up to {bundle.longest:.1f} seconds is taken as a whole, a longer"
+    used = " and ".join(WORDS[name] for name in sorted(bundle.modalities, reverse=True)).capitalize()
     return [
         "```sh\nemofuse predict --model <this folder> video.mp4\n```",
-        f"{size} one in windows of {bundle.window:.1f} seconds.",
+        f"{used} of a video are taken as in training: of the whole of it, if it takes up to {bundle.longest:.1f} seconds, else"
+        f" of windows of {bundle.window:.1f} seconds.",
     ]
 
 
@@ -215,7 +217,10 @@ def _origins(bundle: Bundle) -> list[str]:
         for ensemble in bundle.ensembles
         for model in ensemble.models
     ]
-    return [_table(["Variant", "Fold", "Commit", "SHA-256 of the weights"], rows), f"emofuse {bundle.emofuse}."]
+    return [
+        _table(["Variant", "Fold", "Trained at commit", "SHA-256 of the weights"], rows),
+        f"emofuse {bundle.emofuse}.",
+    ]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

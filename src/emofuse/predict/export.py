@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -84,7 +85,8 @@ def _program(network: EmotionNetwork, example: dict[str, torch.Tensor], path: Pa
     """Export a network, with a batch of any size, and hold what it says against the network itself."""
     size = torch.export.Dim("batch", min=1, max=1024)
     scores = _Scores(network)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of its own making
         program = torch.export.export(scores, (example,), dynamic_shapes=({name: {0: size} for name in example},))
         torch.export.save(program, path)
         read = torch.export.load(path).module()
