@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # A busy machine is slow now and then; how long an example took says nothing.
@@ -37,11 +38,15 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The micro corpus, run by Snakemake; to be copied, not changed."""
+def micro_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The micro corpus, run by Snakemake, once for all processes of the tests; to be copied, not changed."""
     import micro
 
-    folder = micro.make(tmp_path_factory.mktemp("micro") / "emofuse")
-    printed = micro.run(folder, *micro.ENGINES["snakemake"])
-    assert micro.ran(printed) == {str(job) for job in micro.jobs(folder)}
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "micro" / "emofuse"
+    with FileLock(folder.parents[1] / "micro.lock"):
+        if not (folder / "results/demo/report.html").is_file():
+            micro.make(folder)
+            printed = micro.run(folder, *micro.ENGINES["snakemake"])
+            assert micro.ran(printed) == {str(job) for job in micro.jobs(folder)}
     return folder

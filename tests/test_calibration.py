@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -67,9 +67,13 @@ def test_no_temperature_is_better_on_the_clips_that_it_was_fitted_on(clips: Scor
 def test_the_temperature_scales_with_the_scores(clips: Scored, factor: float) -> None:
     scores, labels = clips
     found, scaled = calibration.temperature(scores, labels), calibration.temperature(factor * scores, labels)
-    assume(1 / LIMIT < found < LIMIT)
     expected = min(max(factor * found, 1 / LIMIT), LIMIT)
-    assert scaled == pytest.approx(expected, rel=1e-6)
+    if found == LIMIT:  # the best may be beyond it
+        assert scaled >= expected * (1 - 1e-6)
+    elif found == 1 / LIMIT:
+        assert scaled <= expected * (1 + 1e-6)
+    else:
+        assert scaled == pytest.approx(expected, rel=1e-6)
 
 
 @given(scored(), st.floats(-100, 100))
@@ -104,9 +108,8 @@ def test_tempering_changes_no_prediction(chances: NDArray[np.float64], temperatu
 
 @given(scored(), st.floats(1 / LIMIT, LIMIT))
 def test_tempering_probabilities_is_tempering_scores(clips: Scored, temperature: float) -> None:
-    scores, labels = clips
+    scores, labels = clips[0] / 4, clips[1]  # none as unlikely as what is rounded to nothing
     chances = scores.softmax(1)
-    assume(chances.min() > 1e-6)
     made = tempered(chances.numpy(), temperature)
     np.testing.assert_allclose(made, (scores / temperature).softmax(1).numpy(), rtol=1e-9)
     assert negative_log_likelihood(made, labels) == pytest.approx(loss(scores, labels, temperature))

@@ -177,6 +177,7 @@ def test_a_parameter_changed_and_changed_back_under_the_other_engine(states: dic
     assert (folder / "models/demo/kfold_3/audio_only/seed-1/fold-0.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_of_a_partly_failed_run_dvc_has_what_finished(states: dict[str, Path], tmp_path: Path) -> None:
     folder = changed(states, "snakemake", "seed", tmp_path)
     broken = folder / "src/emofuse/augmentation.py"  # what only trainings run

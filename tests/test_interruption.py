@@ -69,6 +69,7 @@ def test_killed_five_times(micro_run: Path, tmp_path: Path) -> None:
     micro.is_as_if_nothing_had_been(folder, micro_run)
 
 
+@pytest.mark.slow
 def test_snakemake_mends_the_list_of_locks_that_a_killed_dvc_cut(micro_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "emofuse"
     shutil.copytree(micro_run, folder, symlinks=True)
@@ -136,7 +137,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
     ("trouble", "place", "lost", "command"),
     [
         pytest.param("full", "data/demo/audio", "data/demo/audio/shard-0.npy", "audio demo 0", marks=pytest.mark.slow),
-        ("full", "models/demo", MODEL, "train demo kfold_3 proposed 1 0"),
+        pytest.param("full", "models/demo", MODEL, "train demo kfold_3 proposed 1 0", marks=pytest.mark.slow),
         ("full", "provenance/demo", "provenance/demo/splits/kfold_3.json", "splits demo kfold_3"),
         pytest.param("full", "results/demo", "results/demo/tables/main.md", "report demo", marks=pytest.mark.slow),
         ("read-only", "results/demo", "results/demo/tables/main.md", "report demo"),

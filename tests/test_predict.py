@@ -343,9 +343,8 @@ def test_a_model_in_mlflow_is_asked_by_its_address(exported: Path, clips: list[P
     micro.run(tmp_path, "python", "-c", program, exported.as_uri())
     printed = micro.run(tmp_path, "emofuse", "predict", str(clips[0]), "--model", "models:/emotions/1")
     assert "faces and sound, by proposed, 1 model" in printed
-    printed = micro.run(tmp_path, "emofuse", "predict", str(clips[0]), "--model", "models:/nobody/1", status=2)
-    assert len([line for line in printed.splitlines() if line.startswith("emofuse: error: ")]) == 1
-    assert "Traceback" not in printed
+    with pytest.raises(UserError, match="nobody"):
+        bundle.find("models:/nobody/1", tmp_path)
 
 
 PEAK = """

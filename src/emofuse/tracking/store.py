@@ -140,10 +140,10 @@ def download(address_: str, root: Path | str = ".") -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with explained(root):
         set_up()
-        import mlflow
+        from mlflow.artifacts import download_artifacts
 
-        mlflow.set_tracking_uri(address(root))
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address_, dst_path=str(folder)))
+        where = address(root)
+        return Path(download_artifacts(address_, dst_path=str(folder), tracking_uri=where, registry_uri=where))
 
 
 def serve(port: int, root: Path | str = ".") -> None:
