@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 
 from emofuse import corpora, media, params
-from emofuse.files import sha256, write_text
+from emofuse.files import sha256, write_json
 from emofuse.model.network import EmotionNetwork
 from emofuse.predict import answers, bundle, served, windows
 
@@ -58,17 +58,13 @@ def models(folder: Path, name: str, loaded: params.Params, count: int, detector:
         )
     if detector:
         (folder / "detector.pth").write_bytes(detector.read_bytes())
-    write_text(
-        folder / bundle.FILE,
-        bundle.text(
-            bundle.Bundle(
-                emofuse="0", corpus=name, title=section.title, kind=section.kind, protocol="none", seed=1,
-                emotions=tuple(emotions), window=LENGTHS[name][0], longest=LENGTHS[name][1], faces=faces,
-                audio=section.audio, detector="detector.pth" if detector else None,
-                ensembles=(bundle.Ensemble(variant="proposed", network=run.network, models=tuple(made)),),
-            )
-        ),
+    whole = bundle.Bundle(
+        emofuse="0", corpus=name, title=section.title, kind=section.kind, protocol="none", seed=1,
+        emotions=tuple(emotions), window=LENGTHS[name][0], longest=LENGTHS[name][1], faces=faces,
+        audio=section.audio, detector="detector.pth" if detector else None,
+        ensembles=(bundle.Ensemble(variant="proposed", network=run.network, models=tuple(made)),),
     )  # fmt: skip
+    write_json(folder / bundle.FILE, whole.model_dump(mode="json"))
     return folder
 
 

@@ -269,12 +269,15 @@ def search(params: Params, corpus: str, protocol: str, fold: int, candidates: st
 
 def predict(video: list[str], model: str | None, output: str) -> None:
     """Say which emotion is played in videos, by trained models, on the terminal and in a folder of CSV, JSON and a page."""
+    import torch
+
     from emofuse import lease
     from emofuse.predict import answers, bundle, written
 
     models = bundle.find(model, ROOT)
+    torch.set_num_threads(_threads())
+    torch.use_deterministic_algorithms(True, warn_only=True)
     with lease.device() as device:
-        _torch_set(_threads())
         asked = answers.Models(*models, device)
         clips = answers.ask([Path(name) for name in video], asked)
         written.write(clips, asked, Path(output))
@@ -481,13 +484,6 @@ def _stamps(params: Params, corpus: str, *stages: str) -> list[Path]:
     """The stamps of stages, brought up to date first, so that a stage run by hand has the right ones."""
     stamps(params, corpus)
     return [ROOT / "stamps" / corpus / f"{stage}.json" for stage in stages]
-
-
-def _torch_set(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _threads() -> int:

@@ -142,7 +142,8 @@ def follow_all(frames: Frames, detect_size: int) -> Tracker[list[Track]]:
 
 def _look_around(frames: Frames, detect_size: int) -> Tracker[dict[int, np.ndarray]]:
     """The faces in the key frame in the middle or, unless it shows one and no other, in all key frames."""
-    keys, sizes = _keys(frames), _sizes(detect_size)
+    keys = _keys(frames)
+    sizes = [detect_size * 2**number for number in range(TRIES)]
     middle = keys[len(keys) // 2]
     seen = yield from _search(frames, [middle], sizes)
     if len(seen[middle]) != 1:
@@ -171,11 +172,6 @@ def _close_in(
 def _keys(frames: Frames) -> list[int]:
     """The numbers of the key frames to begin with."""
     return list(np.unique(np.linspace(0, len(frames.pictures) - 1, KEYS).round().astype(int)).tolist())
-
-
-def _sizes(detect_size: int) -> list[int]:
-    """What the shorter side of a whole frame is scaled to, one try after the other."""
-    return [detect_size * 2**number for number in range(TRIES)]
 
 
 def _search(frames: Frames, numbers: Sequence[int], sizes: Sequence[int]) -> Tracker[dict[int, np.ndarray]]:

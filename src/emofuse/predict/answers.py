@@ -115,20 +115,23 @@ class Models:
 def ask(paths: Sequence[Path], models: Models) -> list[Clip]:
     """What the models say of some videos. Of each no more is in memory than a few windows."""
     clips = [Clip(path) for path in paths]
-    batch: list[tuple[Clip, Sample]] = []
+    batch: list[tuple[Clip, Sample, Ensemble]] = []
     for clip in Progress(clips, "videos") if len(clips) > 1 else clips:
         try:
             for sample in windows.samples(clip.path, models.bundle, models.detect, _watched(clip.path)):
-                if models.bundle.answering(frozenset(sample.features)) is None:
+                ensemble = models.bundle.answering(frozenset(sample.features))
+                if ensemble is None:
                     clip.silent.append(sample.place)
                     continue
-                batch.append((clip, sample))
+                batch.append((clip, sample, ensemble))
                 if len(batch) == TOGETHER[models.device.type]:
                     _answer(batch, models, clips[:SHOWN])
                     batch = []
         except BrokenClip as reason:
             clip.broken = str(reason)
     _answer(batch, models, clips[:SHOWN])
+    for clip in clips:
+        clip.answers.sort(key=lambda answer: (answer.place.start, answer.place.face or 0))
     return clips
 
 
@@ -136,10 +139,10 @@ def _watched(path: Path) -> windows.Progress:
     return lambda spans: Progress(spans, f"{path.name}, windows") if len(spans) > 1 else spans
 
 
-def _answer(batch: Sequence[tuple[Clip, Sample]], models: Models, shown: Sequence[Clip]) -> None:
-    """Ask about some samples, each the first ensemble that can do with what it has."""
+def _answer(batch: Sequence[tuple[Clip, Sample, Ensemble]], models: Models, shown: Sequence[Clip]) -> None:
+    """Ask about some samples, each the ensemble that it is for."""
     for ensemble in models.bundle.ensembles:
-        asked = [each for each in batch if models.bundle.answering(frozenset(each[1].features)) is ensemble]
+        asked = [(clip, sample) for clip, sample, answering in batch if answering is ensemble]
         if not asked:
             continue
         scores_SMC = models.scores(ensemble, [sample for _, sample in asked])
@@ -151,5 +154,3 @@ def _answer(batch: Sequence[tuple[Clip, Sample]], models: Models, shown: Sequenc
             best = clip.shown.get(sample.place.face)
             if clip in shown and (best is None or chances_C.max() > best[1].probabilities.max()):
                 clip.shown[sample.place.face] = sample, answer
-    for clip, _ in batch:
-        clip.answers.sort(key=lambda answer: (answer.place.start, answer.place.face or 0))

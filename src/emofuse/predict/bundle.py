@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from emofuse import corpora, graph, provenance
@@ -74,6 +75,15 @@ class Bundle(Section):
     def modalities(self) -> frozenset[Modality]:
         """What any of its ensembles looks at or listens to."""
         return frozenset().union(*(ensemble.modalities for ensemble in self.ensembles))
+
+    @property
+    def columns(self) -> list[str]:
+        """What a table calls the probabilities of the emotions."""
+        return [f"p_{emotion}" for emotion in self.emotions]
+
+    def likeliest(self, chances_C: NDArray[np.float64]) -> str:
+        """The likeliest emotion, of probabilities (emotions,)."""
+        return self.emotions[chances_C.argmax()]
 
     def answering(self, there: frozenset[Modality]) -> Ensemble | None:
         """The first ensemble that can do with what a clip has."""
@@ -238,8 +248,3 @@ def _ensemble(
             )
         )
     return Ensemble(variant=variant, network=chain.params.run(corpus, variant).network, models=tuple(models))
-
-
-def text(bundle: Bundle) -> str:
-    """The bundle as JSON."""
-    return json.dumps(bundle.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"

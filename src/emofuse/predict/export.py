@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from emofuse.errors import UserError
-from emofuse.files import write_text
+from emofuse.files import write_json, write_text
 from emofuse.model.network import EmotionNetwork
 from emofuse.params import Params
 from emofuse.predict import bundle as bundles
@@ -44,7 +44,7 @@ def write(models: tuple[Bundle, Path], params: Params, folder: Path) -> None:
         for old, new in zip(bundle.files(), moved.files(), strict=True):
             (inside / new).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / old, inside / new)
-        write_text(inside / bundles.FILE, bundles.text(moved))
+        write_json(inside / bundles.FILE, moved.model_dump(mode="json"))
         for ensemble in moved.ensembles:
             for model, network in zip(ensemble.models, moved.networks(ensemble, inside), strict=True):
                 _program(network, _example(moved, ensemble), (inside / model.file).with_suffix(".pt2"))
@@ -71,7 +71,7 @@ def _moved(bundle: Bundle) -> Bundle:
 
 
 def _example(bundle: Bundle, ensemble: Ensemble) -> dict[str, torch.Tensor]:
-    """Two made clips, as the networks of an ensemble eat them: the batch of a program may be of any size but one."""
+    """Two made clips, as the networks of an ensemble eat them; of one, torch.export would take the batch for always one."""
     generator = torch.Generator().manual_seed(1)
     shapes: dict[str, tuple[int, ...]] = {}
     if bundle.faces:
@@ -122,9 +122,8 @@ def _mlflow(inside: Path, folder: Path, bundle: Bundle) -> None:
 
     from emofuse.predict import served
 
-    columns = [ColSpec(DataType.string, name) for name in served.TEXTS] + [
-        ColSpec(DataType.double, name) for name in (*served.NUMBERS, *(f"p_{emotion}" for emotion in bundle.emotions))
-    ]
+    columns = [ColSpec(DataType.string, name) for name in served.TEXTS]
+    columns += [ColSpec(DataType.double, name) for name in served.numbers(bundle)]
     mlflow.pyfunc.save_model(
         folder,
         loader_module="emofuse.predict.served",

@@ -63,7 +63,7 @@ def _clip(clip: Clip, number: int, models: Models) -> dict[str, Any]:
         shown.append(
             {
                 "title": f"Face {face}" if face and len(clip.faces) > 1 else "",
-                "emotion": bundle.emotions[mean.argmax()],
+                "emotion": bundle.likeliest(mean),
                 "chance": f"{100 * mean.max():.0f}",
                 "likeliest": written.likeliest(mean, bundle, 3),
                 "heard": written.heard(answers),
@@ -117,7 +117,7 @@ def _timeline(answers: Sequence[Answer], bundle: Bundle) -> Figure:
 
 def _attention(sample: Sample, answer: Answer, models: Models) -> Figure | None:
     """What the networks weigh of a sample, on average; None where they have no attention over positions or moments."""
-    ensemble, emotions = answer.ensemble, models.bundle.emotions
+    ensemble = answer.ensemble
     inputs = models.inputs(ensemble, [sample])
     video, audio = sample.features.get("video"), sample.features.get("audio")
     moments = next(iter(inputs.values())).shape[1]
@@ -125,7 +125,7 @@ def _attention(sample: Sample, answer: Answer, models: Models) -> Figure | None:
     weights = {name: np.mean([each[name] for each in found], axis=0) for name in found[0]}
     if not weights:
         return None
-    told = emotions[answer.probabilities.argmax()]
+    told = models.bundle.likeliest(answer.probabilities)
     clip = Attended(
         name=f"{sample.place.start:.1f} to {sample.place.end:.1f} s: {told}, {100 * answer.probabilities.max():.0f} %",
         weights=weights,

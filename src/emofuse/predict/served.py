@@ -12,7 +12,11 @@ from emofuse.predict import answers, written
 from emofuse.predict import bundle as bundles
 
 TEXTS = ("variant", "emotion", "note")
-NUMBERS = ("row", "start", "end", "face")
+
+
+def numbers(bundle: bundles.Bundle) -> list[str]:
+    """The columns of numbers."""
+    return ["row", "start", "end", "face", *bundle.columns]
 
 
 class Served:
@@ -32,9 +36,9 @@ class Served:
             for number, clip in enumerate(answers.ask(paths, self._models)):
                 made += [{"row": number, **row} for row in written.rows(clip, self._models.bundle)]
         table = pd.DataFrame(made)
-        numbers = [*NUMBERS, *(f"p_{emotion}" for emotion in self._models.bundle.emotions)]
-        table[numbers] = table[numbers].apply(pd.to_numeric).astype(float)
-        return table[[*TEXTS, *numbers]]
+        columns = numbers(self._models.bundle)
+        table[columns] = table[columns].apply(pd.to_numeric).astype(float)
+        return table[[*TEXTS, *columns]]
 
 
 def _load_pyfunc(path: str) -> Served:

@@ -18,10 +18,10 @@ from emofuse.predict.bundle import Bundle
 
 LARGEST = 1280  # pixels: as large as the corpora's frames; what is larger would take gigabytes
 STEP = 0.5  # of a window, from one to the next
+SAME = 0.3  # overlap of boxes, in two windows at one time, from which they are of one person
+
 Span = tuple[float, float]
 Progress = Callable[[Sequence[Span]], Iterable[Span]]
-
-SAME = 0.3  # overlap of boxes, in two windows at one time, from which they are of one person
 
 
 @dataclass(frozen=True)

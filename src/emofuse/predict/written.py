@@ -20,11 +20,11 @@ WORDS = {"audio": "sound", "video": "faces"}
 
 def write(clips: Sequence[Clip], models: Models, folder: Path) -> None:
     """Write predictions.csv and predictions.json, a row a face and window, and predictions.html for people."""
-    from emofuse.predict import page
+    from emofuse.predict import page  # with matplotlib, which a server does without
 
     bundle = models.bundle
-    chances = [f"p_{emotion}" for emotion in bundle.emotions]
-    write_table(folder / "predictions.csv", (*COLUMNS, *chances), (row for clip in clips for row in rows(clip, bundle)))
+    told = (row for clip in clips for row in rows(clip, bundle))
+    write_table(folder / "predictions.csv", (*COLUMNS, *bundle.columns), told)
     write_json(
         folder / "predictions.json",
         {
@@ -40,7 +40,7 @@ def write(clips: Sequence[Clip], models: Models, folder: Path) -> None:
 def rows(clip: Clip, bundle: Bundle) -> Iterator[dict[str, object]]:
     """The rows of predictions.csv: each answer with its probabilities, and each place without one with the reason."""
     empty: dict[str, object] = dict.fromkeys(("start", "end", "face", "variant", "emotion"), "")
-    none = dict.fromkeys((f"p_{emotion}" for emotion in bundle.emotions), "")
+    none = dict.fromkeys(bundle.columns, "")
     if clip.broken:
         yield {"file": clip.path, **empty, "note": clip.broken, **none}
         return
@@ -52,7 +52,7 @@ def rows(clip: Clip, bundle: Bundle) -> Iterator[dict[str, object]]:
             yield {**empty, **where, "note": f"no answer: {reasons(place, bundle)}", **none}
             continue
         chances = dict(zip(none, (f"{p:.6f}" for p in answer.probabilities), strict=True))
-        said = {"variant": answer.ensemble.variant, "emotion": bundle.emotions[answer.probabilities.argmax()]}
+        said = {"variant": answer.ensemble.variant, "emotion": bundle.likeliest(answer.probabilities)}
         yield {**where, **said, "note": answer.why(bundle), **chances}
 
 
@@ -84,12 +84,12 @@ def heard(answers: Sequence[Answer]) -> str:
 
 
 def _record(clip: Clip, bundle: Bundle) -> dict[str, Any]:
+    means = {face: clip.mean(face) for face in clip.faces}
     return {
         "file": str(clip.path),
         "no_answer": clip.refusal(bundle) or None,
         "faces": [
-            {"face": face, "emotion": bundle.emotions[clip.mean(face).argmax()], **_chances(clip.mean(face), bundle)}
-            for face in clip.faces
+            {"face": face, "emotion": bundle.likeliest(mean), **_chances(mean, bundle)} for face, mean in means.items()
         ],
         "windows": [
             {
