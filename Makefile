@@ -7,21 +7,36 @@ export MLFLOW_DISABLE_TELEMETRY = true
 # A run is many short processes: compiled modules are worth keeping.
 unexport PYTHONDONTWRITEBYTECODE
 CORES ?= $(shell nproc)
+# Three tests at a time: some wait for a server, or for Slurm.
+PARALLEL = --numprocesses 3 --dist loadgroup
 
-.PHONY: demo test soak lint format ui schema lock
+.PHONY: demo pull test integration soak soak-long lint format ui schema lock
 
 # The made corpus, from nothing to results/demo/report.html. It leaves dvc.lock alone.
 demo: .venv/.ready
-	EMOFUSE_DVC_COMMIT=0 snakemake demo --cores $(CORES)
+	snakemake demo --cores $(CORES)
 	@echo "The report: results/demo/report.html"
 
-# Three files of tests at a time: some wait for a server, or for Slurm.
-test: .venv/.ready
-	pytest -m "not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Outputs from the DVC remote, taken over if they still follow from the parameters and code of now.
+pull: .venv/.ready
+	dvc pull --allow-missing
+	emofuse adopt
 
-# The long tests: run them before a release.
+# Unit tests, and the micro corpus once by each engine.
+test: .venv/.ready
+	pytest -m "not integration and not slow and not long" --numprocesses 3 --dist loadfile
+
+# What runs the engines and servers again and again: CI does, after the others.
+integration: .venv/.ready
+	pytest -m integration $(PARALLEL)
+
+# All of that and more, at most an hour: run it before a release.
 soak: .venv/.ready
-	pytest -m slow
+	pytest -m "integration or slow" $(PARALLEL)
+
+# 200 kills.
+soak-long: .venv/.ready
+	pytest -m long $(PARALLEL)
 
 lint: .venv/.ready
 	ruff check .
@@ -35,7 +50,7 @@ format: .venv/.ready
 	ruff format .
 	snakefmt Snakefile workflow
 
-# The MLflow UI over every fold that is on disk; also after a clone or dvc pull.
+# The MLflow UI; after a clone or pull, `emofuse track <corpus>` fills the store first.
 ui: .venv/.ready
 	emofuse ui
 

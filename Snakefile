@@ -1,6 +1,6 @@
-# Emofuse, from clips to tables. `snakemake --cores 8 --resources gpu=1` runs the corpora of the paper, `snakemake demo`
-# (or the name of any other corpus of params.yaml) that corpus. dvc.yaml and pipelines/*/dvc.yaml hold the same graph for
-# DVC, command for command; tests/test_engines.py fails on any difference.
+# emofuse, from clips to tables. `snakemake --cores 8 --resources gpu=1` runs the corpora of the paper, `snakemake demo` (or
+# the name of any other corpus of params.yaml) one corpus, `snakemake demo_features` one step of it. The whole graph is here
+# and in workflow/rules; dvc.yaml calls these targets.
 from snakemake.utils import min_version
 
 min_version("9.19")
@@ -18,7 +18,6 @@ wildcard_constraints:
     seed=r"\d+",
     fold=r"\d+",
     shard=r"\d+",
-    weights=one_of(WEIGHTS),
 
 
 localrules:
@@ -28,8 +27,9 @@ localrules:
 rule all:
     default_target: True
     input:
-        [wanted(corpus) for corpus in PARAMS.paper],
-        report.paper_outputs(),
+        [step(corpus, "report") for corpus in PARAMS.paper],
+        paths.PAPER,
+        paths.record(paths.PAPER[0]),
 
 
 for corpus in PARAMS.corpora:
@@ -38,11 +38,20 @@ for corpus in PARAMS.corpora:
         name:
             corpus
         input:
-            wanted(corpus),
+            step(corpus, "report"),
         localrule: True
 
+    for name in ("clips", "features", "splits", "models", "scores"):
 
-include: "workflow/rules/corpus.smk"
+        rule:
+            name:
+                f"{corpus}_{name}"
+            input:
+                step(corpus, name),
+            localrule: True
+
+
+include: "workflow/rules/clips.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/splits.smk"
 include: "workflow/rules/train.smk"
@@ -52,12 +61,3 @@ include: "workflow/rules/report.smk"
 
 onstart:
     begin()
-
-
-# What is up to date here is up to date for DVC too; where a job failed, that is what finished.
-onsuccess:
-    versions.commit(finished())
-
-
-onerror:
-    versions.commit(finished())

@@ -6,7 +6,7 @@ packages: `uv pip install librosa` first. FOLDER holds `ravdess_speech_16k` (the
 on one of the corpus's eight shards after another. The last lines are its figures, `name: value`, milliseconds a clip:
 
 - bare: each file decoded by PyAV and resampled, frame by frame, to one array of samples at 16 kHz;
-- stage: `emofuse.audio.extract`, from the shard's zip to the features on disk; log_mel: the spectrogram alone, of
+- stage: `emofuse.features.audio.extract`, from the shard's zip to the features on disk; log_mel: the spectrogram alone, of
   samples that are there;
 - librosa: `librosa.load` and what follows; librosa_log_mel: `feature.melspectrogram` and `power_to_db`, of samples
   that are there;
@@ -33,8 +33,9 @@ os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 import av
 import numpy as np
 
-from emofuse import audio, media, params
-from emofuse.corpora import base
+from emofuse import config
+from emofuse.datasets import base
+from emofuse.features import audio, media
 
 RATE = 16000
 CORES = SHARDS = 8
@@ -68,18 +69,18 @@ def bare(shard: Shard) -> None:
             np.concatenate([block.to_ndarray() for frame in frames for block in resampler.resample(frame)], axis=1)
 
 
-def stage(section: params.Audio, shard: Shard) -> None:
+def stage(section: config.Audio, shard: Shard) -> None:
     table = shard.folder / "shard.csv"
     audio.extract(shard.rows, shard.folder / "shard.zip", section, shard.folder / "shard.npy", table)
     assert table.read_text().count(",ok\n") == len(shard.rows), f"bad clips among {shard.files[0].parent}"
 
 
-def log_mel(section: params.Audio, shard: Shard) -> None:
+def log_mel(section: config.Audio, shard: Shard) -> None:
     for samples in shard.samples:
         audio.log_mel(samples, section)
 
 
-def librosa_log_mel(section: params.Audio, shard: Shard, load: bool = False) -> None:
+def librosa_log_mel(section: config.Audio, shard: Shard, load: bool = False) -> None:
     import librosa
 
     for samples, file in zip(shard.samples, shard.files, strict=True):
@@ -136,7 +137,7 @@ def on_films(corpus: str, shard: Shard, times: int) -> dict[str, float]:
     """The figures of one corpus's films, and what the whole corpus would take."""
     spent = in_turn({"bare": bare, "stage": partial(stage, section_of(corpus))}, [shard] * times)
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import emofuse.audio"], check=True)
+    subprocess.run([sys.executable, "-c", "import emofuse.features.audio"], check=True)
     start = time.perf_counter() - started
     whole = CLIPS[corpus] / CORES * spent["stage"] / 1000 + start
     print(
@@ -164,8 +165,8 @@ def peak_of(folder: Path) -> float:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def section_of(corpus: str) -> params.Audio:
-    section = params.load().corpus(corpus).audio
+def section_of(corpus: str) -> config.Audio:
+    section = config.load().corpus(corpus).audio
     assert section is not None
     return section
 

@@ -8,40 +8,65 @@ trained from scratch on the same folds after the emotions of all clips were deal
 from __future__ import annotations
 
 import os
+import random
 import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
 
-from demo_trainings import CORPUS, DATA, shuffle_labels, war
+from emofuse import config, datasets, paths
+from emofuse.datasets import demo
+from emofuse.evaluation import evaluate
+from emofuse.paths import RunKey
+from emofuse.training import train
+from emofuse.utils.files import read_json, read_table, write_table
 
-from emofuse import corpora, params
-from emofuse.corpora import demo
-from emofuse.files import read_json
-
+CORPUS = "demo"
 SHUFFLED_VARIANT = "proposed"
 HEARD = {"proposed": "audio_video", "audio_only": "audio", "video_only": "video"}
 
 
-def shuffled_war(protocol: str, folds: list[int], seed: int, run: params.Run, emotions: tuple[str, ...]) -> float:
+def shuffle_labels(protocol: str, seed: int, root: Path) -> None:
+    """A copy of the corpus in `root` whose emotions were dealt out anew among the clips; the features are linked."""
+    data = root / "data" / CORPUS
+    data.mkdir(parents=True)
+    (data / "features").symlink_to(Path("data", CORPUS, "features").resolve())
+    clips, folds = map(Path, paths.splits(CORPUS, protocol))
+    (root / folds).parent.mkdir(parents=True)
+    (root / folds).write_bytes(folds.read_bytes())
+    rows = read_table(clips)
+    labels = [row["emotion"] for row in rows]
+    random.Random(seed).shuffle(labels)
+    dealt = ({**row, "emotion": label} for row, label in zip(rows, labels, strict=True))
+    write_table(root / clips, list(rows[0]), dealt)
+
+
+def shuffled_war(protocol: str, folds: list[int], seed: int, run: config.Run, emotions: tuple[str, ...]) -> float:
     """The mean WAR over the folds of a network trained and tested on labels that mean nothing."""
     with tempfile.TemporaryDirectory() as name:
-        shuffle_labels(DATA, protocol, seed, Path(name))
-        return mean(war(Path(name), protocol, fold, seed, run, emotions) for fold in folds)
+        root, wars = Path(name), []
+        shuffle_labels(protocol, seed, root)
+        for fold in folds:
+            key = RunKey(CORPUS, protocol, SHUFFLED_VARIANT, seed, fold)
+            data, model, checkpoint = root / "data" / CORPUS, root / key.model, root / key.checkpoint
+            train.train(data, protocol, fold, seed, run, emotions, model, checkpoint, "", {})
+            evaluate.evaluate(key, run, emotions, root)
+            wars.append(float(read_json(root / key.metrics)["war"]))
+    return mean(wars)
 
 
 def main() -> int:
-    loaded = params.load()
+    loaded = config.load()
     section = loaded.corpus(CORPUS)
     assert section.demo is not None
     bayes = demo.bayes(section.demo)
-    emotions = corpora.emotions(section.kind)
+    emotions = datasets.emotions(section.kind)
     ((protocol, folds),) = section.protocols.items()
     seed = section.seeds[0]
     figures = {}
     for variant in section.variants:
-        base = Path("results", CORPUS, protocol, variant, f"seed-{seed}")
-        figures[f"{variant}_war"] = mean(read_json(base / f"fold-{fold}" / "metrics.json")["war"] for fold in folds)
+        keys = [RunKey(CORPUS, protocol, variant, seed, fold) for fold in folds]
+        figures[f"{variant}_war"] = mean(read_json(Path(key.metrics))["war"] for key in keys)
         if variant in HEARD:
             figures[f"{variant}_war_over_bayes"] = figures[f"{variant}_war"] / bayes[HEARD[variant]]
     figures["shuffled_labels_war"] = shuffled_war(protocol, folds, seed, loaded.run(CORPUS, SHUFFLED_VARIANT), emotions)

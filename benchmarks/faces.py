@@ -5,7 +5,7 @@
 core. The last lines are its figures, `name: value`, milliseconds a clip, the same clips for all:
 
 - bare: PyAV decodes every frame and converts it to RGB;
-- stage: `emofuse.faces.extract` on mobilenet0.25, from the shard's zip to the crops on disk, the model loaded before;
+- stage: `emofuse.features.faces.extract` on mobilenet0.25, from the shard's zip to the crops on disk, the model loaded before;
 - stage_resnet50: the same, and what mobilenet0.25 looks at resnet50 looks at, too;
 - predict_jsons: the package's own detector, ResNet-50, on a frame at full size, times the frames of a clip. It is
   measured on a few frames. The weights, of which time does not depend, are random ones.
@@ -35,14 +35,15 @@ import av
 import numpy as np
 import torch
 
-from emofuse import faces, media, params, retinaface
-from emofuse.corpora import base
+from emofuse import config
+from emofuse.datasets import base
+from emofuse.features import faces, media, retinaface
 
 CORES = 8
 CLIPS = {"ravdess": 1440, "cremad": 7442}
 FILES = {"ravdess": "ravdess_av/Actor_*/01-*.mp4", "cremad": "cremad/VideoFlash/*.flv"}
 TIMES = {"ravdess": 1, "cremad": 6}  # CREMA-D's are few and short: one measurement takes each six times
-SECTION = params.Faces(body="mobilenet0.25")
+SECTION = config.Faces(body="mobilenet0.25")
 
 
 class Shard:

@@ -42,10 +42,11 @@ import torch
 from peers import Film, Size
 from torch.utils.flop_counter import FlopCounterMode
 
-from emofuse import lease, params
-from emofuse.losses import EmotionLoss
-from emofuse.model.network import EmotionNetwork
-from emofuse.training import Part, build_optimizer, learning_rate, shuffled_batches
+from emofuse import config
+from emofuse.models.losses import EmotionLoss
+from emofuse.models.network import EmotionNetwork
+from emofuse.training.train import Part, build_optimizer, learning_rate, shuffled_batches
+from emofuse.utils import gpu
 
 SMOOTH = 20  # steps
 Fed = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -53,9 +54,9 @@ Feed = Callable[[], Iterable[Fed]]
 
 
 class Learner:
-    """Network, loss and optimizer as `emofuse.training.train` makes and steps them."""
+    """Network, loss and optimizer as `emofuse.training.train.train` makes and steps them."""
 
-    def __init__(self, run: params.Run, size: Size, device: torch.device, precision: str) -> None:
+    def __init__(self, run: config.Run, size: Size, device: torch.device, precision: str) -> None:
         torch.manual_seed(1)
         self.training, self.device, self.precision = run.training, device, precision
         classes = peers.CLASSES
@@ -80,7 +81,7 @@ class Learner:
 # Feeding
 
 
-def our_feed(part: Part, size: Size, training: params.Training, device: torch.device) -> Feed:
+def our_feed(part: Part, size: Size, training: config.Training, device: torch.device) -> Feed:
     rng = np.random.default_rng(1)
 
     def feed() -> Iterator[Fed]:
@@ -113,7 +114,7 @@ def feeds(
     options: argparse.Namespace,
     clips: Sequence[Film],
     size: Size,
-    training: params.Training,
+    training: config.Training,
     device: torch.device,
     work: Path,
 ) -> dict[str, Feed]:
@@ -213,7 +214,7 @@ def losses(learner: Learner, part: Part, size: Size, steps: int, seed: int) -> n
     return torch.stack(told).float().cpu().numpy()
 
 
-def curves(run: params.Run, size: Size, part: Part, device: torch.device, steps: int, file: Path) -> dict[str, float]:
+def curves(run: config.Run, size: Size, part: Part, device: torch.device, steps: int, file: Path) -> dict[str, float]:
     """Train in both precisions; write the curves; tell how far they are apart."""
     torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32
     made = {
@@ -237,10 +238,10 @@ def curves(run: params.Run, size: Size, part: Part, device: torch.device, steps:
 
 
 def measure(options: argparse.Namespace, device: torch.device, work: Path) -> dict[str, float]:
-    size, run = peers.paper_size(), params.load().run("ravdess", "proposed")
+    size, run = peers.paper_size(), config.load().run("ravdess", "proposed")
     file = options.curve
     if options.tiny:
-        size, small = Size(snippets=3, frames=4, side=32, batch=4), params.load().run("demo", "proposed")
+        size, small = Size(snippets=3, frames=4, side=32, batch=4), config.load().run("demo", "proposed")
         run, file = run.model_copy(update={"network": small.network}), file or work / "curve.csv"
         options.clips = options.steps = 2 * size.batch
     clips = peers.films(options.films, options.clips, work)[: options.clips]
@@ -266,7 +267,7 @@ def main() -> int:
     parser.add_argument("--curve", type=Path, help="where the loss curves go (benchmarks/bf16_loss.csv)")
     parser.add_argument("--tiny", action="store_true", help="only see whether it runs, also without a GPU")
     options = parser.parse_args()
-    with lease.device() as device, tempfile.TemporaryDirectory(prefix="emofuse-") as name:
+    with gpu.device() as device, tempfile.TemporaryDirectory(prefix="emofuse-") as name:
         if device.type == "cpu" and not options.tiny:
             print("not run: no GPU")
             return 0

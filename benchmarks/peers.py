@@ -50,11 +50,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from emofuse import audio, faces, media, params
-from emofuse.augmentation import augment
-from emofuse.corpora import base, demo
-from emofuse.features import Features
-from emofuse.training import CPU, Part, shuffled_batches
+from emofuse import config
+from emofuse.data.augmentation import augment
+from emofuse.data.dataset import Features
+from emofuse.datasets import base, demo
+from emofuse.features import audio, faces, media
+from emofuse.training.train import CPU, Part, shuffled_batches
 
 CLASSES = demo.EMOTIONS
 KATERYNA_RATE, KATERYNA_SECONDS = 22050, 3.6  # of the wavs that its extract_audios.py leaves
@@ -96,7 +97,7 @@ def films(folder: Path | None, clips: int, work: Path) -> list[Film]:
         chosen = itertools.islice(itertools.cycle(enumerate(found)), clips)
         return [Film(f"{n:04d}", file, place % len(CLASSES)) for n, (place, file) in enumerate(chosen)]
     actors = 4
-    section = params.Demo(actors=actors, takes=-(-clips // (actors * len(CLASSES))))
+    section = config.Demo(actors=actors, takes=-(-clips // (actors * len(CLASSES))))
     made = []
     for name, data in demo.make_shard(section, 0, 1):
         if name.endswith(".mp4"):
@@ -118,13 +119,13 @@ def prepare_ours(clips: Sequence[Film], size: Size, work: Path) -> None:
     rows = [
         {"clip": f.name, "file": f.file.name, "sound": f.file.name, "duration": lengths[f.file.name]} for f in clips
     ]
-    sound = params.load().corpus("ravdess").audio
+    sound = config.load().corpus("ravdess").audio
     assert sound is not None
-    face_section = params.Faces(detector="centre", snippets=size.snippets, frames=size.frames, size=size.side)
+    face_section = config.Faces(detector="centre", snippets=size.snippets, frames=size.frames, size=size.side)
     sound_section = sound.model_copy(update={"segments": size.snippets})
     for stage, section in ((faces, face_section), (audio, sound_section)):
-        folder = work / stage.__name__.rpartition(".")[2]
-        folder.mkdir()
+        folder = work / "features" / stage.__name__.rpartition(".")[2]
+        folder.mkdir(parents=True)
         stage.extract(rows, archive, section, folder / "shard-0.npy", folder / "shard-0.csv")
     archive.unlink()
 
@@ -136,7 +137,7 @@ def read_ours(clips: Sequence[Film], work: Path) -> Part:
 
 
 def augmented(
-    part: Part, order: Iterable[np.ndarray], training: params.Training, device: torch.device
+    part: Part, order: Iterable[np.ndarray], training: config.Training, device: torch.device
 ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
     """Inputs and labels as the training loop has them when it calls the network."""
     for batch in part.batches(order, device):
@@ -144,7 +145,7 @@ def augmented(
 
 
 def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
-    training = params.load().run("ravdess", "proposed").training
+    training = config.load().run("ravdess", "proposed").training
     rng = np.random.default_rng(1)
 
     # The features are opened anew each epoch: what a process has mapped, the system does not forget.
@@ -156,7 +157,7 @@ def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
         for indices in shuffled_batches(len(clips), size.batch, rng):
             yield [features.batch(indices) for features in part.features.values()]
 
-    files = list(work.glob("*/shard-0.npy"))
+    files = list(work.glob("features/*/shard-0.npy"))
     return {"ours": Contender(whole, files), "stored": Contender(stored, files)}
 
 
@@ -210,7 +211,7 @@ def prepare_vaanet(checkout: Path, clips: Sequence[Film], work: Path) -> None:
 
 def prepare_vaanet_faces(clips: Sequence[Film], features: Path, prepared: Path, work: Path) -> None:
     """For the same loader: the faces of our features as JPEGs, and the mp3s that it has."""
-    pictures = np.load(features / "faces" / "shard-0.npy", mmap_mode="r")
+    pictures = np.load(features / "features" / "faces" / "shard-0.npy", mmap_mode="r")
     for film, clip in zip(clips, pictures, strict=True):
         folder = work / "jpg" / CLASSES[film.label] / film.name
         folder.mkdir(parents=True)
@@ -255,7 +256,7 @@ def prepare_kateryna(clips: Sequence[Film], features: Path, work: Path) -> None:
     import soundfile
 
     work.mkdir()
-    pictures = np.load(features / "faces" / "shard-0.npy", mmap_mode="r")
+    pictures = np.load(features / "features" / "faces" / "shard-0.npy", mmap_mode="r")
     lines = []
     for film, clip in zip(clips, pictures, strict=True):
         video, sound = work / f"{film.name}.npy", work / f"{film.name}.wav"
@@ -351,7 +352,7 @@ def compared(title: str, contenders: Mapping[str, Contender], clips: int, rounds
 
 
 def paper_size() -> Size:
-    loaded = params.load()
+    loaded = config.load()
     section, training = loaded.corpus("ravdess").faces, loaded.run("ravdess", "proposed").training
     assert section is not None
     batch = training.emotions_per_batch * training.clips_per_emotion

@@ -29,20 +29,21 @@ from statistics import median
 import torch
 from safetensors.torch import save_file
 
-from emofuse import corpora, media, params
-from emofuse.files import sha256, write_json
-from emofuse.model.network import EmotionNetwork
-from emofuse.predict import answers, bundle, served, windows
+from emofuse import config, datasets
+from emofuse.features import media
+from emofuse.inference import bundle, mlflow_model, predictor, windows
+from emofuse.models.network import EmotionNetwork
+from emofuse.utils.files import sha256, write_json
 
 LENGTHS = {"ravdess": (3.7, 5.4), "demo": (1.5, 1.6)}  # seconds: the median and the longest clip
 FILMS = "ravdess_av/Actor_*/01-*.mp4"
 
 
-def models(folder: Path, name: str, loaded: params.Params, count: int, detector: Path | None) -> Path:
+def models(folder: Path, name: str, loaded: config.Params, count: int, detector: Path | None) -> Path:
     """A folder with a bundle of so many networks of a corpus's proposed variant, with random weights."""
     folder.mkdir(parents=True)
     section, run = loaded.corpora[name], loaded.run(name, "proposed")
-    emotions = corpora.emotions(section.kind)
+    emotions = datasets.emotions(section.kind)
     faces = section.faces and section.faces.model_copy(update={"body": "mobilenet0.25"})
     made = []
     for number in range(count):
@@ -68,15 +69,15 @@ def models(folder: Path, name: str, loaded: params.Params, count: int, detector:
     return folder
 
 
-def seconds_of(file: Path, loaded: answers.Models) -> float:
+def seconds_of(file: Path, loaded: predictor.Models) -> float:
     """What it takes to answer a video; raises where there is no answer."""
     started = time.perf_counter()
-    (clip,) = answers.ask([file], loaded)
+    (clip,) = predictor.ask([file], loaded)
     assert clip.answers, clip.refusal(loaded.bundle)
     return time.perf_counter() - started
 
 
-def decoding(file: Path, loaded: answers.Models) -> float:
+def decoding(file: Path, loaded: predictor.Models) -> float:
     """What it takes to make what the networks eat."""
     started = time.perf_counter()
     assert list(windows.samples(file, loaded.bundle, loaded.detect))
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="each measurement is the median of so many")
     parser.add_argument("--minutes", type=int, nargs="+", default=[2, 60], help="lengths of the made films")
     options = parser.parse_args()
-    loaded = params.load()
+    loaded = config.load()
     torch.set_num_threads(os.cpu_count() or 1)
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -128,7 +129,7 @@ def main() -> None:
             long = repeated(films, 30, temporary / "long.mp4")
             for suffix, count in (("", 1), ("_ensemble", 5)):
                 folder = models(temporary / f"ravdess-{count}", "ravdess", loaded, count, detector)
-                ready = answers.Models(*bundle.read(folder))
+                ready = predictor.Models(*bundle.read(folder))
                 seconds_of(films[0], ready)  # the networks are read, and the memory is there
                 length = media.probe(films[0]).duration
                 taken = median(seconds_of(films[0], ready) for _ in range(options.rounds))
@@ -142,7 +143,7 @@ def main() -> None:
         else:
             print(f"no films in {options.folder}: not measured", file=sys.stderr)
         demo = models(temporary / "demo", "demo", loaded, 1, None)
-        (temporary / "one.mp4").write_bytes(served.example()["clip"][0])
+        (temporary / "one.mp4").write_bytes(mlflow_model.example()["clip"][0])
         for minutes in options.minutes:
             made = repeated([temporary / "one.mp4"], 60 * minutes, temporary / f"made-{minutes}.mp4")
             taken, figures[f"memory_mb_{minutes}"] = command(made, demo, temporary / "out")

@@ -3,7 +3,7 @@
 `python benchmarks/training.py [--rounds N] [--threads N]`, in the repository's root. The last lines are its figures, for
 each of two networks, ravdess_audio's and the demo's (faces and sound), on features of their size made at random:
 
-- epoch_over_bare: an epoch of `emofuse.training.train` (reading, augmentation, the whole loss, clipping of gradients,
+- epoch_over_bare: an epoch of `emofuse.training.train.train` (reading, augmentation, the whole loss, clipping of gradients,
   the moving average, validation on one batch, the checkpoint) over the bare network's forward pass, cross entropy,
   backward pass and step of the optimizer as many times, on tensors already in memory, the same batch. They take turns,
   round after round; it is the median of the rounds' ratios.
@@ -24,38 +24,40 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
-from emofuse import corpora, lease, params, training
-from emofuse.files import read_json
+from emofuse import config, datasets
+from emofuse.training import train
+from emofuse.utils import gpu
 
 EPOCHS, BATCHES = 4, 8  # the first epoch warms up
 PROTOCOL = "kfold_2"
 
 
-def make_features(data: Path, section: params.Corpus, clips: int, emotions: tuple[str, ...]) -> None:
+def make_features(data: Path, section: config.Corpus, clips: int, emotions: tuple[str, ...]) -> None:
     """A corpus of random features: `clips` to train on, a few to validate on."""
     rng = np.random.default_rng(0)
     total = clips + len(emotions)
-    for name in ("faces", "audio", PROTOCOL):
-        (data / name).mkdir(parents=True)
+    features, splits = data / "features", data / "splits" / PROTOCOL
+    for folder in (features / "faces", features / "audio", splits):
+        folder.mkdir(parents=True)
     if section.faces:
         made = section.faces
         shape = (total, made.snippets, made.frames, made.size, made.size, 3)
-        np.save(data / "faces" / "shard-0.npy", rng.integers(0, 256, shape, np.uint8))
+        np.save(features / "faces" / "shard-0.npy", rng.integers(0, 256, shape, np.uint8))
     if section.audio:
         shape = (total, section.audio.segments, section.audio.bands, section.audio.frames)
-        np.save(data / "audio" / "shard-0.npy", rng.standard_normal(shape, np.float32).astype(np.float16))
-    with (data / PROTOCOL / "clips.csv").open("w", newline="") as stream:
+        np.save(features / "audio" / "shard-0.npy", rng.standard_normal(shape, np.float32).astype(np.float16))
+    with (splits / "clips.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("clip", "shard", "faces_row", "audio_row", "emotion"))
         writer.writerows((n, 0, n, n, emotions[n % len(emotions)]) for n in range(total))
-    with (data / PROTOCOL / "folds.csv").open("w", newline="") as stream:
+    with (splits / "folds.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("fold", "part", "clip"))
         writer.writerows((0, "train" if n < clips else "val", n) for n in range(total))
@@ -68,6 +70,9 @@ class Clock:
         self.seconds: list[float] = []
         self._between, self._started = between, time.perf_counter()
 
+    def resumed(self, history: Sequence[Mapping[str, float]]) -> None:
+        raise AssertionError("there is no checkpoint")
+
     def epoch(self, row: Mapping[str, float]) -> None:
         self.seconds.append(time.perf_counter() - self._started)
         self._between()
@@ -79,7 +84,7 @@ def drop_pages(data: Path) -> None:
     for mapped in [thing for thing in gc.get_objects() if type(thing) is np.memmap]:
         if isinstance(mapped._mmap, mmap.mmap):  # type: ignore[attr-defined]
             mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
-    for file in data.glob("*/*.npy"):
+    for file in data.glob("features/*/*.npy"):
         with file.open("rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -89,21 +94,30 @@ def bytes_read() -> int:
     return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["read_bytes"])
 
 
-def epochs(root: Path, run: params.Run, emotions: tuple[str, ...], device: torch.device, clock: Clock) -> float:
+def epochs(root: Path, run: config.Run, emotions: tuple[str, ...], device: torch.device, clock: Clock) -> float:
     """Train on the made features; the share of the time that the network waited for data."""
-    stamp = root / "stamp.json"
-    stamp.write_text("{}")
-    output = root / "model.safetensors"
-    training.train(
-        root / "data", PROTOCOL, 0, 1, run, emotions, output, root / "checkpoint.pt", [stamp], {}, clock, device
+    (root / "checkpoint.pt").unlink(missing_ok=True)
+    details = train.train(
+        root / "data",
+        PROTOCOL,
+        0,
+        1,
+        run,
+        emotions,
+        root / "model.safetensors",
+        root / "checkpoint.pt",
+        "",
+        {},
+        clock,
+        device,
     )
-    return float(read_json(output.with_suffix(".json"))["share_waiting_for_data"])
+    return float(details["share_waiting_for_data"])
 
 
-def bare(root: Path, run: params.Run, emotions: tuple[str, ...], device: torch.device) -> float:
+def bare(root: Path, run: config.Run, emotions: tuple[str, ...], device: torch.device) -> float:
     """Seconds of BATCHES bare steps."""
-    part, _ = training.read_part(root / "data", PROTOCOL, 0, "train", run.network.modalities, emotions)
-    network = training.build_network(run, emotions, part).to(device).train()
+    part, _ = train.read_part(root / "data", PROTOCOL, 0, "train", run.network.modalities, emotions)
+    network = train.build_network(run, emotions, part).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion
     (batch,) = part.batches([np.arange(size)], device)
@@ -112,7 +126,7 @@ def bare(root: Path, run: params.Run, emotions: tuple[str, ...], device: torch.d
         if step == 2:
             _finish(device)
             started = time.perf_counter()
-        with training.autocast(device, run.training.precision):
+        with train.autocast(device, run.training.precision):
             scores, _ = network(inputs)
         loss = torch.nn.functional.cross_entropy(scores.float(), batch.labels)
         optimizer.zero_grad(set_to_none=True)
@@ -129,10 +143,10 @@ def _finish(device: torch.device) -> None:
 
 def measure(corpus: str, rounds: int, threads: int, device: torch.device) -> dict[str, float]:
     """The figures of a corpus's proposed network."""
-    loaded = params.load()
-    section, emotions = loaded.corpus(corpus), corpora.emotions(loaded.corpus(corpus).kind)
+    loaded = config.load()
+    section, emotions = loaded.corpus(corpus), datasets.emotions(loaded.corpus(corpus).kind)
     short = {"epochs": EPOCHS, "warmup_epochs": 1, "patience": EPOCHS, "threads": threads}
-    run = params.overridden(loaded.run(corpus, "proposed"), {"training": short}, corpus)
+    run = config.overridden(loaded.run(corpus, "proposed"), {"training": short}, corpus)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as name:
@@ -164,7 +178,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     figures = {}
-    with lease.device() as device:
+    with gpu.device() as device:
         for corpus in ("ravdess_audio", "demo"):
             figures |= measure(corpus, options.rounds, options.threads, device)
     for name, value in figures.items():

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from emofuse.corpora import cremad
+from emofuse.datasets import cremad
 
 MODALITIES = {"3": "audio_video", "1": "audio", "2": "video"}
 LETTERS = dict(zip(cremad.EMOTIONS, "ADFHNS", strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,6 @@ settings.register_profile("emofuse", deadline=None)
 settings.load_profile("emofuse")
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that run the engines take minutes each: they come first, so that nobody waits for the last of them."""
-    long = {item.path for item in items if "micro_run" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
@@ -37,16 +32,37 @@ def shared_data() -> Path:
     return folder
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that is made once for all processes of the tests; to be copied, not changed."""
+    base = factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder = base / name
+    with FileLock(base / f"{name}.lock"):
+        if not (done := base / f"{name}.done").exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
-def micro_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The micro corpus, run by Snakemake, once for all processes of the tests; to be copied, not changed."""
+def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro corpus, run by Snakemake."""
     import micro
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "micro" / "emofuse"
-    with FileLock(folder.parents[1] / "micro.lock"):
-        if not (folder / "results/demo/report.html").is_file():
-            micro.make(folder)
-            printed = micro.run(folder, *micro.ENGINES["snakemake"])
-            assert micro.ran(printed) == {str(job) for job in micro.jobs(folder)}
-    return folder
+    return once(tmp_path_factory, "run-by-snakemake", micro.run_by_snakemake) / "emofuse"
+
+
+@pytest.fixture(scope="session")
+def dvc_run(tmp_path_factory: pytest.TempPathFactory, micro_run: Path) -> Path:
+    """The micro corpus, run by DVC and committed, with a remote that has it all in `store` beside it."""
+    import micro
+
+    return once(tmp_path_factory, "run-by-dvc", lambda folder: micro.run_by_dvc(folder, micro_run)) / "emofuse"
+
+
+@pytest.fixture(scope="session")
+def pulled_run(tmp_path_factory: pytest.TempPathFactory, dvc_run: Path) -> Path:
+    """A clone of what DVC ran, pulled and adopted, with the clips attached."""
+    import micro
+
+    return once(tmp_path_factory, "pulled", lambda folder: micro.pull(folder, dvc_run)) / "emofuse"

@@ -1,8 +1,10 @@
-"""A micro corpus: the demo with few clips and a tiny network, whose every stage takes seconds, for tests of the engines."""
+"""A micro corpus, whose every stage takes seconds, for tests of the engines.
+
+It is of the kind of RAVDESS, with clips of the demo under RAVDESS's names, so that it has a source outside the repository.
+"""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import shutil
@@ -17,22 +19,32 @@ import yaml
 from conftest import ROOT
 from mlflow.tracking import MlflowClient
 
-from emofuse import graph, params
+from emofuse import config
+from emofuse.datasets import demo, demo_face, demo_voice, ravdess
+from emofuse.features import media
+from emofuse.provenance.records import Record, everything
 
 BIN = Path(sys.executable).parent
-CORPUS = "demo"
-PIPELINE = "pipelines/demo/dvc.yaml"
-ENGINES = {
-    "snakemake": ("snakemake", CORPUS, "--cores", "2"),
-    "dvc": ("dvc", "repro", PIPELINE),
-}
-TIMED = {"results/demo/report.html", *(f"results/demo/tables/main.{suffix}" for suffix in ("csv", "md", "tex"))}
-SIZES: dict[str, Any] = {
-    "demo": {"seed": 3, "actors": 6, "takes": 1},
+CORPUS = "micro"
+ACTORS = range(1, 7)
+SOURCE = "EMOFUSE_MICRO_SOURCE"
+SNAKEMAKE = ("snakemake", CORPUS, "--cores", "2")
+DVC = ("dvc", "repro", f"report@{CORPUS}")
+ENGINES = {"snakemake": SNAKEMAKE, "dvc": DVC}
+FOLD = f"{CORPUS} kfold_3 proposed 1 0"
+RUN = f"{CORPUS}/kfold_3/proposed/seed-1/fold-0"
+MODEL = f"models/{RUN}.safetensors"
+PREDICTIONS = f"results/{CORPUS}/runs/{RUN.removeprefix(f'{CORPUS}/')}/predictions.csv"
+FACES = f"data/{CORPUS}/features/faces/shard-1.npy"
+SECTION: dict[str, Any] = {
+    "kind": "ravdess",
+    "title": "micro",
+    "actors": list(ACTORS),
     "shards": [0, 1],
     "variants": ["proposed", "audio_only"],
     "protocols": {"kfold_3": [0]},
     "validation_actors": 1,
+    "seeds": [1],
     "faces": {"detector": "centre", "snippets": 2, "frames": 3, "size": 32},
     "audio": {"bands": 32, "segments": 2, "frames": 32, "fft": 1024},
     "network": {
@@ -41,14 +53,20 @@ SIZES: dict[str, Any] = {
         "dimension": 16,
         "heads": 2,
     },
-    "training": {"epochs": 2, "warmup_epochs": 1, "clips_per_emotion": 2, "threads": 1},
+    "training": {"epochs": 2, "warmup_epochs": 1, "clips_per_emotion": 2, "learning_rate": 1.0e-3, "threads": 1},
 }
 
 
-def environment() -> dict[str, str]:
-    # The stages import emofuse from the clone, not from where the tests' environment was installed from.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("EMOFUSE_")}
-    return {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+def clips(folder: Path) -> Path:
+    """Make the source: a clip of each actor and emotion."""
+    for actor in ACTORS:
+        place = folder / f"Actor_{actor:02d}"
+        place.mkdir(parents=True)
+        for number, emotion in enumerate(ravdess.EMOTIONS, start=1):
+            frames, samples = demo.render(3, actor, emotion, 1)
+            path = place / f"01-01-{number:02d}-01-01-01-{actor:02d}.mp4"
+            media.write_clip(path, frames, demo_face.RATE, samples, demo_voice.SAMPLE_RATE)
+    return folder
 
 
 def copy_tree(folder: Path) -> None:
@@ -62,21 +80,63 @@ def copy_tree(folder: Path) -> None:
             shutil.copy2(ROOT / name, folder / name)
 
 
-def commit(folder: Path) -> None:
-    """Make a repository of a folder, with one commit of all that is in it."""
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "clone"]):
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", *identity, *command], cwd=folder, check=True)
+def commit(folder: Path, message: str = "clone") -> None:
+    """Commit all that is in a folder, which becomes a repository if it is none."""
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", message]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, **section: Any) -> Path:
     """A clone of the working tree with the micro corpus in its params.yaml, committed; nothing has run."""
     folder.mkdir(parents=True)
     copy_tree(folder)
-    (folder / "pipelines/demo/dvc.lock").unlink(missing_ok=True)
-    change(folder, lambda loaded: loaded["corpora"][CORPUS].update(SIZES))
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    change(folder, lambda loaded: loaded.update(corpora={CORPUS: {**SECTION, **section}}, paper=[]))
     commit(folder)
     return folder
+
+
+def run_by_snakemake(folder: Path) -> None:
+    """Run the micro corpus in a new clone by Snakemake."""
+    clone = make(folder / "emofuse")
+    clips(source(clone))
+    assert ran(run(clone, *SNAKEMAKE)) == jobs(clone)
+
+
+def run_by_dvc(folder: Path, other: Path) -> None:
+    """Run it in a new clone by DVC, with the clips of another; commit what it is and push what it made."""
+    clone = make(folder / "emofuse")
+    shutil.copytree(source(other), source(clone), copy_function=shutil.copy2)
+    assert ran(run(clone, *DVC)) == jobs(clone)
+    commit(clone, "run")
+    run(clone, "dvc", "remote", "add", "--local", "-d", "store", str(folder / "store"))
+    run(clone, "dvc", "push")
+
+
+def clone(folder: Path, origin: Path) -> Path:
+    """A clone of a repository that DVC ran, with its remote and the clips, before `dvc pull`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / "emofuse"
+    run(origin, "git", "clone", "-q", str(origin), str(made))
+    shutil.copytree(source(origin), source(made), copy_function=shutil.copy2)
+    run(made, "dvc", "remote", "add", "--local", "-d", "store", str(origin.parent / "store"))
+    return made
+
+
+def pull(folder: Path, origin: Path) -> None:
+    """A clone with what `make pull` does."""
+    made = clone(folder, origin)
+    run(made, "dvc", "pull", "--allow-missing")
+    run(made, "emofuse", "adopt")
+
+
+def copied(state: Path, folder: Path) -> Path:
+    """A copy of a clone, with its clips."""
+    shutil.copytree(state, folder / "emofuse", symlinks=True)
+    if source(state).is_dir():
+        shutil.copytree(source(state), folder / "source", copy_function=shutil.copy2)
+    return folder / "emofuse"
 
 
 def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
@@ -87,56 +147,93 @@ def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
     file.write_text(yaml.safe_dump(loaded, sort_keys=False))
 
 
+def source(folder: Path) -> Path:
+    """The clips of a clone made by `make`: beside it."""
+    return folder.parent / "source"
+
+
 def start(folder: Path, *command: str, **settings: str) -> subprocess.Popen[str]:
-    """A command in the folder, with the folder's own code, in a process group of its own."""
-    env = {**environment(), "PYTHONPATH": str(folder / "src"), **settings}
+    """A command in the folder, with the folder's own code and clips, in a process group of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EMOFUSE_")}
+    env = {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    if source(folder).is_dir():
+        env[SOURCE] = str(source(folder))
     return subprocess.Popen(
-        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command, cwd=folder, env={**env, "PYTHONPATH": str(folder / "src"), **settings}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
 
-def run(folder: Path, *command: str, status: int = 0, **settings: str) -> str:
-    """What a command printed, which has to end with that status."""
+def run(folder: Path, *command: str, status: int | None = 0, **settings: str) -> str:
+    """What a command printed; it has to end with that status, or with any but 0 if that is None."""
     process = start(folder, *command, **settings)
     printed, _ = process.communicate()
-    assert process.returncode == status, printed[-6000:]
+    assert process.returncode == status if status is not None else process.returncode, printed[-6000:]
     return printed
 
 
 def ran(printed: str) -> set[str]:
-    """The jobs that an engine ran, or says that it would: `train demo kfold_3 proposed 1 0`."""
-    commands = re.findall(r"^(?:Shell command: |> )emofuse (.+?)(?: > \S+ 2>&1)?$", printed, flags=re.MULTILINE)
-    return {command for command in commands if not command.startswith(("stamps", "weights"))}
+    """The jobs that Snakemake ran, under DVC too, or says that it would: `train micro kfold_3 proposed 1 0`."""
+    return set(re.findall(r"^Shell command: emofuse (.+?) > \S+ 2>&1$", printed, flags=re.MULTILINE))
 
 
-def jobs(folder: Path) -> list[graph.Job]:
-    """The jobs of the micro corpus."""
-    return list(graph.of_corpus(params.load(folder / "params.yaml"), CORPUS))
-
-
-def downstream(folder: Path, changed: set[str]) -> set[str]:
-    """Jobs, and all that read what they make."""
-    found = set(changed)
-    made: set[str] = set()
-    for job in jobs(folder):
-        if str(job) in changed or not made.isdisjoint(job.inputs):
-            found.add(str(job))
-            made |= {*job.outputs, job.fingerprint}
-    return found
+def planned(folder: Path, target: str = CORPUS) -> set[str]:
+    """The jobs that Snakemake would run."""
+    return ran(run(folder, "snakemake", target, "-n"))
 
 
 def agrees(folder: Path, engine: str) -> bool:
-    """Whether an engine has nothing to do; DVC may write the stamps anew, which is how it finds that out."""
+    """Whether an engine has nothing to run."""
     if engine == "snakemake":
         return "Nothing to be done" in run(folder, "snakemake", CORPUS, "-n")
-    changed = re.findall(r"^(\S+):$", run(folder, "dvc", "status", PIPELINE), flags=re.MULTILINE)
-    return set(changed) <= {f"{PIPELINE}:stamps"}
+    return not ran(run(folder, *DVC))
 
 
-def tables(folder: Path) -> dict[str, bytes]:
-    """What a run makes for people: tables, figures, page and the list of tracked folds."""
-    files = [path for path in (folder / "results" / CORPUS).rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if "seed-" not in str(path)}
+def records(folder: Path) -> list[Record]:
+    """The records of a folder."""
+    return list(everything(folder))
+
+
+def jobs(folder: Path) -> set[str]:
+    """Every job of the micro corpus as its params.yaml has it, as command lines."""
+    section = config.load(folder / "params.yaml").corpora[CORPUS]
+    found = {f"index {CORPUS}", f"report {CORPUS}"}
+    found |= {f"{stage} {CORPUS} {shard}" for stage in ("download", "faces", "audio") for shard in section.shards}
+    found |= {f"splits {CORPUS} {protocol}" for protocol in section.protocols}
+    for protocol, variant, seed, folds in section.runs():
+        found |= {
+            f"{stage} {CORPUS} {protocol} {variant} {seed} {fold}" for stage in ("train", "evaluate") for fold in folds
+        }
+    return found
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """What a run makes of which every bit is the same however it came about: all but records, which know the time."""
+    files = [path for place in ("models", "results") for path in (folder / place / CORPUS).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if not path.name.endswith("record.json")}
+
+
+def runs(folder: Path) -> list[tuple[str, str]]:
+    """The runs of the MLflow store: tag and status."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name(f"emofuse/{CORPUS}")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    return sorted((run.data.tags.get("emofuse.run", "?"), run.info.status) for run in found)
+
+
+def is_as_if_nothing_had_been(folder: Path, whole: Path) -> None:
+    """Assert that a run is what an uninterrupted one is, to the bit, and that MLflow has all of it once."""
+    mine, theirs = made(folder), made(whole)
+    assert mine.keys() == theirs.keys()
+    assert {name for name in mine if mine[name] != theirs[name]} == set()
+    assert {record.path: record.hash for record in records(folder)} == {
+        record.path: record.hash for record in records(whole)
+    }
+    assert runs(folder) == runs(whole)
+    assert agrees(folder, "snakemake")
+    left = [path for place in ("data", "models", "results") for path in (folder / place).rglob(".*")]
+    assert [path for path in left if path.name != ".gitignore"] == []
 
 
 def at_work(stage: str, folder: Path) -> psutil.Process | None:
@@ -144,44 +241,10 @@ def at_work(stage: str, folder: Path) -> psutil.Process | None:
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
-            if f"emofuse {stage} demo" in " ".join(command).replace("/emofuse ", " emofuse ") and (
+            if f"emofuse {stage} {CORPUS}" in " ".join(command).replace("/emofuse ", " emofuse ") and (
                 process.cwd() == str(folder)
             ):
                 return process
         except psutil.Error:
             continue
     return None
-
-
-def is_as_if_nothing_had_been(folder: Path, whole: Path) -> None:
-    """Assert that a run is what another one is, to the bit, and that both engines and MLflow have all of it."""
-    assert tables(folder).keys() == tables(whole).keys()
-    differing = {name for name, content in tables(whole).items() if tables(folder)[name] != content}
-    # They show how many seconds the trainings took, the page the commit too; nothing else knows a clock.
-    assert differing <= TIMED
-    assert untimed(folder) == untimed(whole)
-    models = [path.relative_to(whole) for path in (whole / "models").rglob("*.safetensors")]
-    assert models
-    assert all((folder / path).read_bytes() == (whole / path).read_bytes() for path in models)
-    assert runs(folder) == runs(whole)
-    assert agrees(folder, "snakemake")
-    assert agrees(folder, "dvc")
-    half = [
-        path for place in ("data", "models", "results", "provenance", "stamps") for path in (folder / place).rglob(".*")
-    ]
-    assert [path for path in half if path.name != ".gitignore"] == []
-
-
-def untimed(folder: Path) -> list[dict[str, str]]:
-    """The main table without its times."""
-    with (folder / "results/demo/tables/main.csv").open(newline="") as stream:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
-
-
-def runs(folder: Path) -> list[tuple[str, str]]:
-    """The runs of the MLflow store: name and status."""
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("emofuse/demo")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], max_results=1000)
-    return sorted((run.info.run_name, run.info.status) for run in found)

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ PATH = os.pathsep.join(
         *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
     ]
 )
-START = 60.0  # seconds for a server to answer
+START = 240.0  # seconds for a server to answer on a busy machine; one that ended is seen at once
 
 
 def program(name: str, package: str) -> str:
@@ -70,7 +71,9 @@ def daemon(log: Path, *command: str | Path, **settings: str) -> subprocess.Popen
 
 
 @contextmanager
-def running(log: Path, *command: str | Path, answers: Callable[[], bool], **settings: str) -> Iterator[None]:
+def running(
+    log: Path, *command: str | Path, answers: Callable[[], bool], **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A server, from when it answers to the end of the block."""
     process = daemon(log, *command, **settings)
     try:
@@ -79,7 +82,7 @@ def running(log: Path, *command: str | Path, answers: Callable[[], bool], **sett
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield
+        yield process
     finally:
         process.terminate()
         try:
@@ -172,36 +175,45 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
-def mlflow(folder: Path, database: str) -> Iterator[dict[str, str]]:
-    """MLflow's server as docs/cluster.md starts it: the environment of one who may write to it."""
+def mlflow(folder: Path, database: str, password: bool = True) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
+    """MLflow's server as docs/cluster.md starts it: the environment of one who may write to it, and what kills it.
+
+    Checking a password takes MLflow much longer than all else; without one it lets everybody in.
+    """
     (port,) = free_ports(1)
-    password = secrets.token_hex(16)
-    (folder / "auth.ini").write_text(
-        f"[mlflow]\ndatabase_uri = {database}\ndefault_permission = READ\nadmin_username = lab\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
+    address, secret = f"http://127.0.0.1:{port}", secrets.token_hex(16)
     command = [
-        *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", "127.0.0.1"),
-        *("--port", str(port), "--workers", "2", "--artifacts-destination", str(folder / "artifacts")),
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"),
+        *("--artifacts-destination", str(folder / "artifacts")),
     ]
     settings = {
         "MLFLOW_BACKEND_STORE_URI": database,
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    address = f"http://127.0.0.1:{port}"
+    access = {"MLFLOW_TRACKING_URI": address}
+    if password:
+        (folder / "auth.ini").write_text(
+            f"[mlflow]\ndatabase_uri = {database}\ndefault_permission = READ\nadmin_username = lab\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        )
+        command += ["--app-name", "basic-auth"]
+        settings |= {
+            "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": secret,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(16),
+        }
+        access |= {"MLFLOW_TRACKING_USERNAME": "lab", "MLFLOW_TRACKING_PASSWORD": secret}
 
     def answers() -> bool:
         with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=1):
             return True
         return False
 
-    with running(folder / "log", *command, answers=answers, **settings):
-        yield {
-            "MLFLOW_TRACKING_URI": address,
-            "MLFLOW_TRACKING_USERNAME": "lab",
-            "MLFLOW_TRACKING_PASSWORD": password,
-        }
+    with running(folder / "log", *command, answers=answers, **settings) as process:
+
+        def kill() -> None:
+            os.killpg(process.pid, signal.SIGKILL)  # with its workers
+            process.wait()
+
+        yield access, kill

@@ -14,14 +14,13 @@ import yaml
 from conftest import ROOT
 from pydantic import BaseModel
 
-from emofuse import params as parameters
-from emofuse.errors import UserError
-from emofuse.report import assumptions, results, tables
-from emofuse.stamps import KEYS
+from emofuse import config
+from emofuse.report import assumptions, load, tables
+from emofuse.utils.errors import UserError
 
 SECTIONS = {
-    "network": parameters.Network, "loss": parameters.Loss, "training": parameters.Training,
-    "faces": parameters.Faces, "audio": parameters.Audio, "demo": parameters.Demo,
+    "network": config.Network, "loss": config.Loss, "training": config.Training,
+    "faces": config.Faces, "audio": config.Audio, "demo": config.Demo,
 }  # fmt: skip
 # They name a corpus and cut it in files; its variants have lines of their own.
 WITHOUT_EFFECT = {"kind", "title", "shards", "variants"}
@@ -40,9 +39,9 @@ def leaves(section: type[BaseModel], path: str) -> Iterator[str]:
 
 def wanted() -> list[str]:
     """Every parameter that can change a result, and every variant."""
-    keys = [key for key in parameters.Corpus.model_fields if key not in WITHOUT_EFFECT | ELSEWHERE | set(SECTIONS)]
+    keys = [key for key in config.Corpus.model_fields if key not in WITHOUT_EFFECT | ELSEWHERE | set(SECTIONS)]
     inner = [leaf for name, section in SECTIONS.items() for leaf in leaves(section, name)]
-    return [*inner, *keys, *(f"variants.{name}" for name in parameters.load(ROOT / "params.yaml").variants)]
+    return [*inner, *keys, *(f"variants.{name}" for name in config.load(ROOT / "params.yaml").variants)]
 
 
 def test_every_parameter_and_variant_has_its_line_and_no_line_is_of_anything_else() -> None:
@@ -50,10 +49,20 @@ def test_every_parameter_and_variant_has_its_line_and_no_line_is_of_anything_els
     assert lines == Counter(wanted())
 
 
-def test_no_key_that_a_stage_depends_on_is_forgotten() -> None:
-    depended = {key for keys in KEYS.values() for key in keys} - WITHOUT_EFFECT - ELSEWHERE
-    lines = {row["parameter"].split(".")[0] for row in assumptions.rows(ROOT)}
-    assert depended <= lines
+def test_no_parameter_that_a_job_depends_on_is_forgotten() -> None:
+    params = config.load(ROOT / "params.yaml")
+    depended: set[str] = set()
+    for name, corpus in params.corpora.items():
+        protocol, variant, seed, folds = next(corpus.runs())
+        run = {"protocol": protocol, "variant": variant, "seed": seed, "fold": folds[0]}
+        jobs = [("download", {}), ("index", {}), ("splits", {"protocol": protocol}), ("train", run), ("evaluate", run)]
+        jobs += [(stage, {}) for stage in ("faces", "audio") if getattr(corpus, stage)]
+        for stage, key in jobs:
+            for section, values in params.settings(stage, name, **key).items():
+                found = [parameter for parameter, _ in config.leaves(values)]
+                depended |= {f"{section}.{each}" if section in SECTIONS else each.split(".")[0] for each in found}
+    lines = {row["parameter"] for row in assumptions.rows(ROOT)}
+    assert depended - WITHOUT_EFFECT <= lines | {line.split(".")[0] for line in lines}
 
 
 def test_every_line_has_a_known_source_and_a_reason() -> None:
@@ -74,13 +83,13 @@ def project(tmp_path: Path) -> Path:
 
 
 def shown(corpus: str, root: Path) -> dict[str, dict[str, str]]:
-    table = tables.assumptions(results.read(corpus, parameters.load(root / "params.yaml"), root))
+    table = tables.assumptions(load.read(corpus, config.load(root / "params.yaml"), root))
     return {row[0]: dict(zip(("value", "source", "reason"), row[1:], strict=True)) for row in table.rows}
 
 
-@pytest.mark.parametrize("corpus", list(parameters.load(ROOT / "params.yaml").corpora))
+@pytest.mark.parametrize("corpus", list(config.load(ROOT / "params.yaml").corpora))
 def test_values_are_those_of_params_yaml(project: Path, corpus: str) -> None:
-    params = parameters.load(project / "params.yaml")
+    params = config.load(project / "params.yaml")
     section = params.corpora[corpus]
     run = params.run(corpus, "proposed")
     tree = section.model_dump() | run.model_dump()
@@ -91,7 +100,7 @@ def test_values_are_those_of_params_yaml(project: Path, corpus: str) -> None:
         value = tree
         for key in parameter.split("."):
             value = value[key]
-        assert yaml.load(row["value"], parameters._Loader) == value, parameter
+        assert yaml.load(row["value"], config._Loader) == value, parameter
         assert (row["source"], row["reason"]) != ("–", "–"), parameter
 
 
@@ -111,7 +120,7 @@ def test_a_value_of_the_corpus_own_is_not_passed_off_as_anybodys(project: Path) 
     assert general["source"] == "third-party reading"
     assert own["source"] == "ours"
     assert own["reason"] == f"Set for this corpus; in general 256 (third-party reading): {general['reason']}"
-    read = results.read("ravdess_audio", parameters.load(project / "params.yaml"), project)
+    read = load.read("ravdess_audio", config.load(project / "params.yaml"), project)
     record = next(
         r for r in csv.DictReader(tables.assumptions(read).csv().splitlines()) if r["parameter"] == "audio.bands"
     )

@@ -14,12 +14,13 @@ import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emofuse import audio, cli, media
-from emofuse.corpora import base
-from emofuse.errors import UserError
-from emofuse.features import Features
-from emofuse.media import write_clip
-from emofuse.params import Audio
+from emofuse import cli
+from emofuse.config import Audio
+from emofuse.data.dataset import Features
+from emofuse.datasets import base
+from emofuse.features import audio, media
+from emofuse.features.media import write_clip
+from emofuse.utils.errors import UserError
 
 SMALL = Audio(bands=32, fft=1024, segments=4, frames=20)
 RATE = 16000
@@ -195,8 +196,11 @@ variants: {proposed: {}}
 """
     )
     monkeypatch.chdir(tmp_path)
-    base.write_shard(tmp_path / "data/films/raw/shard-0.zip", sorted(members.items()))
-    for command in (["index", "films"], ["faces", "films", "0"], ["audio", "films", "0"]):
+    for name, data in members.items():
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / name).write_bytes(data)
+    monkeypatch.setenv("EMOFUSE_FILMS_SOURCE", str(tmp_path / "source"))
+    for command in (["download", "films", "0"], ["index", "films"], ["faces", "films", "0"], ["audio", "films", "0"]):
         assert cli.main(command) == 0
     rows = [{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(pairs))]
     pictures = Features(Path("data/films"), rows, "video").batch(range(len(pairs))).numpy()

@@ -17,8 +17,9 @@ from test_report import (
     write_ravdess,
 )
 
-from emofuse.params import Params
-from emofuse.report import results, statistics, table, tables
+from emofuse.config import Params
+from emofuse.evaluation import statistics
+from emofuse.report import load, table, tables
 
 APART = "luna_jimenez_2022_5cv"
 SHARED = f"random_{APART}"
@@ -39,7 +40,7 @@ def write_shared(root: Path, accuracy: float, folds: range = range(5)) -> None:
 
 
 def audit(params: Params, root: Path) -> table.Table:
-    return tables.audit(results.read("ravdess", params, root))
+    return tables.audit(load.read("ravdess", params, root))
 
 
 def test_the_difference_is_that_of_the_means_and_has_its_interval(project: tuple[Params, Path]) -> None:
@@ -53,7 +54,7 @@ def test_the_difference_is_that_of_the_means_and_has_its_interval(project: tuple
     assert float(shared["war_difference_low"]) < difference < float(shared["war_difference_high"])
     assert float(shared["war_difference_low"]) > 0.1
     assert apart["war_difference"] == ""
-    read = results.read("ravdess", params, root)
+    read = load.read("ravdess", params, root)
     assert f"+{100 * difference:.1f}" in audit(params, root).markdown()
     assert statistics.leak(read.runs[0].tested, read.shared[0].tested)["war"].mean == pytest.approx(difference)
 

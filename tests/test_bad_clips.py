@@ -19,9 +19,11 @@ from PIL import Image
 from test_audio import RATE, SMALL, remuxed
 from test_corpora import corpus
 
-from emofuse import audio, cli, index, media
-from emofuse.corpora import base, cremad
-from emofuse.reasons import by_kind
+from emofuse import cli
+from emofuse.data import index
+from emofuse.data.exclusions import by_kind
+from emofuse.datasets import base, cremad
+from emofuse.features import audio, media
 
 FILM = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
 SILENT = "ravdess_av/Actor_05/02-01-08-01-02-01-05.mp4"
@@ -123,14 +125,14 @@ def test_a_corpus_of_good_and_bad_clips(
     ):
         assert cli.main(command) == 0
 
-    clips = {row["clip"]: row for row in rows(Path("data/acted/kfold_2/clips.csv"))}
+    clips = {row["clip"]: row for row in rows(Path("data/acted/splits/kfold_2/clips.csv"))}
     assert len(clips) == len(files)
     for name, reason in expected.items():
         row = clips[name if "smile" in name else Path(name).stem]
         assert re.fullmatch(reason, row["reason"]), (name, row["reason"])
         assert row["usable"] == ("false" if reason else "true")
     usable = {clip for clip, row in clips.items() if row["usable"] == "true"}
-    folds = rows(Path("data/acted/kfold_2/folds.csv"))
+    folds = rows(Path("data/acted/splits/kfold_2/folds.csv"))
     assert {row["clip"] for row in folds} == usable
     pair = {"01-01-01-01-01-01-02", "01-01-01-01-01-02-02"}
     sides = {(row["fold"], row["part"]) for row in folds if row["clip"] in pair}

@@ -18,10 +18,17 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from test_report import RAVDESS, make_params, parse, quick, write_clips, write_csv, write_fold
 
-from emofuse import calibration
-from emofuse.calibration import BINS, LIMIT, expected_calibration_error, negative_log_likelihood, reliability, tempered
-from emofuse.params import Params
-from emofuse.report import figures, results, tables
+from emofuse.config import Params
+from emofuse.evaluation import calibration
+from emofuse.evaluation.calibration import (
+    BINS,
+    LIMIT,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability,
+    tempered,
+)
+from emofuse.report import figures, load, tables
 
 Scored = tuple[torch.Tensor, NDArray[np.int64]]
 Told = tuple[NDArray[np.float64], NDArray[np.bool_]]
@@ -172,7 +179,7 @@ def project(tmp_path: Path) -> tuple[Params, Path]:
     for fold in range(2):
         tested = [clip for clip in clips if clip[1] // 4 == fold]
         write_fold(tmp_path, ("demo", "kfold_3", "proposed", 1), fold, RAVDESS, tested, 0.7)
-        folder = tmp_path / f"results/demo/kfold_3/proposed/seed-1/fold-{fold}"
+        folder = tmp_path / f"results/demo/runs/kfold_3/proposed/seed-1/fold-{fold}"
         rows = list(csv.DictReader((folder / "predictions.csv").open()))
         for row in rows:
             sure = generator.uniform(0.8, 0.999)
@@ -189,7 +196,7 @@ def by_hand(root: Path, calibrated: bool) -> tuple[float, float]:
     """ECE and NLL of the two folds, from their files."""
     confidence, right, surprise = [], [], []
     for fold in range(2):
-        folder = root / f"results/demo/kfold_3/proposed/seed-1/fold-{fold}"
+        folder = root / f"results/demo/runs/kfold_3/proposed/seed-1/fold-{fold}"
         temperature = json.loads((folder / "metrics.json").read_text())["calibration"]["temperature"]
         for row in csv.DictReader((folder / "predictions.csv").open()):
             powers = {e: float(row[f"p_{e}"]) ** (1 / temperature if calibrated else 1) for e in RAVDESS}
@@ -202,7 +209,7 @@ def by_hand(root: Path, calibrated: bool) -> tuple[float, float]:
 
 def test_each_fold_is_calibrated_by_its_own_temperature(project: tuple[Params, Path]) -> None:
     params, root = project
-    made = tables.calibration(results.read("demo", params, root))
+    made = tables.calibration(load.read("demo", params, root))
     first, *others = parse(made)
     assert (first["variant"], first["status"], first["clips"]) == ("proposed", "incomplete", "128")
     assert (float(first["temperature_low"]), float(first["temperature_high"])) == (1.4, 1.8)
@@ -224,14 +231,14 @@ def test_each_fold_is_calibrated_by_its_own_temperature(project: tuple[Params, P
 
 def test_one_temperature_is_no_range(project: tuple[Params, Path]) -> None:
     params, root = project
-    read = results.read("demo", params, root)
+    read = load.read("demo", params, root)
     alone = replace(read.runs[0], folds=read.runs[0].folds[:1])
     assert tables.calibration(replace(read, runs=(alone,))).rows[0][3] == "1.40"
 
 
 def test_the_figure_has_the_bins_that_have_clips(project: tuple[Params, Path]) -> None:
     params, root = project
-    read = results.read("demo", params, root)
+    read = load.read("demo", params, root)
     above, below = figures.calibration(read).axes
     diagonal, trained, calibrated = above.lines
     assert np.array_equal(*np.transpose(diagonal.get_xydata()))
@@ -250,14 +257,14 @@ def test_the_figure_has_the_bins_that_have_clips(project: tuple[Params, Path]) -
 
 def test_each_leading_run_has_its_panel(project: tuple[Params, Path]) -> None:
     params, root = project
-    read = results.read("demo", params, root)
+    read = load.read("demo", params, root)
     runs = tuple(replace(read.runs[0], seed=seed) for seed in (1, 2, 3))
     drawn = figures.calibration(replace(read, runs=(*runs, read.runs[1])))
     assert [axis.get_title("left") for axis in drawn.axes[::2]] == [f"proposed, seed {seed}" for seed in (1, 2, 3)]
 
 
 def test_without_a_run_there_is_nothing_to_calibrate(tmp_path: Path) -> None:
-    read = results.read("demo", make_params(tmp_path), tmp_path)
+    read = load.read("demo", make_params(tmp_path), tmp_path)
     assert [text.get_text() for text in figures.calibration(read).texts] == ["not run"]
 
 

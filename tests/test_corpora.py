@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emofuse import corpora, shards
-from emofuse.corpora import base, cremad, ravdess
-from emofuse.errors import UserError
-from emofuse.params import Audio, Corpus, Faces
+from emofuse import datasets
+from emofuse.config import Audio, Corpus, Faces
+from emofuse.data import shards
+from emofuse.datasets import base, cremad, ravdess
+from emofuse.utils.errors import UserError
 
 
 def corpus(kind: str, **changes: object) -> Corpus:
@@ -131,17 +132,17 @@ NAMES = st.one_of(
 )
 
 
-@pytest.mark.parametrize("kind", corpora.KINDS)
+@pytest.mark.parametrize("kind", datasets.KINDS)
 @given(stem=NAMES)
 def test_any_text_is_a_clip_or_is_refused(kind: str, stem: str) -> None:
     try:
-        clip = corpora.reader(kind).parse(stem)
+        clip = datasets.reader(kind).parse(stem)
     except base.NotAClip as error:
         refused = str(error)
     else:
         refused = ""
         assert clip.clip == stem
-        assert clip.emotion in corpora.emotions(kind)
+        assert clip.emotion in datasets.emotions(kind)
         assert clip.gender in ("male", "female")
     assert refused or clip
 
@@ -159,7 +160,7 @@ def test_a_ravdess_name_can_be_told_from_its_labels(clip: base.Clip) -> None:
 @pytest.mark.parametrize("kind", ["ravdess", "cremad"])
 @pytest.mark.parametrize("modalities", [["video", "audio"], ["audio"]])
 def test_any_path_has_a_place_or_none(kind: str, modalities: list[str], path: str, ending: str) -> None:
-    place = corpora.reader(kind).member(path + ending, corpus(kind, modalities=modalities))
+    place = datasets.reader(kind).member(path + ending, corpus(kind, modalities=modalities))
     assert place is None or place.is_clip or place.name == path + ending
 
 
@@ -301,4 +302,4 @@ def test_shards_deal_every_actor_once_in_order(actors: set[int], number: int) ->
 
 def test_there_is_no_corpus_of_another_kind() -> None:
     with pytest.raises(ValueError, match="no corpus of kind"):
-        corpora.reader("base")
+        datasets.reader("base")

@@ -30,8 +30,8 @@ from sklearn.metrics import (
 )
 from sklearn.preprocessing import normalize
 
-from emofuse import metrics
-from emofuse.report import embeddings, statistics
+from emofuse.evaluation import metrics, statistics
+from emofuse.report import embeddings
 
 CLASSES = 4
 LABELS = st.integers(1, 30).flatmap(

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emofuse import media
-from emofuse.corpora import base, demo, demo_face, demo_voice
-from emofuse.params import Demo
+from emofuse.config import Demo
+from emofuse.datasets import base, demo, demo_face, demo_voice
+from emofuse.features import media
 
 SEED = 7  # not the seed that results are judged on
 

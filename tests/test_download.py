@@ -19,11 +19,12 @@ from conftest import ROOT
 from test_corpora import corpus
 from web import Server, serving
 
-from emofuse import download, params, published, remote, weights
-from emofuse.corpora import base, cremad, ravdess
-from emofuse.errors import UserError
-from emofuse.params import Demo
-from emofuse.published import Remote
+from emofuse import config, paths
+from emofuse.config import Demo
+from emofuse.data import download, registry, remote, weights
+from emofuse.data.registry import Remote
+from emofuse.datasets import base, cremad, ravdess
+from emofuse.utils.errors import UserError
 
 FIRST = "03-01-03-01-01-01-01.wav"
 SECOND = "03-01-04-01-01-01-02.wav"
@@ -220,7 +221,7 @@ def films_of(server: Server) -> dict[str, bytes]:
 
 def publish(monkeypatch: pytest.MonkeyPatch, kind: str, *bases: str) -> None:
     """Let a corpus be published there."""
-    known = {**published.registry(), kind: Remote("", bases)}
+    known = {**registry.registry(), kind: Remote("", bases)}
     for module in (download, ravdess, cremad):
         monkeypatch.setattr(module, "registry", lambda: known)
 
@@ -360,7 +361,7 @@ def test_work_on_sound_alone_never_pulls_video(
     tree["corpora"][name]["variants"] = ["audio_only"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
-    section = params.load(tmp_path / "params.yaml").corpus(name)
+    section = config.load(tmp_path / "params.yaml").corpus(name)
     publish(monkeypatch, name, server.address)
     with pytest.raises(UserError, match="404"):
         download.run(name, section, 0, None, tmp_path)
@@ -420,7 +421,7 @@ def test_weights_come_from_a_folder_or_the_web_and_are_checked(
     server: Server, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "retinaface_mobilenet0.25"
-    target = tmp_path / weights.path(name)
+    target = tmp_path / paths.weights(name)
     real = (shared_data / "weights" / target.name).read_bytes()
     monkeypatch.setenv(weights.SETTING, str(shared_data))
     weights.fetch(name, tmp_path)
@@ -441,8 +442,10 @@ def test_weights_come_from_a_folder_or_the_web_and_are_checked(
 
 
 def test_every_weights_name_has_a_path_and_an_address() -> None:
-    assert weights.path("resnet18") == "data/weights/resnet18-f37072fd.pth"
-    for name in weights.NAMES:
-        assert published.registry()[name].addresses
+    assert paths.weights("resnet18") == "data/weights/resnet18-f37072fd.pth"
+    for name, file in paths.WEIGHTS.items():
+        known = registry.registry()[name]
+        assert known.addresses
+        assert known.path == file
     with pytest.raises(UserError, match="weights: there are none named 'resnet50'"):
-        weights.path("resnet50")
+        weights.fetch("resnet50")

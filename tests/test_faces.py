@@ -17,10 +17,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from emofuse import faces, media
-from emofuse.corpora.base import write_shard
-from emofuse.errors import UserError
-from emofuse.params import Faces
+from emofuse.config import Faces
+from emofuse.datasets.base import write_shard
+from emofuse.features import faces, media
+from emofuse.utils.errors import UserError
 
 RATE = 10.0
 
@@ -124,7 +124,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_centre_does_without_torch() -> None:
-    code = "import sys, emofuse.faces; sys.exit('torch' in sys.modules)"
+    code = "import sys, emofuse.features.faces; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -20,14 +19,15 @@ from safetensors.numpy import save_file
 from sklearn.metrics import silhouette_score
 from test_report import RAVDESS, make_params, write_demo, write_ravdess
 
-from emofuse import report
-from emofuse.errors import UserError
-from emofuse.losses import EmotionDistance
-from emofuse.model.network import EmotionNetwork
-from emofuse.params import Network, Params
-from emofuse.report import figures, results, tables
+from emofuse import paths, report
+from emofuse.config import Network, Params
+from emofuse.models.losses import EmotionDistance
+from emofuse.models.network import EmotionNetwork
+from emofuse.paths import RunKey
+from emofuse.report import figures, load, tables
 from emofuse.report.embeddings import MEASURES, Embedded, classical_map, compactness, measure, turned
 from emofuse.report.style import STYLE
+from emofuse.utils.errors import UserError
 
 LEARNED = ("distances", "embeddings", "attention")
 TINY: dict[str, Any] = {
@@ -50,37 +50,30 @@ def words(figure: Figure) -> str:
     return "\n".join([text.get_text() for text in texts] + labels)
 
 
-def fold_path(root: Path, kind: str, fold: int, corpus: str = "demo", variant: str = "proposed") -> Path:
-    protocol = "kfold_3" if corpus == "demo" else "luna_jimenez_2022_5cv"
-    return root / kind / corpus / protocol / variant / "seed-1" / f"fold-{fold}"
+def run_key(fold: int, corpus: str = "demo", variant: str = "proposed") -> RunKey:
+    return RunKey(corpus, "kfold_3" if corpus == "demo" else "luna_jimenez_2022_5cv", variant, 1, fold)
 
 
 def write_embeddings(root: Path, fold: int, variant: str = "proposed", towards: str = "emotion") -> None:
     """Embeddings of a fold that gather by emotion or by actor."""
-    folder = fold_path(root, "results", fold, variant=variant)
-    with (folder / "predictions.csv").open(newline="") as stream:
+    key = run_key(fold, variant=variant)
+    with (root / key.predictions).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     generator = np.random.default_rng([fold, *variant.encode()])
     names = sorted({row[towards] for row in rows})
     places = np.eye(len(names), 12)[[names.index(row[towards]) for row in rows]]
     save_file(
         {"embeddings": (3 * places + generator.normal(0, 0.3, places.shape)).astype(np.float32)},
-        folder / "embeddings.safetensors",
+        root / key.embeddings,
     )
 
 
-def write_model(
-    root: Path, fold: int, tensors: dict[str, np.ndarray], network: Network, corpus: str = "demo", stated: bool = True
-) -> None:
-    """A model as `train` writes it, which the fold was evaluated with."""
-    path = fold_path(root, "models", fold, corpus).with_suffix(".safetensors")
+def write_model(root: Path, fold: int, tensors: dict[str, np.ndarray], network: Network, corpus: str = "demo") -> None:
+    """A model as `train` writes it."""
+    path = root / run_key(fold, corpus).model
     described = {"emotions": RAVDESS, "network": network.model_dump(mode="json")}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"emofuse": json.dumps(described)})
-    file = fold_path(root, "results", fold, corpus) / "metrics.json"
-    metrics = json.loads(file.read_text())
-    metrics["fingerprint"]["model"] = hashlib.sha256(path.read_bytes() if stated else b"another").hexdigest()
-    file.write_text(json.dumps(metrics))
 
 
 def write_network(root: Path, params: Params, corpus: str = "demo", **changes: Any) -> dict[str, np.ndarray]:
@@ -90,7 +83,7 @@ def write_network(root: Path, params: Params, corpus: str = "demo", **changes: A
     torch.manual_seed(1)
     made = EmotionNetwork(network, len(RAVDESS), 3, 32 if "video" in modalities else None)
     write_model(root, 0, {name: value.numpy().copy() for name, value in made.state_dict().items()}, network, corpus)
-    clips = next((root / "data" / corpus).glob("*/clips.csv"))
+    clips = root / paths.splits(corpus, run_key(0, corpus).protocol)[0]
     count = len(clips.read_text().splitlines()) - 1
     generator = np.random.default_rng(1)
     features: dict[str, np.ndarray] = {
@@ -100,8 +93,9 @@ def write_network(root: Path, params: Params, corpus: str = "demo", **changes: A
     if "video" not in modalities:
         del features["faces"]
     for stage, values in features.items():
-        (root / "data" / corpus / stage).mkdir(parents=True)
-        np.save(root / "data" / corpus / stage / "shard-0.npy", values)
+        file = root / paths.features(corpus, stage, 0)[0]
+        file.parent.mkdir(parents=True)
+        np.save(file, values)
     return features
 
 
@@ -161,7 +155,7 @@ def test_the_table_tells_gathering_by_emotion_from_gathering_by_actor(project: t
     for fold in range(3):
         write_embeddings(root, fold)
         write_embeddings(root, fold, "cross_entropy", towards="actor")
-    made = tables.compactness(results.read("demo", params, root))
+    made = tables.compactness(load.read("demo", params, root))
     proposed, cross_entropy = made.records
     assert (proposed["variant"], proposed["loss"], proposed["status"]) == ("proposed", "learnable", "run")
     assert proposed["ratio_mean"] < 0.6 < cross_entropy["ratio_mean"]
@@ -176,12 +170,12 @@ def test_the_table_tells_gathering_by_emotion_from_gathering_by_actor(project: t
 def test_a_cell_without_embeddings_says_so(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
-    made = tables.compactness(results.read("demo", params, root))
+    made = tables.compactness(load.read("demo", params, root))
     cells = {row[2]: row[4] for row in made.rows}
     assert cells == {"proposed": "embeddings not here", "cross_entropy": "not run"}
     assert any("dvc pull" in note for note in made.notes)
     write_embeddings(root, 1)
-    made = tables.compactness(results.read("demo", params, root))
+    made = tables.compactness(load.read("demo", params, root))
     assert made.rows[0][-1] == "1 of 3"
     assert made.records[0]["status"] == "embeddings not here"
 
@@ -190,7 +184,7 @@ def test_a_cell_without_embeddings_says_so(project: tuple[Params, Path]) -> None
 def test_embeddings_of_another_evaluation_are_an_error(project: tuple[Params, Path], wrong: str) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
-    file = fold_path(root, "results", 0) / "embeddings.safetensors"
+    file = root / run_key(0).embeddings
     write_embeddings(root, 0)
     count = len((file.parent / "predictions.csv").read_text().splitlines()) - 1
     values = np.ones((count - (wrong == "rows"), 4), dtype=np.float32)
@@ -200,7 +194,7 @@ def test_embeddings_of_another_evaluation_are_an_error(project: tuple[Params, Pa
     else:
         save_file({"vectors" if wrong == "name" else "embeddings": values}, file)
     with pytest.raises(UserError, match=r"fold-0.*embeddings.safetensors.*evaluate stage"):
-        tables.compactness(results.read("demo", params, root))
+        tables.compactness(load.read("demo", params, root))
 
 
 @given(st.integers(3, 9), st.integers(0, 1000))
@@ -222,9 +216,9 @@ def test_a_plane_holds_a_part_of_equal_distances() -> None:
 @pytest.mark.parametrize("name", LEARNED)
 def test_what_is_not_there_is_said(project: tuple[Params, Path], name: str) -> None:
     params, root = project
-    assert words(getattr(figures, name)(results.read("demo", params, root))).strip() == "not run"
+    assert words(getattr(figures, name)(load.read("demo", params, root))).strip() == "not run"
     write_demo(root, variants=("proposed",))
-    drawn = getattr(figures, name)(results.read("demo", params, root))
+    drawn = getattr(figures, name)(load.read("demo", params, root))
     assert ("the embeddings are not here" if name == "embeddings" else "the models are not here") in words(drawn)
 
 
@@ -237,7 +231,7 @@ def test_learned_distances_stand_beside_their_start(project: tuple[Params, Path]
     for fold, step in ((0, 0.1), (2, 0.3)):
         learned = start + step * (1 - np.eye(8, dtype=np.float32))
         write_model(root, fold, {"emotion_distance": learned}, network)
-    drawn = figures.distances(results.read("demo", params, root))
+    drawn = figures.distances(load.read("demo", params, root))
     cells = {tuple(text.get_position()): float(text.get_text()) for text in drawn.axes[0].texts}
     assert len(cells) == 56
     assert cells[1.5, 0.5] == pytest.approx(start[0, 1], abs=0.006)  # above the diagonal
@@ -253,7 +247,7 @@ def test_distances_that_did_not_move_lie_on_their_start(project: tuple[Params, P
     setup = params.run("demo", "proposed")
     start = EmotionDistance(RAVDESS, setup.loss.margin)().detach().numpy()
     write_model(root, 0, {"emotion_distance": start}, setup.network)
-    places = figures.distances(results.read("demo", params, root)).axes[1]
+    places = figures.distances(load.read("demo", params, root)).axes[1]
     rings, dots = (line.get_xydata() for line in places.lines[-2:])
     np.testing.assert_allclose(rings, dots, atol=1e-6)
     happy, sad = dots[RAVDESS.index("happy")], dots[RAVDESS.index("sad")]
@@ -267,7 +261,7 @@ def test_the_ticks_of_the_map_keep_apart(project: tuple[Params, Path]) -> None:
     setup = params.run("demo", "proposed")
     start = EmotionDistance(RAVDESS, setup.loss.margin)().detach().numpy()
     write_model(root, 0, {"emotion_distance": start}, setup.network)
-    drawn = figures.distances(results.read("demo", params, root))
+    drawn = figures.distances(load.read("demo", params, root))
     with style.context(STYLE):  # how many ticks there are depends on it
         drawn.draw_without_rendering()
         axis = drawn.axes[1]
@@ -278,22 +272,11 @@ def test_the_ticks_of_the_map_keep_apart(project: tuple[Params, Path]) -> None:
     assert all(right.x0 - left.x1 > left.height for left, right in itertools.pairwise(labels))
 
 
-def test_a_model_that_was_not_evaluated_is_an_error(project: tuple[Params, Path]) -> None:
-    params, root = project
-    write_demo(root, folds=(0,), variants=("proposed",))
-    setup = params.run("demo", "proposed")
-    write_model(root, 0, {"emotion_distance": np.ones((8, 8), dtype=np.float32)}, setup.network, stated=False)
-    read = results.read("demo", params, root)
-    for name in ("distances", "attention"):
-        with pytest.raises(UserError, match=r"made from another models/demo.*evaluate stage"):
-            getattr(figures, name)(read)
-
-
 def test_embeddings_are_the_same_points_by_emotion_and_by_actor(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
     write_embeddings(root, 1)
-    read = results.read("demo", params, root)
+    read = load.read("demo", params, root)
     drawn = figures.embeddings(read)
     by_emotion, by_actor = drawn.axes
     assert [text.get_text() for text in by_emotion.get_legend().get_texts()] == list(RAVDESS)
@@ -322,11 +305,11 @@ def test_attention_lies_on_the_faces_and_the_sound_of_a_made_clip(project: tuple
     params, root = project
     write_demo(root, folds=(0,), variants=("proposed",))
     features = write_network(root, params)
-    drawn = figures.attention(results.read("demo", params, root))
-    with (fold_path(root, "results", 0) / "predictions.csv").open(newline="") as stream:
+    drawn = figures.attention(load.read("demo", params, root))
+    with (root / run_key(0).predictions).open(newline="") as stream:
         clip = next(row["clip"] for row in csv.DictReader(stream) if row["emotion"] == row["predicted"])
     assert clip in words(drawn)
-    clips = list(csv.DictReader((root / "data/demo/kfold_3/clips.csv").read_text().splitlines()))
+    clips = list(csv.DictReader((root / "data/demo/splits/kfold_3/clips.csv").read_text().splitlines()))
     row = [line["clip"] for line in clips].index(clip)
     found = shown(drawn)
     for moment in range(3):
@@ -347,7 +330,7 @@ def test_no_face_and_no_sound_of_a_real_clip_is_shown(project: tuple[Params, Pat
     params, root = project
     write_ravdess(root, variants=("proposed",))
     write_network(root, params, "ravdess", attention={"spatial": "gate", "temporal": "gate", "audio_temporal": "gate"})
-    drawn = figures.attention(results.read("ravdess", params, root))
+    drawn = figures.attention(load.read("ravdess", params, root))
     assert [image.shape for image in shown(drawn)] == [(2, 2)] * 3  # weights of positions alone
     assert "weight of a position" in words(drawn)
     assert sum(len(axis.containers) for axis in drawn.axes) == 4
@@ -357,7 +340,7 @@ def test_attention_of_sound_alone(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, "ravdess_audio", ("proposed",))
     write_network(root, params, "ravdess_audio")
-    drawn = figures.attention(results.read("ravdess_audio", params, root))
+    drawn = figures.attention(load.read("ravdess_audio", params, root))
     assert shown(drawn) == []
     assert [axis.get_xlabel() for axis in drawn.axes] == ["segment of the sound"]
 
@@ -371,9 +354,9 @@ def test_without_features_or_attention_that_is_said(project: tuple[Params, Path]
         fusion="concat",
         attention=dict.fromkeys(("spatial", "channel", "temporal", "audio_temporal"), "none"),
     )
-    assert "has no attention over" in words(figures.attention(results.read("demo", params, root)))
-    (root / "data/demo/audio/shard-0.npy").unlink()
-    assert "features of a test clip are not here" in words(figures.attention(results.read("demo", params, root)))
+    assert "has no attention over" in words(figures.attention(load.read("demo", params, root)))
+    (root / "data/demo/features/audio/shard-0.npy").unlink()
+    assert "features of a test clip are not here" in words(figures.attention(load.read("demo", params, root)))
 
 
 def test_the_page_and_the_files_hold_them(project: tuple[Params, Path]) -> None:

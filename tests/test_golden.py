@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import RUN, make_corpus, train
+from test_training import RUN, make_corpus, trained
 
-from emofuse import params
+from emofuse import config
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 # The largest difference seen between SSE4.1, AVX and AVX2, and between 1 and 2 threads, was 0.0017.
@@ -57,10 +57,10 @@ def machine() -> dict[str, str]:
 def losses(name: str, folder: Path) -> list[dict[str, float]]:
     """The training and validation loss of each epoch."""
     video = {"video": {"backbone": "r3d_10", "width": 8}}
-    base = params.overridden(
+    base = config.overridden(
         RUN, {"network": video, "training": {"crop": 0.8, "flip": 0.5, "brightness": 0.2}}, "golden"
     )
-    model = train(folder, name, params.overridden(base, CHANGES[name], name))
+    model = trained(folder, name, config.overridden(base, CHANGES[name], name))
     with model.with_suffix(".csv").open(newline="") as stream:
         return [{key: float(row[key]) for key in ("train_loss", "val_loss")} for row in csv.DictReader(stream)]
 

@@ -9,27 +9,29 @@ import pytest
 import torch
 from test_training import EMOTIONS, RUN, make_corpus
 
-from emofuse import features, lease, params, training
-from emofuse.files import read_json
+from emofuse import config
+from emofuse.data import dataset
+from emofuse.training import train
+from emofuse.utils import gpu
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA on this machine")
 
-BOTH = params.overridden(
+BOTH = config.overridden(
     RUN, {"network": {"modalities": ["video", "audio"], "video": {"backbone": "r3d_10", "width": 8}}}, "gpu"
 )
 
 
 def losses(folder: Path, name: str, **changes: object) -> list[float]:
     """The training loss of each epoch, on a GPU."""
-    run = params.overridden(BOTH, {"training": changes}, name)
+    run = config.overridden(BOTH, {"training": changes}, name)
     output = folder / "models" / f"{name}.safetensors"
-    with lease.device() as device:
+    with gpu.device() as device:
         assert device.type == "cuda"
-        training.train(
-            folder / "data" / "toy", "kfold_3", 0, 1, run, EMOTIONS, output, folder / f"{name}.pt",
-            [folder / "stamp.json"], {}, device=device,
+        details = train.train(
+            folder / "data" / "toy", "kfold_3", 0, 1, run, EMOTIONS, output, folder / f"{name}.pt", "identity", {},
+            device=device,
         )  # fmt: skip
-    assert read_json(output.with_suffix(".json"))["device"] == torch.cuda.get_device_name(device)
+    assert details["device"] == torch.cuda.get_device_name(device)
     with output.with_suffix(".csv").open(newline="") as stream:
         return [float(row["train_loss"]) for row in csv.DictReader(stream)]
 
@@ -46,6 +48,6 @@ def test_features_that_do_not_fit_are_read_ahead_to_the_same_losses(
 ) -> None:
     make_corpus(tmp_path)
     resident = losses(tmp_path, "resident", precision="float32")
-    monkeypatch.setattr(training, "RESIDENT", 0.0)
-    monkeypatch.setattr(features.Features, "move", lambda self, device: pytest.fail("moved although it does not fit"))
+    monkeypatch.setattr(train, "RESIDENT", 0.0)
+    monkeypatch.setattr(dataset.Features, "move", lambda self, device: pytest.fail("moved although it does not fit"))
     assert losses(tmp_path, "mapped", precision="float32") == pytest.approx(resident, rel=0.01)

@@ -10,19 +10,16 @@ import io
 import json
 import pickle
 import shutil
-import sqlite3
 import struct
 import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-import test_restore
 import torch
 import yaml
 from conftest import ROOT
@@ -30,20 +27,25 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_corpora import corpus
-from test_download import FIRST, SECOND, folder_of, sounds, zipped
+from test_download import FIRST, SECOND, sounds, zipped
 from test_report import RAVDESS, changed, make_params, quick, read_csv, write_clips, write_csv, write_demo
-from test_restore import GROUP, copied, files, run_of
-from test_training import make_corpus, train
+from test_training import make_corpus, run_key, trained
 
-from emofuse import download, fingerprints, graph, media, params, predictions, pretrained, provenance, remote, tracking
-from emofuse.corpora import base, cremad
-from emofuse.errors import UserError
-from emofuse.evaluation import read_model
-from emofuse.files import sha256
-from emofuse.model.network import EmotionNetwork
-from emofuse.published import Remote
-
-mirrored = test_restore.project  # a project and its store
+from emofuse import config, paths
+from emofuse.data import download, remote
+from emofuse.data.protocols import protocol_path, read_protocol
+from emofuse.data.registry import Remote
+from emofuse.datasets import base, cremad
+from emofuse.evaluation import external
+from emofuse.evaluation.evaluate import read_model
+from emofuse.features import media
+from emofuse.models import pretrained
+from emofuse.models.network import EmotionNetwork
+from emofuse.paths import RunKey
+from emofuse.provenance.adopt import adopt
+from emofuse.provenance.chain import Chain, State
+from emofuse.provenance.records import Record
+from emofuse.utils.errors import UserError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -340,15 +342,30 @@ NAMES = st.text(max_size=8) | st.sampled_from(
 VALUES = NAMES | JSON | st.sampled_from([float("inf"), -float("inf"), float("nan"), 2**62, 2**64, -1, 0, 10**400, [[]]])
 
 
-def load(folder: Path, text: str | bytes) -> params.Params | None:
+def load(folder: Path, text: str | bytes) -> config.Params | None:
     """What is loaded; None where that is refused, in one line."""
     (folder / "params.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    made = tried(lambda: params.load(folder / "params.yaml"))
+    made = tried(lambda: config.load(folder / "params.yaml"))
     return None if isinstance(made, Refused) else made
 
 
+def outputs(params: config.Params) -> Iterator[str]:
+    """Everything that the stages write."""
+    for name, section in params.corpora.items():
+        for shard in section.shards:
+            yield from (paths.raw(name, shard), paths.raw_record(name, shard))
+            yield from (*paths.features(name, "faces", shard), *paths.features(name, "audio", shard))
+        for protocol in section.protocols:
+            yield from (*paths.splits(name, protocol), paths.splits_record(name, protocol))
+        for protocol, variant, seed, folds in section.runs():
+            for fold in folds:
+                key = RunKey(name, protocol, variant, seed, fold)
+                yield from (*key.trained, key.training_record, *key.scored, key.evaluation_record, key.checkpoint)
+        yield from (paths.index(name), *paths.report(name))
+
+
 @pytest.fixture(scope="module")
-def protocols(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("params")
     shutil.copytree(ROOT / "protocols", root / "protocols")
     assert load(root, yaml.safe_dump(SMALL))
@@ -364,7 +381,7 @@ def protocols(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(("training", "learning_rate"), float("inf"), False)
 @example(("variants", "late"), "x" * 150, True)
 def test_no_value_or_name_in_params_is_a_traceback_or_a_path(
-    protocols: Path, path: tuple[Any, ...], value: Any, rename: bool
+    project: Path, path: tuple[Any, ...], value: Any, rename: bool
 ) -> None:
     tree = copy.deepcopy(SMALL)
     *above, last = path
@@ -375,17 +392,16 @@ def test_no_value_or_name_in_params_is_a_traceback_or_a_path(
         place[value if isinstance(value, str) else json.dumps(value)] = place.pop(last)
     else:
         place[last] = value
-    loaded = load(protocols, yaml.safe_dump(tree))
+    loaded = load(project, yaml.safe_dump(tree))
     if loaded is None:
         return
-    for job in graph.jobs(loaded):
-        for made in (*job.outputs, *job.stamps, job.fingerprint):
-            assert not leads_out(made)
-            assert len(PurePosixPath(made).parts) <= 7
-            assert max(map(len, PurePosixPath(made).parts)) < 200
+    for made in outputs(loaded):
+        assert not leads_out(made)
+        assert len(PurePosixPath(made).parts) <= 8
+        assert max(map(len, PurePosixPath(made).parts)) < 200
     for name, section in loaded.corpora.items():
         for protocol in section.protocols:
-            published = params.protocol_path(section.kind, protocol)
+            published = protocol_path(section.kind, protocol)
             assert published is None or published.parent == Path("protocols") / section.kind
         assert all(loaded.run(name, variant) for variant in section.variants)
 
@@ -401,8 +417,8 @@ def test_no_value_or_name_in_params_is_a_traceback_or_a_path(
 @example(b"[" * 1500)
 @example(b'"a\\nb": 1\n"a\\nb": 2')
 @example(b"a: 1:" + b"59:" * 3000 + b"1")
-def test_no_bytes_for_params_are_a_traceback(protocols: Path, content: bytes) -> None:
-    assert load(protocols, content) is None
+def test_no_bytes_for_params_are_a_traceback(project: Path, content: bytes) -> None:
+    assert load(project, content) is None
 
 
 @pytest.mark.parametrize(
@@ -416,19 +432,19 @@ def test_no_bytes_for_params_are_a_traceback(protocols: Path, content: bytes) ->
         "!python/object/apply:os.system ['touch {}']",
     ],
 )
-def test_a_tag_in_params_runs_nothing(protocols: Path, tmp_path: Path, tagged: str) -> None:
+def test_a_tag_in_params_runs_nothing(project: Path, tmp_path: Path, tagged: str) -> None:
     mark = tmp_path / "ran"
-    assert load(protocols, f"{tagged.format(mark)}\n") is None
-    assert load(protocols, yaml.safe_dump(SMALL) + f"loss: {tagged.format(mark)}\n") is None
+    assert load(project, f"{tagged.format(mark)}\n") is None
+    assert load(project, yaml.safe_dump(SMALL) + f"loss: {tagged.format(mark)}\n") is None
     assert not mark.exists()
 
 
-def test_aliases_cannot_fill_the_memory(protocols: Path) -> None:
+def test_aliases_cannot_fill_the_memory(project: Path) -> None:
     doubled = [f"a{number}: &a{number} [*a{number - 1}, *a{number - 1}]" for number in range(1, 60)]
     text = "\n".join(["a0: &a0 [x]", *doubled])
-    assert load(protocols, text) is None
+    assert load(project, text) is None
     indented = text.replace("\n", "\n      ")
-    assert load(protocols, yaml.safe_dump(SMALL) + f"loss:\n      {indented}\n      margin: *a59\n") is None
+    assert load(project, yaml.safe_dump(SMALL) + f"loss:\n      {indented}\n      margin: *a59\n") is None
 
 
 TABLE = st.text("fold,partcest01379²٣ \n\r\"'\0\x1b-v", max_size=60)
@@ -444,7 +460,7 @@ TABLE = st.text("fold,partcest01379²٣ \n\r\"'\0\x1b-v", max_size=60)
 def test_a_protocol_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "own.csv"
     file.write_bytes(content)
-    read = tried(lambda: params.read_protocol(file), str(file))
+    read = tried(lambda: read_protocol(file), str(file))
     assert read
     assert isinstance(read, Refused) or all(parts["test"] for parts in read.values())
 
@@ -536,7 +552,7 @@ def test_a_model_that_was_cut_is_refused(tmp_path: Path, model: bytes, data: st.
         read_model(file)
 
 
-SOUND = params.Network.model_validate(
+SOUND = config.Network.model_validate(
     {"modalities": ["audio"], "audio": {"backbone": "resnet10", "width": 8, "weights": "w.safetensors"}, "dimension": 8}
 )
 
@@ -591,12 +607,13 @@ def test_the_payload_would_run(tmp_path: Path, form: str) -> None:
 @FORMS
 def test_a_checkpoint_runs_nothing(tmp_path: Path, form: str) -> None:
     make_corpus(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints/a.pt").write_bytes(pickled(tmp_path / "ran", form))
+    checkpoint = tmp_path / run_key("a").checkpoint
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(pickled(tmp_path / "ran", form))
     with pytest.raises((UserError, pickle.UnpicklingError)):
-        train(tmp_path, "a")
+        trained(tmp_path, "a")
     assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "models/a/fold-0.safetensors").exists()
+    assert not (tmp_path / run_key("a").model).exists()
 
 
 @FORMS
@@ -663,8 +680,8 @@ def test_no_module_runs_what_it_reads() -> None:
     found = {str(path.relative_to(ROOT)): list(careless(path.read_text(encoding="utf-8"))) for path in modules}
     assert len(found) > 50
     assert {name: calls for name, calls in found.items() if calls} == {}
-    assert issubclass(params._Loader, yaml.SafeLoader)
-    assert not any("python/" in str(tag) for tag in params._Loader.yaml_constructors)
+    assert issubclass(config._Loader, yaml.SafeLoader)
+    assert not any("python/" in str(tag) for tag in config._Loader.yaml_constructors)
 
 
 # --- predictions of others
@@ -679,8 +696,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root, "own", "p", [(f"{actor}-{emotion}", actor, emotion) for actor in (1, 2) for emotion in RAVDESS[:4]]
     )
     write_csv(
-        data / "p/folds.csv",
-        [{"fold": 0, "part": "test", "clip": row["clip"]} for row in read_csv(data / "p/clips.csv")],
+        data / "splits/p/folds.csv",
+        [{"fold": 0, "part": "test", "clip": row["clip"]} for row in read_csv(data / "splits/p/clips.csv")],
     )
     return data
 
@@ -708,7 +725,7 @@ CELLS = st.sampled_from(HOSTILE) | st.text(max_size=4)
 @examples(200)
 @given(st.data())
 def test_a_table_of_predictions_is_scored_or_refused(scored: Path, data: st.DataObject) -> None:
-    clips = [row["clip"] for row in read_csv(scored / "p/clips.csv")]
+    clips = [row["clip"] for row in read_csv(scored / "splits/p/clips.csv")]
     chances = [f"p_{emotion}" for emotion in RAVDESS]
     header = [
         "clip",
@@ -724,167 +741,105 @@ def test_a_table_of_predictions_is_scored_or_refused(scored: Path, data: st.Data
         row[data.draw(st.integers(0, len(row) - 1))] = data.draw(CELLS)
     with (scored / "given.csv").open("w", newline="", encoding="utf-8", errors="replace") as stream:
         csv.writer(stream).writerows([header, *rows])
-    made = tried(lambda: predictions.score(scored / "given.csv", scored, "p", RAVDESS), "given.csv")
+    made = tried(lambda: external.score(scored / "given.csv", scored, "p", RAVDESS), "given.csv")
     if not isinstance(made, Refused):
         assert made.confusion.sum() == len(clips)
         assert "\x1b" not in made.text()
 
 
-# --- MLflow's store
+# --- records
+
+INDEX = paths.record(paths.index("demo"))
+INPUT, OUTPUT = paths.raw("demo", 0), paths.index("demo")
+STRANGE = [
+    "",
+    "/",
+    "..",
+    "../precious",
+    "data/../../precious",
+    "/dev/zero",
+    "a\0b",
+    "x" * 5000,
+    "data",
+    "\x1b[31m\n",
+    "~",
+]
 
 
-def tampered(root: Path, statement: str, *values: object) -> None:
-    with sqlite3.connect(root / "mlflow.db") as store:
-        assert store.execute(statement, values).rowcount
-    store.close()
+def tables(known: str, value: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from([known, *STRANGE]) | st.text(max_size=4), value | JSON, max_size=3)
 
 
-def beside(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """A clone with the store, and a folder of somebody's beside it."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    precious = tmp_path / "precious"
-    folder_of(precious, {"run/artifacts/metrics.json": b"{}", "run/photo": b"1", "photos/1": b"1", "note": b"1"})
-    return copied(source, tmp_path / "clone"), precious
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["mlflow-artifacts:/../../precious/run/artifacts", "mlflow-artifacts:/{}/run/artifacts", "mlflow-artifacts:/demo/../../../precious/run/artifacts",
-     "mlflow-artifacts:/demo/link/run/artifacts"],
+HASHES = st.just("0" * 64)
+RECORDS = st.fixed_dictionaries(
+    {
+        "stage": st.sampled_from(["index", "download", "faces", "train", "report", "paper", ""]) | JSON,
+        "key": st.sampled_from([{"corpus": "demo"}, {"corpus": "voices", "shard": 0}, {"stage": 1}, {"corpus": []}]) | JSON,
+        "settings": st.dictionaries(st.text(max_size=4), st.dictionaries(st.text(max_size=4), JSON, max_size=2), max_size=2),
+        "code": HASHES | JSON,
+        "inputs": tables(INPUT, HASHES) | JSON,
+        "outputs": tables(OUTPUT, HASHES) | JSON,
+        "environment": st.dictionaries(st.text(max_size=4), JSON, max_size=2),
+    },
+    optional={"commit": JSON, "dirty": JSON, "details": st.fixed_dictionaries({"accepted": JSON}) | JSON, "x": JSON},
 )  # fmt: skip
-@pytest.mark.parametrize("command", ["restore", "track"])
-def test_a_store_names_no_files_outside_its_folder(
-    mirrored: tuple[params.Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, command: str
-) -> None:
-    clone, precious = beside(tmp_path, mirrored[1], monkeypatch)
-    if "link" in address:
-        (clone / "mlartifacts/demo/link").symlink_to(precious)
-    kept = everything(precious)
-    run = run_of(clone, f"{GROUP}/fold-0").info.run_id
-    tampered(clone, "UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", address.format(precious), run)
-    if command == "track":  # which deletes the run, as its file is not what the tag says, with its files
-        tracking.restore("demo", mirrored[0], copied(mirrored[1], tmp_path / "other"))
-        for name in ("results", "models", "data"):
-            shutil.copytree(tmp_path / "other" / name, clone / name)
-        tampered(clone, "UPDATE tags SET value = 'x' WHERE run_uuid = ? AND key = 'emofuse.file.history.csv'", run)
-    made = tried(lambda: getattr(tracking, command)("demo", mirrored[0], clone), "not in mlartifacts/; do not trust it")
-    assert everything(precious) == kept
-    assert isinstance(made, Refused)
-
-
-def test_a_link_in_the_store_is_not_swept(
-    mirrored: tuple[params.Params, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clone, precious = beside(tmp_path, mirrored[1], monkeypatch)
-    tracking.restore("demo", mirrored[0], clone)
-    shutil.rmtree(clone / "mlartifacts/demo")
-    (clone / "mlartifacts/demo").symlink_to(precious)
-    kept = everything(precious)
-    tracking.track("demo", mirrored[0], clone)
-    assert everything(precious) == kept
-
-
-@examples(12)
-@given(
-    st.sampled_from(["", "/fold-0", "/fold-2"]),
-    st.sampled_from(["run_key", "layout", "state", "folds", "fingerprint", "file.metrics.json", "file.clips.csv", "file.../../x"]),
-    st.sampled_from(["", "../../x", "/etc/passwd", "0 1 2 ../../x", "0 0 0", "\x1b[31m", "a\nb", "x" * 5000, "²"]) | st.text("abc/.0 ", max_size=9),
-)  # fmt: skip
-def test_no_tag_in_the_store_writes_elsewhere(
-    mirrored: tuple[params.Params, Path], member: str, tag: str, value: str
-) -> None:
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        clone, precious = beside(Path(folder), mirrored[1], patch)
-        before, kept = everything(clone), everything(precious)
-        run = run_of(clone, GROUP + member).info.run_id
-        tampered(
-            clone, "INSERT OR REPLACE INTO tags (run_uuid, key, value) VALUES (?, ?, ?)", run, f"emofuse.{tag}", value
-        )
-        with suppress(UserError):
-            tracking.restore("demo", mirrored[0], clone)
-        known = files(mirrored[1])
-        assert files(clone).items() <= known.items()
-        locks = {Path("mlflow.db.demo.lock"), Path("mlflow.db.lock")}
-        strange = {
-            path for path in everything(clone) - before - locks if (clone / path).is_file() and str(path) not in known
-        }
-        assert strange == set()
-        assert everything(precious) == kept
-        assert {path.name for path in Path(folder).iterdir()} == {"clone", "precious"}
-
-
-# --- fingerprints
 
 
 @pytest.fixture(scope="module")
-def chained(protocols: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[params.Params, Path]:
-    """The parameters above, and a folder with some files of their jobs."""
-    root = tmp_path_factory.mktemp("chain")
-    (protocols / "params.yaml").write_text(yaml.safe_dump(SMALL))
-    folder_of(
-        root, {"data/demo/index.csv": b"clip\n", "data/demo/raw/shard-0.zip": b"", "stamps/demo/index.json": b"{}"}
-    )
-    return params.load(protocols / "params.yaml"), root
+def recorded(project: Path) -> tuple[config.Params, Path]:
+    """The parameters above, an index, and somebody's file beside the folder."""
+    (project / "params.yaml").write_text(yaml.safe_dump(SMALL))
+    root = project / "clone"
+    (root / "data/demo").mkdir(parents=True)
+    (root / OUTPUT).write_text("clip\n")
+    (project / "precious").write_text("somebody's")
+    return config.load(project / "params.yaml"), root
 
 
-INDEX = graph.Job("index", ("demo",), (), (), ())
-INPUTS = ["data/demo/raw/shard-0.zip", "data/demo/raw/shard-1.zip"]
-OUTPUT, STAMP = "data/demo/index.csv", "stamps/demo/index.json"
-STRANGE = ["", "/", "..", "../../etc/passwd", "/dev/zero", "a\0b", "x" * 5000, "data", "\x1b[31m\n", "~"]
-
-
-def tables(known: list[str], value: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.dictionaries(st.sampled_from([*known, *STRANGE]) | st.text(max_size=4), value | JSON, max_size=4)
-
-
-RECORDS = st.fixed_dictionaries(
-    {
-        "inputs": tables(INPUTS, st.just("0" * 64)),
-        "outputs": tables([OUTPUT], st.just("0" * 64)),
-        "stamps": tables(
-            [STAMP],
-            st.fixed_dictionaries({}, optional={"params": JSON, "code": JSON}) | st.just({"params": {"kind": {}}}),
-        ),
-        "environment": st.dictionaries(st.text(max_size=4), JSON, max_size=2),
-    },
-    optional={"command": JSON, "commit": JSON, "dirty": JSON},
-)
+def hashed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A record with the hash that it should have."""
+    with tempfile.TemporaryDirectory() as folder:
+        known = {name: value for name, value in tree.items() if name in Record.__dataclass_fields__}
+        try:
+            Record("record.json", **known).write(Path(folder))
+            return {**tree, "hash": json.loads(Path(folder, "record.json").read_text())["hash"]}
+        except (TypeError, ValueError):
+            return {**tree, "hash": "0" * 64}
 
 
 @examples(200)
-@given(
-    st.binary(max_size=40)
-    | JSON.map(lambda tree: json.dumps(tree).encode())
-    | RECORDS.map(lambda tree: json.dumps(tree).encode())
-)
-def test_a_fingerprint_is_read_or_refused(chained: tuple[params.Params, Path], content: bytes) -> None:
-    file = chained[1] / INDEX.fingerprint
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
-    read = tried(lambda: fingerprints.read(chained[1], INDEX.stage, *INDEX.arguments), INDEX.fingerprint)
-    assert isinstance(read, Refused) or read == json.loads(content)
+@given(st.binary(max_size=40) | (JSON | RECORDS | RECORDS.map(hashed)).map(lambda tree: json.dumps(tree).encode()))
+def test_a_record_is_read_or_refused(recorded: tuple[config.Params, Path], content: bytes) -> None:
+    (recorded[1] / INDEX).write_bytes(content)
+    read = tried(lambda: Record.read(recorded[1], INDEX), INDEX)
+    assert isinstance(read, Refused) or read.hash == json.loads(content)["hash"]
+
+
+MINIMAL = {"stage": "index", "key": {"corpus": "demo"}, "settings": {}, "code": "", "inputs": {}, "outputs": {}}
 
 
 @examples(200)
-@given(RECORDS)
-@example({"inputs": {"a\0b": ""}, "outputs": {}, "stamps": {}, "environment": {}})
-@example({"inputs": {"data": ""}, "outputs": {}, "stamps": {}, "environment": {}})
-@example({"inputs": {"x" * 5000: ""}, "outputs": {}, "stamps": {}, "environment": {}})
-@example({"inputs": {}, "outputs": {}, "stamps": {STAMP: {"params": []}}, "environment": {}})
-def test_no_fingerprint_makes_a_chain_fail(chained: tuple[params.Params, Path], record: dict[str, Any]) -> None:
-    loaded, root = chained
-    file = root / INDEX.fingerprint
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record))
-    chain = provenance.Chain(loaded, root)
-    read: list[str] = []
-    chain.hashes.of = lambda path, of=chain.hashes.of: (read.append(path), of(path))[1]  # type: ignore[assignment, method-assign]
-    job = next(job for job in chain.jobs if (job.stage, job.arguments) == (INDEX.stage, INDEX.arguments))
-    found = tried(lambda: chain.whole(job))
-    if isinstance(found, Refused):
-        return
-    assert found.state in (provenance.STALE, provenance.UNCHECKABLE)  # never verified: its clips are not there
-    assert set(read) <= {path for job in chain.jobs for path in (*job.inputs, *job.outputs)}  # of others' files, none
+@given(RECORDS.map(hashed))
+@example(hashed({**MINIMAL, "inputs": {"a\0b": ""}}))
+@example(hashed({**MINIMAL, "inputs": {"x" * 5000: ""}}))
+@example(hashed({**MINIMAL, "inputs": {OUTPUT: ""}, "outputs": {OUTPUT: ""}}))
+@example(hashed({**MINIMAL, "inputs": {INPUT: ""}, "details": {"accepted": 1}}))
+@example(hashed({**MINIMAL, "stage": "faces", "key": {"corpus": "voices", "shard": 0}}))
+def test_no_record_makes_the_chain_fail_or_holds(recorded: tuple[config.Params, Path], tree: dict[str, Any]) -> None:
+    params, root = recorded
+    (root / INDEX).write_text(json.dumps(tree))
+    chain = Chain(params, root)
+    found = tried(lambda: [chain.whole(record) for record in chain.records])
+    assert isinstance(found, Refused) or State.VERIFIED not in {each.state for each in found}
+
+
+@pytest.mark.parametrize("path", ["../precious", "data/../../precious", "{}/precious", "src/emofuse/cli.py", "data"])
+def test_a_record_of_files_outside_the_results_is_refused(recorded: tuple[config.Params, Path], path: str) -> None:
+    params, root = recorded
+    (root / INDEX).write_text(json.dumps(hashed({**MINIMAL, "outputs": {path.format(root.parent): "0" * 64}})))
+    with pytest.raises(UserError, match=r"index\.record\.json is not a record, or was edited"):
+        list(adopt(params, root))
+    assert (root.parent / "precious").read_text() == "somebody's"
 
 
 # --- the page
@@ -917,18 +872,13 @@ def test_hostile_names_stay_text_on_the_page(tmp_path: Path) -> None:
     pages = []
     for text in ("plain", evil):
         loaded = changed(tmp_path / "params.yaml", {"title": text, "variants": ["proposed"]}, "demo")
-        clips = tmp_path / "data/demo/kfold_3/clips.csv"
+        clips = tmp_path / paths.splits("demo", "kfold_3")[0]
         write_csv(clips, [row | {"reason": row["reason"] and text} for row in read_csv(clips)])
-        for metrics in (tmp_path / "results/demo").rglob("metrics.json"):
-            made = json.loads(metrics.read_text())
-            metrics.write_text(json.dumps(made | {"fingerprint": {"clips": sha256(clips), "model": text}}))
-        record = tmp_path / "models/demo/kfold_3/proposed/seed-1/fold-0.json"
-        record.write_text(json.dumps(json.loads(record.read_text()) | {"device": text, "torch": text}))
-        left = tmp_path / fingerprints.path("train", "demo", "kfold_3", "proposed", 1, 0)
-        left.parent.mkdir(parents=True, exist_ok=True)
-        left.write_text(
-            json.dumps({key: {} for key in ("inputs", "outputs", "stamps", "environment")} | {"commit": text})
-        )
+        key = RunKey("demo", "kfold_3", "proposed", 1, 0)
+        settings_ = {"network": {text: text}}
+        Record(
+            key.training_record, "train", key.asdict(), settings_, text, {text: text}, {f"models/{text}": text}
+        ).write(tmp_path)
         tried_out = {
             "config": text,
             "overrides": json.dumps(text),
@@ -940,9 +890,8 @@ def test_hostile_names_stay_text_on_the_page(tmp_path: Path) -> None:
         write_csv(tmp_path / "results/demo/search.csv", [{**tried_out, "val_war": 0.5, "val_uar": 0.5}])
         pages.append(quick("demo", loaded, tmp_path)[1])
     plain, hostile = map(Elements, pages)
-    assert (
-        pages[1].count("&lt;img src=x onerror=alert(1)&gt;") >= 6
-    )  # title, reason, model, device, commit, configuration
+    # title, reason, configuration, parameters, code, files
+    assert pages[1].count("&lt;img src=x onerror=alert(1)&gt;") >= 6
     assert hostile.tags == plain.tags
     assert hostile.scripts == plain.scripts == 1
     assert hostile.running == plain.running

@@ -2,70 +2,51 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import micro
 import pytest
 from conftest import ROOT
-from test_engines import copy
-
-from emofuse import graph, params, provenance
 
 BIG = {"torch", "torchvision", "torchaudio", "mlflow", "matplotlib", "pandas", "av", "scipy", "sklearn", "dvc"}
-DRY_RUN = ("snakemake", "-n", "demo")
+DRY_RUN = ("snakemake", "-n", micro.CORPUS)
 HELP = ("emofuse.cli", "--help")
 
 
-def big_imports(command: tuple[str, ...], folder: Path, source: Path = ROOT / "src") -> set[str]:
+def big_imports(command: tuple[str, ...], folder: Path, source: Path) -> set[str]:
     """Which of the big packages a command imports, wherever in it; `source` is where emofuse is."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("EMOFUSE_")}
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", *command],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(source)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, flags=re.MULTILINE))
-    assert "emofuse.params" in imported
+    printed = micro.run(folder, sys.executable, "-X", "importtime", "-m", *command, PYTHONPATH=str(source))
+    imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", printed, flags=re.MULTILINE))
+    assert "emofuse.config" in imported
     return {name.split(".")[0] for name in imported} & BIG
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """The workflow, with a job that has run, so that there is a fingerprint to judge."""
-    folder = copy(tmp_path / "clone")
-    loaded = params.load(folder / "params.yaml")
-    job = next(graph.of_corpus(loaded, "demo"))
-    with provenance.recorded(job, loaded, folder):
-        for output in job.outputs:
-            (folder / output).parent.mkdir(parents=True)
-            (folder / output).write_text("made")
-    return folder
+def clone(micro_run: Path, tmp_path: Path) -> Path:
+    """A clone in which everything has run, so that there are records to judge, with its source attached."""
+    return micro.copied(micro_run, tmp_path)
 
 
 def test_a_dry_run_imports_nothing_big(clone: Path) -> None:
     # Snakemake looks at all of its plugins as it starts, and that for Slurm imports pandas.
-    assert big_imports(DRY_RUN, clone) <= {"pandas"}
+    assert big_imports(DRY_RUN, clone, clone / "src") <= {"pandas"}
 
 
 def test_help_imports_nothing_big(tmp_path: Path) -> None:
-    assert big_imports(HELP, tmp_path) == set()
+    assert big_imports(HELP, tmp_path, ROOT / "src") == set()
 
 
 def test_an_import_added_to_a_rule_file_is_found(clone: Path) -> None:
     rules = clone / "workflow" / "rules" / "common.smk"
     rules.write_text(f"import av\n{rules.read_text()}")
-    assert "av" in big_imports(DRY_RUN, clone)
+    assert "av" in big_imports(DRY_RUN, clone, clone / "src")
 
 
 def test_an_import_added_to_a_module_is_found(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src" / "emofuse", tmp_path / "emofuse", ignore=shutil.ignore_patterns("__pycache__"))
-    module = tmp_path / "emofuse" / "graph.py"
+    module = tmp_path / "emofuse" / "paths.py"
     module.write_text(f"{module.read_text()}\nimport av\n")
     assert big_imports(HELP, tmp_path, tmp_path) == {"av"}

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from test_corpora import VOTES, corpus
 
-from emofuse import download, index, media
-from emofuse.corpora import base, cremad
-from emofuse.errors import UserError
+from emofuse.data import download, index
+from emofuse.datasets import base, cremad
+from emofuse.features import media
+from emofuse.utils.errors import UserError
 
 
 def tone(seconds: float = 0.5, pitch: float = 440) -> bytes:

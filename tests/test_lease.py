@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from emofuse import lease
+from emofuse.utils import gpu
 
 HOLD = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from emofuse import lease
+    from emofuse.utils import gpu
     names, folder, seconds = sys.argv[1].split(), Path(sys.argv[2]), float(sys.argv[3])
-    with lease.one_of(names, folder) as index:
+    with gpu.one_of(names, folder) as index:
         print(index, time.time(), flush=True)
         time.sleep(seconds)
         print(time.time(), flush=True)
@@ -55,7 +55,7 @@ def test_the_gpu_of_a_killed_job_is_free_again(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     started = time.monotonic()
-    with lease.one_of(["GPU-a"], tmp_path / "locks") as index:
+    with gpu.one_of(["GPU-a"], tmp_path / "locks") as index:
         assert index == 0
     assert time.monotonic() - started < 30
 
@@ -64,7 +64,7 @@ def test_who_waits_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     process = holder("GPU-a", tmp_path / "locks", 2)
     assert process.stdout is not None
     process.stdout.readline()
-    with caplog.at_level("INFO"), lease.one_of(["GPU-a"], tmp_path / "locks"):
+    with caplog.at_level("INFO"), gpu.one_of(["GPU-a"], tmp_path / "locks"):
         pass
     process.wait()
     assert caplog.messages == ["waiting for one of 1 GPUs, all of them taken"]
@@ -72,5 +72,5 @@ def test_who_waits_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_it_is_the_cpu() -> None:
-    with lease.device() as device:
+    with gpu.device() as device:
         assert device == torch.device("cpu")

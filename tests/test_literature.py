@@ -24,10 +24,10 @@ from test_report import (
     write_ravdess,
 )
 
-from emofuse.corpora import cremad
-from emofuse.errors import UserError
-from emofuse.params import Params
-from emofuse.report import results, table, tables
+from emofuse.config import Params
+from emofuse.datasets import cremad
+from emofuse.report import load, table, tables
+from emofuse.utils.errors import UserError
 
 EMOTIONS = cremad.EMOTIONS
 
@@ -43,12 +43,12 @@ def project(tmp_path: Path) -> tuple[Params, Path]:
 
 
 def literature(corpus: str, params: Params, root: Path) -> tuple[table.Table, list[dict[str, str]]]:
-    made = tables.literature(results.read(corpus, params, root))
+    made = tables.literature(load.read(corpus, params, root))
     return made, parse(made)
 
 
 def recall(corpus: str, params: Params, root: Path) -> table.Table:
-    return tables.recall(results.read(corpus, params, root))
+    return tables.recall(load.read(corpus, params, root))
 
 
 def test_the_papers_own_figures_are_those_that_verdicts_go_by() -> None:
@@ -86,7 +86,7 @@ def test_ours_stands_among_the_comparable_by_its_accuracy(project: tuple[Params,
     made, rows = literature("ravdess", params, root)
     both = [row for row in rows if row["modality"] == "audio_video" and not row["incomparable"]]
     assert [row["method"] for row in both] == ["HiCMAE-B", "proposed", "fine-tuned CNN-14 and facial transformer"]
-    run = results.read("ravdess", params, root).leading[0]
+    run = load.read("ravdess", params, root).leading[0]
     assert float(both[1]["war"]) == pytest.approx(run.estimates["war"].mean)
     assert float(both[1]["uar_low"]) == pytest.approx(run.estimates["uar"].low)
     assert 0.8008 < float(both[1]["war"]) < 0.8799
@@ -131,7 +131,7 @@ def test_what_was_not_run_stands_last_of_its_group_and_says_so(project: tuple[Pa
 def test_part_of_a_corpus_and_shared_actors_are_not_compared(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",), accuracy=0.99)
-    (root / "results/ravdess/luna_jimenez_2022_5cv/proposed/seed-1/fold-3/metrics.json").unlink()
+    (root / "results/ravdess/runs/luna_jimenez_2022_5cv/proposed/seed-1/fold-3/metrics.json").unlink()
     own = next(row for row in literature("ravdess", params, root)[1] if row["method"] == "proposed")
     assert own["incomparable"] == "part of the corpus: 1,140 clips of 19 actors"
     shared = "random_luna_jimenez_2022_5cv"
@@ -215,7 +215,7 @@ def test_a_line_that_contradicts_itself_is_named(
         writer.writeheader()
         writer.writerows(rows)
     with pytest.raises(UserError, match=message) as error:
-        results.read("ravdess", params, root)
+        load.read("ravdess", params, root)
     assert f"published.csv, {method} (cremad)" in str(error.value)
 
 
@@ -224,7 +224,7 @@ def test_a_missing_file_is_one_line(project: tuple[Params, Path], name: str) -> 
     params, root = project
     (root / "literature" / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing: run emofuse in the folder"):
-        results.read("ravdess", params, root)
+        load.read("ravdess", params, root)
 
 
 def test_listeners_stand_beside_the_models_of_the_same_modality(project: tuple[Params, Path]) -> None:

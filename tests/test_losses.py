@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emofuse.losses import CAP, POLARITY, EmotionDistance, EmotionLoss, embedding_distances, triplet_loss
+from emofuse.models.losses import CAP, POLARITY, EmotionDistance, EmotionLoss, embedding_distances, triplet_loss
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 CREMAD = ("neutral", "happy", "sad", "angry", "fearful", "disgust")

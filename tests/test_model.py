@@ -9,15 +9,15 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emofuse import params
-from emofuse.model.attention import Gate, SelfAttention, attention
-from emofuse.model.audio import AudioBranch
-from emofuse.model.audio import Trunk as AudioTrunk
-from emofuse.model.fusion import Concatenation, CrossAttention, JointSelfAttention, LateAverage
-from emofuse.model.network import EmotionNetwork
-from emofuse.model.visual import Trunk as VideoTrunk
-from emofuse.model.visual import VisualBranch
-from emofuse.params import Network
+from emofuse import config
+from emofuse.config import Network
+from emofuse.models.attention import Gate, SelfAttention, attention
+from emofuse.models.audio import AudioBranch
+from emofuse.models.audio import Trunk as AudioTrunk
+from emofuse.models.fusion import Concatenation, CrossAttention, JointSelfAttention, LateAverage
+from emofuse.models.network import EmotionNetwork
+from emofuse.models.video import Trunk as VideoTrunk
+from emofuse.models.video import VisualBranch
 
 SMALL = {
     "video": {"backbone": "r3d_10", "width": 8},
@@ -25,7 +25,7 @@ SMALL = {
     "dimension": 16,
     "heads": 4,
 }
-VARIANTS = params.load(ROOT / "params.yaml").variants
+VARIANTS = config.load(ROOT / "params.yaml").variants
 FORMS = ("none", "self_attention", "gate")
 KINDS = ("spatial", "channel", "temporal", "audio_temporal")
 
@@ -243,8 +243,8 @@ def test_faces_are_normalised_as_those_that_the_published_weights_were_trained_o
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pooling", ["flatten", "mean"])
 def test_every_variant_gives_scores_and_trains_all_its_weights(variant: str, pooling: str) -> None:
-    base = params.Run(network=small(pooling=pooling), loss=params.Loss(), training=params.Training())
-    section = params.overridden(base, VARIANTS[variant].model_dump(), variant).network
+    base = config.Run(network=small(pooling=pooling), loss=config.Loss(), training=config.Training())
+    section = config.overridden(base, VARIANTS[variant].model_dump(), variant).network
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
     scores, embeddings = network({name: x for name, x in inputs().items() if name in section.modalities})
     assert scores.shape == (2, 5)

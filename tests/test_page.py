@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import micro
 import pytest
-from test_engines import copy, run
 from test_report import (
     COMPARISONS,
     make_params,
@@ -28,10 +26,11 @@ from test_report import (
     write_ravdess,
 )
 
-from emofuse import fingerprints, report, stamps
-from emofuse import params as parameters
-from emofuse.params import Params
-from emofuse.report import page, provenance, results, style, table, tables
+from emofuse import paths
+from emofuse.config import Params
+from emofuse.paths import RunKey
+from emofuse.provenance.records import Record
+from emofuse.report import load, page, provenance, style, table, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "kfold_3/proposed/seed-1"
@@ -82,10 +81,10 @@ def pages(root: Path) -> tuple[str, str, str]:
     """The pages of the demo, in part run, of a corpus with no run, and of the paper with both."""
     params = make_params(root)
     write_demo(root, variants=("proposed", "video_only"))
-    shutil.rmtree(root / "results/demo/kfold_3/video_only/seed-1/fold-1")
-    drawings = {name: style.inline_svg(style.empty(name), name) for name in report.FIGURES}
-    corpora = [results.read(name, params, root) for name in ("demo", "ravdess")]
-    made = {read.name: {name: getattr(tables, name)(read) for name in report.TABLES} for read in corpora}
+    shutil.rmtree(root / "results/demo/runs/kfold_3/video_only/seed-1/fold-1")
+    drawings = {name: style.inline_svg(style.empty(name), name) for name in paths.FIGURES}
+    corpora = [load.read(name, params, root) for name in ("demo", "ravdess")]
+    made = {read.name: {name: getattr(tables, name)(read) for name in paths.TABLES} for read in corpora}
     demo, none = (
         page.render(replace(c, search=({},)), made[c.name] | {"search": odd_table()}, drawings) for c in corpora
     )
@@ -285,7 +284,7 @@ def test_a_link_unfolds_what_it_leads_to(show: Any) -> None:
         tab.locator(selector).first.evaluate("link => link.click()")
         target.wait_for(state="visible")
         assert target.evaluate("target => target.getBoundingClientRect().top < innerHeight")
-    assert "snakemake results/demo/kfold_3/proposed/seed-1/fold-1/metrics.json --cores 1" in target.inner_text()
+    assert "snakemake results/demo/runs/kfold_3/proposed/seed-1/fold-1/metrics.json --cores 1" in target.inner_text()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -395,109 +394,72 @@ def project(tmp_path: Path) -> tuple[Params, Path]:
     return make_params(tmp_path), tmp_path
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def stamped(root: Path, params: Params) -> Path:
-    """A demo of one fold whose metrics.json names its model and stamps, as `evaluate` writes it."""
-    write_demo(root, folds=(0,), variants=("proposed",))
-    stamps.write("demo", params, root)
-    (root / f"models/demo/{RUN}/fold-0.safetensors").write_bytes(b"weights")
-    folder = root / f"results/demo/{RUN}/fold-0"
-    metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["fingerprint"] |= {
-        "model": sha256(root / f"models/demo/{RUN}/fold-0.safetensors"),
-        "train_stamp": sha256(root / "stamps/demo/train-proposed.json"),
-        "evaluate_stamp": sha256(root / "stamps/demo/evaluate-proposed.json"),
-    }
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    return folder
+KEY = RunKey("demo", "kfold_3", "proposed", 1, 0)
 
 
 def origin(params: Params, root: Path) -> provenance.RunOrigin:
-    [found] = provenance.read(results.read("demo", params, root))
+    [found] = provenance.read(load.read("demo", params, root))
     return found
 
 
-def test_a_folds_origin_is_what_its_files_say(project: tuple[Params, Path]) -> None:
+def write_trained(root: Path, folds: tuple[int, ...] = (0,)) -> None:
+    """Folds of the demo with their models."""
+    for fold in folds:
+        model = root / f"models/demo/{RUN}/fold-{fold}.safetensors"
+        model.parent.mkdir(parents=True, exist_ok=True)
+        model.write_bytes(b"weights")
+    write_demo(root, folds=folds, variants=("proposed",))
+
+
+def test_a_folds_origin_is_what_its_records_say(project: tuple[Params, Path]) -> None:
     params, root = project
-    folder = stamped(root, params)
+    write_trained(root)
     found = origin(params, root)
     [fold] = found.folds
     assert (found.key, fold.key) == (RUN, f"{RUN}/fold-0")
     hashes = {file.path: file.sha256 for file in (*fold.inputs, *fold.outputs)}
-    clips = "data/demo/kfold_3/clips.csv"
-    assert hashes == {
-        clips: sha256(root / clips),
-        "data/demo/kfold_3/folds.csv": "",  # not recorded, so not invented
-        "stamps/demo/train-proposed.json": sha256(root / "stamps/demo/train-proposed.json"),
-        "stamps/demo/evaluate-proposed.json": sha256(root / "stamps/demo/evaluate-proposed.json"),
-        f"models/demo/{RUN}/fold-0.safetensors": hashlib.sha256(b"weights").hexdigest(),
-        f"results/demo/{RUN}/fold-0/predictions.csv": sha256(folder / "predictions.csv"),
-        f"results/demo/{RUN}/fold-0/metrics.json": sha256(folder / "metrics.json"),
-    }
-    assert fold.command == f"snakemake results/demo/{RUN}/fold-0/metrics.json --cores 1"
-    assert (fold.commit, fold.trained) == (provenance.NOT_RECORDED, "cpu, 2 thread(s), torch unknown")
-    assert (found.stale, found.assurance) == (
-        (),
-        "Those of the run: the stamps that it was made with are those on disk.",
-    )
+    named = ["data/demo/splits/kfold_3/clips.csv", KEY.model, KEY.history, KEY.metrics, KEY.predictions]
+    assert hashes == {path: hashlib.sha256((root / path).read_bytes()).hexdigest() for path in named}
+    assert fold.command == f"snakemake results/demo/runs/{RUN}/fold-0/metrics.json --cores 1"
     assert "fusion: cross_attention" in found.parameters
+    assert found.code == "code of train"
     _, html = quick("demo", params, root)
-    for digest in filter(None, hashes.values()):
-        assert digest in html
-    assert "stale" not in visible(html)
+    for text in (*hashes, *hashes.values(), found.code):
+        assert text in html
 
 
-def test_a_change_of_parameters_since_the_run_is_said(project: tuple[Params, Path]) -> None:
+def test_the_origin_is_known_without_the_files(project: tuple[Params, Path]) -> None:
     params, root = project
-    stamped(root, params)
-    text = (root / "params.yaml").read_text()
-    (root / "params.yaml").write_text(text.replace("proposed: {}", "proposed: {training: {epochs: 7}}"))
-    params = parameters.load(root / "params.yaml")
-    assert origin(params, root).stale == ()  # the stamps have not been written anew: what the run was made with
-    assert "epochs: 30" in origin(params, root).parameters
-    stamps.write("demo", params, root)
+    write_trained(root)
+    before = origin(params, root)
+    (root / KEY.model).unlink()
+    shutil.rmtree(root / "data")
+    assert origin(params, root).folds == before.folds
+
+
+def test_without_a_record_that_is_said(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_trained(root)
+    shutil.rmtree(root / "models")
     found = origin(params, root)
-    assert found.stale == (0,)
-    assert "epochs: 7" in found.parameters
-    assert "parameters or code have changed since the run" in found.assurance
-    _, html = quick("demo", params, root)
-    assert "1 of 1 folds are stale" in visible(html)
-
-
-def test_what_is_not_here_is_said(project: tuple[Params, Path]) -> None:
-    params, root = project
-    stamped(root, params)
-    for name in ("models", "stamps", "data"):
-        shutil.rmtree(root / name)
-    found = origin(params, root)
-    assert {file.remark for file in found.folds[0].inputs} == {provenance.NOT_HERE}
-    assert found.folds[0].outputs[0].sha256 == hashlib.sha256(b"weights").hexdigest()
-    assert "cannot be told here" in found.assurance
-    assert found.folds[0].trained == ""
-
-
-@pytest.mark.parametrize(("dirty", "said"), [(False, "1d2c3b"), (True, "1d2c3b, with changes that were not committed")])
-def test_the_commit_is_that_of_the_trainings_fingerprint(project: tuple[Params, Path], dirty: bool, said: str) -> None:
-    params, root = project
-    stamped(root, params)
-    protocol, variant, seed = RUN.split("/")
-    file = root / fingerprints.path("train", "demo", protocol, variant, seed.removeprefix("seed-"), 0)
-    made = {"inputs": {}, "outputs": {}, "stamps": {}, "environment": {}, "commit": "1d2c3b", "dirty": dirty}
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(made))
-    assert origin(params, root).folds[0].commit == said
+    assert found.code == found.parameters == provenance.NOT_RECORDED
+    assert [file.path for file in found.folds[0].outputs] == [KEY.metrics, KEY.predictions]
+    assert provenance.NOT_RECORDED in quick("demo", params, root)[1]
 
 
 def test_what_folds_share_is_said_once(project: tuple[Params, Path]) -> None:
     params, root = project
-    write_demo(root, variants=("proposed",))
-    assert set(origin(params, root).shared) == {"inputs", "commit", "trained"}
-    file = root / f"models/demo/{RUN}/fold-1.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": "another"}))
-    assert set(origin(params, root).shared) == {"inputs", "commit"}
+    write_trained(root, (0, 1, 2))
+    clips = "data/demo/splits/kfold_3/clips.csv"
+    assert [file.path for file in origin(params, root).inputs] == [clips]
+    assert quick("demo", params, root)[1].count(f"<code>{clips}</code>") == 1
+    trained = Record.read(root, KEY.training_record)
+    assert trained is not None
+    replace(trained, inputs={clips: "0" * 64}).write(root)
+    found = origin(params, root)
+    assert found.inputs == ()
+    assert found.folds[0].inputs == (provenance.File(clips, "0" * 64),)
+    assert quick("demo", params, root)[1].count(f"<code>{clips}</code>") == 3
 
 
 def test_the_origins_of_many_folds_make_no_huge_page(project: tuple[Params, Path]) -> None:
@@ -527,7 +489,7 @@ def test_the_demo_says_first_that_it_says_nothing_about_the_paper(project: tuple
     params, root = project
     made, html = quick("demo", params, root)
     assert " ".join(visible(html.split("<body>")[1]).split()).startswith("These numbers say nothing about the paper")
-    for name in report.TABLES:
+    for name in paths.TABLES:
         assert "nothing about the paper" in made[name].markdown().splitlines()[0]
     assert "nothing about the paper" not in quick("ravdess", params, root)[1]
 
@@ -570,21 +532,17 @@ def test_text_is_escaped_in_cells_and_links() -> None:
 
 
 def test_every_output_that_snakemake_shows_has_its_caption() -> None:
-    shown = [Path(file) for file in report.outputs("demo") if Path(file).suffix in (".csv", ".svg", ".html")]
+    shown = [Path(file) for file in paths.report("demo") if Path(file).suffix in (".csv", ".svg", ".html")]
     captions = {Path(*file.parts[2:]).with_suffix(".rst").as_posix() for file in shown} | {"workflow.rst", "paper.rst"}
     folder = ROOT / "workflow" / "report"
     assert {file.relative_to(folder).as_posix() for file in folder.rglob("*.rst")} == captions
 
 
-def test_snakemakes_own_report_has_the_tables_the_figures_and_the_page(tmp_path: Path) -> None:
-    root = copy(tmp_path)
-    for file in map(Path, report.outputs("demo")):
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).write_text("<svg xmlns='http://www.w3.org/2000/svg'/>" if file.suffix == ".svg" else "a,b\n1,2\n")
-    done = run(sys.executable, "-m", "snakemake", "demo", "--report", "out.html", cwd=root)
-    assert done.returncode == 0, done.stdout
-    html = (root / "out.html").read_text()
+def test_snakemakes_own_report_has_the_tables_the_figures_and_the_page(micro_run: Path, tmp_path: Path) -> None:
+    folder = micro.copied(micro_run, tmp_path)
+    micro.run(folder, "snakemake", micro.CORPUS, "--report", "out.html")
+    html = (folder / "out.html").read_text()
     for text in ("Clips in, tables out", "What is taken for what", "Each parameter, its value, whose choice it is"):
         assert text in html
     for file in ("tables/main.csv", "figures/attention.svg", "report.html"):
-        assert f"results/demo/{file}" in html
+        assert f"results/{micro.CORPUS}/{file}" in html

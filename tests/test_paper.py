@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report import changed, make_params, quick, write_csv, write_demo, write_ravdess
 
-from emofuse import report
-from emofuse.params import Params
+from emofuse import paths, report
+from emofuse.config import Params
 from emofuse.report import latex, table
 
 PACKAGES = "array,booktabs,graphicx,longtable"
@@ -31,7 +31,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Path]:
     root = tmp_path_factory.mktemp("paper")
     params = make_params(root)
     write_ravdess(root, variants=("proposed", "audio_only", "concat_fusion"))
-    shutil.rmtree(root / "results/ravdess/luna_jimenez_2022_5cv/concat_fusion/seed-1/fold-2")
+    shutil.rmtree(root / "results/ravdess/runs/luna_jimenez_2022_5cv/concat_fusion/seed-1/fold-2")
     report.paper(params, root)
     return params, root
 
@@ -82,7 +82,7 @@ def test_a_note_stands_once_in_the_paper_and_with_each_table_that_is_cut_out(pro
     params, root = project
     assert unescaped(written(root, "md")).count("two-sided permutation test") == 1
     text = written(root, "tex")
-    for name in report.PAPER:
+    for name in report.PAPER_TABLES:
         made, _ = quick("ravdess", params, root)
         alone = made[name].latex().replace(rf"\label{{tab:{name}}}", rf"\label{{tab:{name}-ravdess}}")
         assert alone in text, name
@@ -185,7 +185,7 @@ def test_every_table_compiles_in_another_document(project: tuple[Params, Path], 
     row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "val_war": 0.71, "val_uar": 0.695, "seconds": 61.2}
     write_csv(root / "results/ravdess/search.csv", [{"config": "wide", "fold": 0, "best": "true"} | row])
     made, _ = quick("ravdess", params, root)
-    tables = "\n".join(made[name].latex() for name in report.TABLES)
+    tables = "\n".join(made[name].latex() for name in paths.TABLES)
     compiled(
         tmp_path,
         r"\documentclass[a4paper]{article}\usepackage[T1]{fontenc}\usepackage[landscape,margin=2cm]{geometry}"

@@ -10,17 +10,18 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emofuse import params
-from emofuse.errors import UserError
+from emofuse import config
+from emofuse.data import download, protocols
+from emofuse.utils.errors import UserError
 
 TEXT = (ROOT / "params.yaml").read_text()
 
 
-def load_changed(folder: Path, old: str, new: str) -> params.Params:
+def load_changed(folder: Path, old: str, new: str) -> config.Params:
     assert old in TEXT
     shutil.copytree(ROOT / "protocols", folder / "protocols", dirs_exist_ok=True)
     (folder / "params.yaml").write_text(TEXT.replace(old, new, 1))
-    return params.load(folder / "params.yaml")
+    return config.load(folder / "params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -82,11 +83,11 @@ def test_actors_that_leave_a_fold_empty_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run emofuse in the folder that holds"):
-        params.load(tmp_path / "params.yaml")
+        config.load(tmp_path / "params.yaml")
 
 
 def test_variants_override_the_corpus_which_overrides_the_proposed() -> None:
-    loaded = params.load(ROOT / "params.yaml")
+    loaded = config.load(ROOT / "params.yaml")
     run = loaded.run("demo", "audio_only")
     assert run.network.modalities == ["audio"]
     assert run.network.audio.width == loaded.corpora["demo"].network["audio"]["width"]
@@ -95,15 +96,15 @@ def test_variants_override_the_corpus_which_overrides_the_proposed() -> None:
 
 
 def test_the_source_comes_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = params.load(ROOT / "params.yaml").corpora["ravdess"]
-    assert params.source("ravdess", corpus) == corpus.source
+    corpus = config.load(ROOT / "params.yaml").corpora["ravdess"]
+    assert download.source("ravdess", corpus) == corpus.source
     monkeypatch.setenv("EMOFUSE_RAVDESS_SOURCE", "/some/folder")
-    assert params.source("ravdess", corpus) == "/some/folder"
+    assert download.source("ravdess", corpus) == "/some/folder"
 
 
 def test_the_schema_in_the_repository_is_that_of_the_types() -> None:
     written = (ROOT / "workflow/schemas/params.schema.json").read_text()
-    assert written == params.schema(), "run `make schema`"
+    assert written == config.schema(), "run `make schema`"
     assert "$schema=workflow/schemas/params.schema.json" in TEXT
 
 
@@ -121,7 +122,7 @@ def test_any_yaml_is_either_params_or_one_line(tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("any") / "params.yaml"
     path.write_text(yaml.safe_dump(tree))
     with pytest.raises(UserError) as caught:
-        params.load(path)
+        config.load(path)
     assert "\n" not in str(caught.value)
 
 
@@ -137,7 +138,7 @@ def test_any_yaml_is_either_params_or_one_line(tmp_path_factory: pytest.TempPath
     ],
 )
 def test_a_published_protocol_tests_each_of_its_actors_once(kind: str, name: str, folds: int, actors: int) -> None:
-    protocol = params.read_protocol(ROOT / params.protocol_path(kind, name))
+    protocol = protocols.read_protocol(ROOT / protocols.protocol_path(kind, name))
     tested = [actor for parts in protocol.values() for actor in parts["test"]]
     assert len(protocol) == folds
     assert len(tested) == len(set(tested)) == actors

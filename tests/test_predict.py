@@ -22,38 +22,40 @@ import torch
 from test_page import chromium  # noqa: F401  # a fixture
 from test_windows import FILM, ffmpeg
 
-from emofuse import params as parameters
-from emofuse.errors import UserError
-from emofuse.evaluation import read_model
-from emofuse.files import read_table
-from emofuse.predict import answers, bundle, card, export, windows, written
-from emofuse.training import CPU, build_network, predict, read_part
+from emofuse import config
+from emofuse.evaluation.evaluate import read_model
+from emofuse.inference import bundle, export, model_card, predictor, windows, writers
+from emofuse.paths import RunKey
+from emofuse.training.train import CPU, build_network, predict, read_part
+from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_json, read_table
 
-RUN = "models/demo/kfold_3/proposed/seed-1"
-FOLD = f"{RUN}/fold-0.safetensors"
+KEY = RunKey(micro.CORPUS, "kfold_3", "proposed", 1, 0)
+RUN = f"models/{KEY.group}"
+FOLD = KEY.model
 VOICE = "ravdess_speech_16k/Actor_01/03-01-03-01-01-01-01.flac"
 
 
 @pytest.fixture(scope="module")
-def params(micro_run: Path) -> parameters.Params:
-    return parameters.load(micro_run / "params.yaml")
+def params(micro_run: Path) -> config.Params:
+    return config.load(micro_run / "params.yaml")
 
 
 @pytest.fixture(scope="module")
-def models(micro_run: Path) -> answers.Models:
+def models(micro_run: Path) -> predictor.Models:
     torch.set_num_threads(1)  # as the trainings of the micro corpus
-    return answers.Models(*bundle.find(FOLD, micro_run))
+    return predictor.Models(*bundle.find(FOLD, micro_run))
 
 
 @pytest.fixture(scope="module")
 def clips(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The test clips of the fold, in its order, as files."""
     folder = tmp_path_factory.mktemp("clips")
-    index = {row["clip"]: row for row in read_table(micro_run / "data/demo/index.csv")}
-    tested = read_table(micro_run / "data/demo/kfold_3/folds.csv")
+    index = {row["clip"]: row for row in read_table(micro_run / "data/micro/index.csv")}
+    tested = read_table(micro_run / "data/micro/splits/kfold_3/folds.csv")
     paths = []
     for name in [row["clip"] for row in tested if (row["fold"], row["part"]) == ("0", "test")]:
-        with zipfile.ZipFile(micro_run / f"data/demo/raw/shard-{index[name]['shard']}.zip") as archive:
+        with zipfile.ZipFile(micro_run / f"data/micro/raw/shard-{index[name]['shard']}.zip") as archive:
             paths.append(folder / f"{name}.mp4")
             paths[-1].write_bytes(archive.read(index[name]["file"]))
     return paths
@@ -70,30 +72,28 @@ def long(clips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_corpus_clip_gets_the_pipelines_own_scores(
-    micro_run: Path, params: parameters.Params, models: answers.Models, clips: list[Path]
+    micro_run: Path, params: config.Params, models: predictor.Models, clips: list[Path]
 ) -> None:
-    run, emotions = params.run("demo", "proposed"), models.bundle.emotions
-    part, rows = read_part(micro_run / "data/demo", "kfold_3", 0, "test", run.network.modalities, emotions)
+    run, emotions = params.run(micro.CORPUS, "proposed"), models.bundle.emotions
+    part, rows = read_part(micro_run / "data/micro", "kfold_3", 0, "test", run.network.modalities, emotions)
     state, _ = read_model(micro_run / FOLD)
     state.pop("emotion_distance", None)
     network = build_network(run, emotions, part)
     network.load_state_dict(state)
-    theirs, _ = predict(network, part, CPU, answers.TOGETHER["cpu"])
-    asked = answers.ask(clips, models)
+    theirs, _ = predict(network, part, CPU, predictor.TOGETHER["cpu"])
+    asked = predictor.ask(clips, models)
     assert [clip.path.stem for clip in asked] == [row["clip"] for row in rows]
     ours = np.stack([clip.answers[0].scores[0] for clip in asked])
     assert np.array_equal(ours, theirs.numpy())
-    temperature = json.loads(
-        (micro_run / FOLD.replace("models", "results").replace(".safetensors", "/metrics.json")).read_text()
-    )
-    calibrated = (theirs / temperature["calibration"]["temperature"]).double().softmax(1).numpy()
+    scored = read_json(micro_run / KEY.metrics)
+    calibrated = (theirs / scored["calibration"]["temperature"]).double().softmax(1).numpy()
     assert np.allclose([clip.mean(None) for clip in asked], calibrated)
 
 
 def test_models_of_other_parameters_are_refused(micro_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "emofuse"
     shutil.copytree(micro_run, folder, symlinks=True)
-    micro.change(folder, lambda loaded: loaded["variants"]["proposed"].update(loss={"margin": 0.3}))
+    micro.change(folder, lambda loaded: loaded["variants"].update(proposed={"loss": {"margin": 0.3}}))
     with pytest.raises(UserError, match=r"stale.*margin"):
         bundle.find(RUN, folder)
 
@@ -101,9 +101,9 @@ def test_models_of_other_parameters_are_refused(micro_run: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        (None, "--model: say which models; there are models/demo/kfold_3/audio_only/seed-1, "),
-        ("models/demo/kfold_3/nobody/seed-1", "params.yaml has no such run"),
-        ("models/demo/kfold_3/proposed/seed-1/fold-2.safetensors", "fold-2"),
+        (None, "--model: say which models; there are models/micro/kfold_3/audio_only/seed-1, "),
+        ("models/micro/kfold_3/nobody/seed-1", "params.yaml has no such run"),
+        ("models/micro/kfold_3/proposed/seed-1/fold-2.safetensors", "fold-2"),
         ("somewhere", "neither a run of models/ nor a folder of emofuse export"),
     ],
 )
@@ -113,32 +113,32 @@ def test_models_that_are_not_there_are_one_line(micro_run: Path, address: str | 
 
 
 def test_what_a_clip_lacks_is_said_and_another_variant_asked(
-    models: answers.Models, micro_run: Path, clips: list[Path], tmp_path: Path
+    models: predictor.Models, micro_run: Path, clips: list[Path], tmp_path: Path
 ) -> None:
     ffmpeg("-i", clips[0], "-vn", tmp_path / "voice.wav")
     ffmpeg("-i", clips[0], "-an", "-c", "copy", tmp_path / "mute.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     names = ("voice.wav", "mute.mp4", "text.mp4")
-    voice, mute, text = answers.ask([tmp_path / name for name in names], models)
+    voice, mute, text = predictor.ask([tmp_path / name for name in names], models)
     (answer,) = voice.answers
     assert answer.ensemble.variant == "audio_only"
     assert answer.why(models.bundle) == "no video track"
-    alone = answers.Models(*bundle.find(FOLD.replace("proposed", "audio_only"), micro_run))
-    (again,) = answers.ask([clips[0]], alone)
+    alone = predictor.Models(*bundle.find(FOLD.replace("proposed", "audio_only"), micro_run))
+    (again,) = predictor.ask([clips[0]], alone)
     assert again.answers[0].probabilities.argmax() == answer.probabilities.argmax()
     assert mute.refusal(models.bundle) == "no sound track; the models here need audio and video or audio"
     assert text.refusal(models.bundle).startswith("cannot be decoded")
-    assert [next(written.lines(clip, models.bundle)).split(": ")[1] for clip in (mute, text)] == ["no answer"] * 2
+    assert [next(writers.lines(clip, models.bundle)).split(": ")[1] for clip in (mute, text)] == ["no answer"] * 2
 
 
-def test_a_long_video_has_a_timeline_that_follows_its_clips(models: answers.Models, long: Path) -> None:
-    (clip,) = answers.ask([long], models)
+def test_a_long_video_has_a_timeline_that_follows_its_clips(models: predictor.Models, long: Path) -> None:
+    (clip,) = predictor.ask([long], models)
     starts = [answer.place.start for answer in clip.answers]
     assert starts == sorted(starts)
     assert (
         len(starts) == len(windows.spans(clip.answers[-1].place.end, models.bundle.window, models.bundle.longest)) > 8
     )
-    rows = list(written.rows(clip, models.bundle))
+    rows = list(writers.rows(clip, models.bundle))
     assert np.allclose(
         [sum(float(row[f"p_{emotion}"]) for emotion in models.bundle.emotions) for row in rows], 1, atol=1e-5
     )
@@ -165,7 +165,7 @@ def test_the_command_answers_what_it_can_and_says_what_it_cannot(
     assert re.search(rf"{re.escape(str(clips[0]))}: \w+ \d+ %.*\(faces and sound, by proposed, 1 model\)", printed)
     assert re.search(rf"{re.escape(str(long))}: \w+ \d+ %.* windows\)", printed)
     assert "text.mp4: no answer: cannot be decoded" in printed
-    assert "emofuse: error: 1 of 3 videos have no answer" in printed
+    assert "emofuse: error: 1 of 3 videos have no prediction" in printed
     with (predicted / "out/predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert rows[0]["file"] == str(clips[0])
@@ -218,7 +218,7 @@ def test_an_export_stands_alone(exported: Path, clips: list[Path], predicted: Pa
 
 
 def test_an_exported_program_says_what_its_network_says(
-    exported: Path, models: answers.Models, clips: list[Path]
+    exported: Path, models: predictor.Models, clips: list[Path]
 ) -> None:
     (sample,) = windows.samples(clips[0], models.bundle, None)
     ensemble = models.bundle.ensembles[0]
@@ -235,10 +235,10 @@ def test_the_card_has_results_gaps_and_what_it_is_not_for(exported: Path, micro_
         "## By gender and actor",
         "female less male",
         "## Licence",
-        "say nothing about",
+        "CC BY-NC-SA 4.0",
     ):
         assert needed in text
-    scored = json.loads((micro_run / "results/demo/kfold_3/proposed/seed-1/fold-0/metrics.json").read_text())
+    scored = read_json(micro_run / KEY.metrics)
     assert f"| proposed | audio and video | {100 * scored['war']:.1f} " in text
     for actor in scored["actors"]:
         assert re.search(rf"^\| {actor} \| (fe)?male \| \d+ \| [\d.]+ \|$", text, re.MULTILINE)
@@ -246,11 +246,11 @@ def test_the_card_has_results_gaps_and_what_it_is_not_for(exported: Path, micro_
 
 @pytest.mark.parametrize("kind", ["ravdess", "cremad", "demo"])
 def test_every_corpus_has_its_licence_on_the_card(kind: str) -> None:
-    assert card.LICENCES[kind]
-    assert card.PEOPLE[kind]
+    assert model_card.LICENCES[kind]
+    assert model_card.PEOPLE[kind]
 
 
-def test_a_folder_is_not_written_over(exported: Path, micro_run: Path, params: parameters.Params) -> None:
+def test_a_folder_is_not_written_over(exported: Path, micro_run: Path, params: config.Params) -> None:
     with pytest.raises(UserError, match="is there already"):
         export.write(bundle.find(RUN, micro_run), params, exported)
 
@@ -313,7 +313,7 @@ def served(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield address
 
 
-def test_mlflow_serves_it(served: str, shared_data: Path, models: answers.Models) -> None:
+def test_mlflow_serves_it(served: str, shared_data: Path, models: predictor.Models) -> None:
     """Two real clips, one of them without a picture."""
     given = [shared_data / FILM, shared_data / VOICE]
     encoded = [[base64.b64encode(file.read_bytes()).decode()] for file in given]
@@ -325,8 +325,8 @@ def test_mlflow_serves_it(served: str, shared_data: Path, models: answers.Models
         told = json.load(answer)["predictions"]
     asked = [
         (number, row)
-        for number, clip in enumerate(answers.ask(given, models))
-        for row in written.rows(clip, models.bundle)
+        for number, clip in enumerate(predictor.ask(given, models))
+        for row in writers.rows(clip, models.bundle)
     ]
     assert {row["variant"] for _, row in asked} == {"proposed", "audio_only"}
     assert len(told) == len(asked) > 4

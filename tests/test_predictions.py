@@ -13,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 from test_report import RAVDESS, make_params, read_csv, write_clips, write_csv, write_demo
-from test_training import EMOTIONS, evaluate, make_corpus, train
+from test_training import EMOTIONS, make_corpus, run_key, scored, trained
 
-from emofuse import cli, predictions, splits
-from emofuse.errors import UserError
-from emofuse.files import sha256
-from emofuse.report import results
+from emofuse import cli
+from emofuse.data import splits
+from emofuse.evaluation import external
+from emofuse.report import load
+from emofuse.utils.errors import UserError
+from emofuse.utils.files import sha256
 
 Row = dict[str, str]
 FOLDS = {0: [1, 2], 1: [3, 4], 2: [5, 6]}
@@ -26,8 +28,8 @@ BROKEN = "1-neutral-0"
 
 
 def write_protocol(data: Path, clips: list[tuple[str, int, str]], tests: dict[int, list[int]]) -> None:
-    """clips.csv and folds.csv below data/<corpus>/<protocol>; the first clip is unusable."""
-    write_clips(data.parents[2], data.parent.name, data.name, clips, broken=1)
+    """clips.csv and folds.csv below data/<corpus>/splits/<protocol>; the first clip is unusable."""
+    write_clips(data.parents[3], data.parents[1].name, data.name, clips, broken=1)
     usable = [row for row in read_csv(data / "clips.csv") if row["usable"] == "true"]
     made = splits.actor_folds(usable, {fold: {"test": actors} for fold, actors in tests.items()}, 1, "seed")
     rows: list[dict[str, object]] = [
@@ -46,17 +48,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clips = [
         (f"{actor}-{emotion}-{take}", actor, emotion) for actor in range(1, 7) for emotion in RAVDESS for take in (0, 1)
     ]
-    write_protocol(data / "apart", clips, FOLDS)
-    write_protocol(data / "twice", clips, FOLDS | {3: [1, 3]})
+    write_protocol(data / "splits/apart", clips, FOLDS)
+    write_protocol(data / "splits/twice", clips, FOLDS | {3: [1, 3]})
     return data
 
 
 def truth(corpus: Path, protocol: str = "apart") -> list[Row]:
     """Fold, clip, actor and emotion of every test clip."""
-    clips = {row["clip"]: row for row in read_csv(corpus / protocol / "clips.csv")}
+    clips = {row["clip"]: row for row in read_csv(corpus / "splits" / protocol / "clips.csv")}
     return [
         {"fold": row["fold"]} | {name: clips[row["clip"]][name] for name in ("clip", "actor", "emotion")}
-        for row in read_csv(corpus / protocol / "folds.csv")
+        for row in read_csv(corpus / "splits" / protocol / "folds.csv")
         if row["part"] == "test"
     ]  # fmt: skip
 
@@ -70,14 +72,14 @@ def guesses(corpus: Path, seed: int = 0, emotions: tuple[str, ...] = RAVDESS) ->
     ]
 
 
-def score(corpus: Path, rows: list[Row], protocol: str = "apart") -> predictions.Scored:
+def score(corpus: Path, rows: list[Row], protocol: str = "apart") -> external.Scored:
     file = corpus / "given.csv"
     write_csv(file, rows)  # type: ignore[arg-type]
-    return predictions.score(file, corpus, protocol, RAVDESS)
+    return external.score(file, corpus, protocol, RAVDESS)
 
 
-def numbers(scored: predictions.Scored) -> dict[str, object]:
-    return {name: value for name, value in scored.record().items() if name != "fingerprint"}
+def numbers(made: external.Scored) -> dict[str, object]:
+    return {name: value for name, value in made.record().items() if name != "sha256"}
 
 
 @settings(max_examples=15)
@@ -124,41 +126,39 @@ def test_how_a_file_says_it_changes_no_score(
 
 def test_a_fold_of_ours_has_the_scores_of_its_metrics(tmp_path: Path) -> None:
     data = make_corpus(tmp_path)
-    output = evaluate(tmp_path, train(tmp_path, "m"), "m")
-    stated = json.loads((output / "metrics.json").read_text())
-    made = predictions.score(output / "predictions.csv", data, "kfold_3", EMOTIONS).record()
+    trained(tmp_path, "m")
+    stated = scored(tmp_path, "m")
+    made = external.score(tmp_path / run_key("m").predictions, data, "kfold_3", EMOTIONS).record()
     assert len(made["folds"]) == 1
     for name in ("fold", "actors", "clips", "war", "uar", "macro_f1", "recall", "confusion"):
         assert made["folds"][0][name] == stated[name], name
-    for name in ("clips", "folds"):
-        assert made["fingerprint"][name] == stated["fingerprint"][name]
 
 
 def test_the_folds_of_a_run_have_the_numbers_of_its_table(tmp_path: Path) -> None:
     params = make_params(tmp_path)
     write_demo(tmp_path, variants=("proposed",))
-    runs = tmp_path / "results/demo/kfold_3/proposed/seed-1"
+    runs = tmp_path / "results/demo/runs/kfold_3/proposed/seed-1"
     rows = {fold: read_csv(runs / f"fold-{fold}" / "predictions.csv") for fold in range(3)}
     data = tmp_path / "data" / "demo"
-    write_csv(data / "kfold_3" / "folds.csv",
+    write_csv(data / "splits/kfold_3/folds.csv",
               [{"fold": fold, "part": "test", "clip": row["clip"]} for fold in rows for row in rows[fold]])  # fmt: skip
     write_csv(data / "given.csv", [row for fold in rows for row in rows[fold]])  # type: ignore[misc]
-    scored = predictions.score(data / "given.csv", data, "kfold_3", RAVDESS)
-    run = next(run for run in results.read("demo", params, tmp_path).runs if run.variant == "proposed")
-    assert scored.estimates == run.estimates
-    assert scored.confusion.tolist() == run.confusion.tolist()
+    made = external.score(data / "given.csv", data, "kfold_3", RAVDESS)
+    run = next(run for run in load.read("demo", params, tmp_path).runs if run.variant == "proposed")
+    assert made.estimates == run.estimates
+    assert made.confusion.tolist() == run.confusion.tolist()
 
 
 def test_what_is_printed(corpus: Path) -> None:
-    scored = score(corpus, guesses(corpus))
-    text, war = scored.text(), scored.estimates["war"]
+    made = score(corpus, guesses(corpus))
+    text, war = made.text(), made.estimates["war"]
     assert war.sd is not None
     assert war.low is not None
     assert war.high is not None
     assert text.startswith("own, apart: 95 test clips of 6 actors in 3 of 3 folds\n")
     line = f"WAR %        {100 * war.mean:.1f} ± {100 * war.sd:.1f}   [{100 * war.low:.1f}, {100 * war.high:.1f}]\n"
     assert line in text
-    for fold in scored.folds:
+    for fold in made.folds:
         assert f"\n{fold.fold}      {2 * fold.fold + 1}–{2 * fold.fold + 2}" in text
     assert "Mean ± standard deviation over folds" in text
     assert "Recall: pooled" in text
@@ -168,12 +168,12 @@ def test_what_is_printed(corpus: Path) -> None:
 
 def test_folds_that_are_not_there_are_named(corpus: Path) -> None:
     rows = [row for row in guesses(corpus) if row["clip"][0] in "34"]
-    scored = score(corpus, rows)
-    assert "in 1 of 3 folds" in scored.text()
-    assert "Not given: fold 0, 2." in scored.text()
-    assert scored.record()["folds_not_given"] == [0, 2]
-    assert [fold["fold"] for fold in scored.record()["folds"]] == [1]
-    assert scored.estimates["war"].sd is None
+    made = score(corpus, rows)
+    assert "in 1 of 3 folds" in made.text()
+    assert "Not given: fold 0, 2." in made.text()
+    assert made.record()["folds_not_given"] == [0, 2]
+    assert [fold["fold"] for fold in made.record()["folds"]] == [1]
+    assert made.estimates["war"].sd is None
 
 
 def test_a_clip_of_several_folds_needs_its_fold(corpus: Path) -> None:
@@ -187,10 +187,10 @@ def test_a_clip_of_several_folds_needs_its_fold(corpus: Path) -> None:
 
 
 def test_shared_actors_are_said(corpus: Path) -> None:
-    shared = corpus / "random_apart"
+    shared = corpus / "splits/random_apart"
     shared.mkdir(exist_ok=True)
     for name in ("clips.csv", "folds.csv"):
-        (shared / name).write_bytes((corpus / "apart" / name).read_bytes())
+        (shared / name).write_bytes((corpus / "splits/apart" / name).read_bytes())
     assert "not of new speakers" in score(corpus, guesses(corpus), "random_apart").text()
     assert "not of new speakers" not in score(corpus, guesses(corpus)).text()
 
@@ -199,8 +199,8 @@ def test_the_fingerprint_is_of_all_that_was_read(corpus: Path) -> None:
     made = score(corpus, guesses(corpus))
     assert made.fingerprint == {
         "predictions": sha256(corpus / "given.csv"),
-        "clips": sha256(corpus / "apart" / "clips.csv"),
-        "folds": sha256(corpus / "apart" / "folds.csv"),
+        "clips": sha256(corpus / "splits/apart" / "clips.csv"),
+        "folds": sha256(corpus / "splits/apart" / "folds.csv"),
     }
 
 
@@ -284,7 +284,7 @@ def test_a_file_that_is_no_table_is_one_line(corpus: Path, tmp_path: Path, conte
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError) as raised:
-        predictions.score(file, corpus, "apart", RAVDESS)
+        external.score(file, corpus, "apart", RAVDESS)
     assert str(raised.value).startswith(str(file))
     assert line in str(raised.value)
 
@@ -295,26 +295,26 @@ def test_no_file_makes_a_traceback(corpus: Path, content: bytes) -> None:
     for start in (b"", b"clip,predicted,fold\n", b"clip,predicted\n2-sad-0,sad\n"):
         file.write_bytes(start + content)
         with pytest.raises(UserError):
-            predictions.score(file, corpus, "apart", RAVDESS)
+            external.score(file, corpus, "apart", RAVDESS)
 
 
 def test_a_spreadsheet_s_mark_and_line_ends_are_read(corpus: Path) -> None:
-    scored = score(corpus, guesses(corpus))
+    made = score(corpus, guesses(corpus))
     file = corpus / "given.csv"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
-    assert numbers(predictions.score(file, corpus, "apart", RAVDESS)) == numbers(scored)
+    assert numbers(external.score(file, corpus, "apart", RAVDESS)) == numbers(made)
 
 
 def test_a_name_that_means_two_clips_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data" / "own"
     clips = [("x", 1, "sad"), ("a", 1, "sad"), ("a.wav", 2, "sad"), ("b", 3, "sad"), ("c", 4, "sad")]
-    write_protocol(data / "apart", clips, {0: [1, 2]})
+    write_protocol(data / "splits/apart", clips, {0: [1, 2]})
     exact: list[dict[str, object]] = [{"clip": clip, "label": "sad"} for clip in ("a", "a.wav")]
     write_csv(data / "given.csv", exact)
-    assert predictions.score(data / "given.csv", data, "apart", RAVDESS).estimates["war"].mean == 1
+    assert external.score(data / "given.csv", data, "apart", RAVDESS).estimates["war"].mean == 1
     write_csv(data / "given.csv", [{"clip": "folder/a.wav", "label": "sad"}])
     with pytest.raises(UserError, match=r"there is no clip 'folder/a.wav'"):
-        predictions.score(data / "given.csv", data, "apart", RAVDESS)
+        external.score(data / "given.csv", data, "apart", RAVDESS)
 
 
 def test_the_command_prints_and_writes(
@@ -324,11 +324,13 @@ def test_the_command_prints_and_writes(
     monkeypatch.chdir(tmp_path)
     clips = [(f"demo-{actor}-{emotion}", actor, emotion) for actor in range(1, 7) for emotion in RAVDESS]
     write_csv(tmp_path / "theirs.csv", [{"clip": clip, "label": "sad"} for clip, _, _ in clips[1:]])
-    command = ["evaluate", "demo", "kfold_3", "--predictions", "theirs.csv", "--output", "out/scores.json"]
+    command = ["score", "demo", "kfold_3", "theirs.csv", "--output", "out/scores.json"]
     assert cli.main(command) == 2
-    asked = "data/demo/kfold_3/clips.csv is missing: run `snakemake data/demo/kfold_3/folds.csv`"
+    asked = (
+        "data/demo/splits/kfold_3/clips.csv is missing: run `snakemake data/demo/splits/kfold_3/folds.csv --cores 1`"
+    )
     assert asked in capsys.readouterr().err
-    write_protocol(tmp_path / "data/demo/kfold_3", clips, FOLDS)
+    write_protocol(tmp_path / "data/demo/splits/kfold_3", clips, FOLDS)
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("demo, kfold_3: 47 test clips of 6 actors in 3 of 3 folds\n")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from emofuse import pretrained
-from emofuse.errors import UserError
-from emofuse.model.network import EmotionNetwork
-from emofuse.params import Network
+from emofuse.config import Network
+from emofuse.models import pretrained
+from emofuse.models.network import EmotionNetwork
+from emofuse.utils.errors import UserError
 
 WIDTH = 8
 

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-from emofuse import cli, faces
+from emofuse import cli
+from emofuse.features import faces
 
 
 def run_stages(
@@ -56,8 +58,10 @@ def test_clips_become_faces_and_segments(
     assert {row["actor"] for row in index} == {actor}
     assert {row["emotion"] for row in index} == emotions
     for stage, shape in (("faces", (clips, 6, 16, 112, 112, 3)), ("audio", (clips, 6, 256, 64))):
-        assert {row["status"] for row in rows(Path("data") / corpus / stage / f"shard-{shard}.csv")} == {"ok"}
-        features = np.load(Path("data") / corpus / stage / f"shard-{shard}.npy", mmap_mode="r")
+        assert {row["status"] for row in rows(Path("data") / corpus / "features" / stage / f"shard-{shard}.csv")} == {
+            "ok"
+        }
+        features = np.load(Path("data") / corpus / "features" / stage / f"shard-{shard}.npy", mmap_mode="r")
         assert features.shape == shape
         assert all(clip.any() for clip in features)
 
@@ -65,14 +69,21 @@ def test_clips_become_faces_and_segments(
 def test_a_job_keeps_to_the_threads_it_is_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Snakemake grants them by OMP_NUM_THREADS; DVC, which runs one job at a time, says nothing."""
     granted: list[int] = []
-    monkeypatch.setattr(faces, "extract", lambda *arguments: granted.append(arguments[-1]))
+
+    def extract(rows: object, archive: Path, section: object, output: Path, table: Path, *others: Any) -> None:
+        granted.append(others[-1])
+        for file in (output, table):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+    monkeypatch.setattr(faces, "extract", extract)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    index = tmp_path / "data" / "demo" / "index.csv"
-    index.parent.mkdir(parents=True)
-    index.write_text("clip,shard,status\n")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("actors: 24, takes: 4", "actors: 4, takes: 1"))
     monkeypatch.chdir(tmp_path)
+    for command in (["download", "demo", "0"], ["download", "demo", "1"], ["index", "demo"]):
+        assert cli.main(command) == 0
     (tmp_path / "Snakefile").write_text(
         'rule all:\n    output: "threads"\n    threads: 2\n    shell: "echo $OMP_NUM_THREADS > {output}"\n'
     )
@@ -99,8 +110,8 @@ def test_the_recordings_alone_become_folds(shared_data: Path, tmp_path: Path, mo
     for k in range(8):
         assert cli.main(["audio", "ravdess_audio", str(k)]) == 0
     assert cli.main(["splits", "ravdess_audio", "luna_jimenez_2022_5cv"]) == 0
-    clips = rows(Path("data/ravdess_audio/luna_jimenez_2022_5cv/clips.csv"))
-    folds = rows(Path("data/ravdess_audio/luna_jimenez_2022_5cv/folds.csv"))
+    clips = rows(Path("data/ravdess_audio/splits/luna_jimenez_2022_5cv/clips.csv"))
+    folds = rows(Path("data/ravdess_audio/splits/luna_jimenez_2022_5cv/folds.csv"))
     assert len(clips) == 360
     assert {row["usable"] for row in clips} == {"true"}
     assert sorted(row["clip"] for row in folds if row["part"] == "test") == sorted(row["clip"] for row in clips)

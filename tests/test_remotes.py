@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ class Remote:
     settings: dict[str, str] = field(default_factory=dict)
 
 
-# A folder is what tests/test_freshness.py pulls from, too.
+# The tests pull from a folder anyway.
 @pytest.fixture(params=[pytest.param("folder", marks=pytest.mark.slow), "ssh", "s3"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
     folder = tmp_path / "server"
@@ -41,21 +40,21 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
             yield Remote("s3://emofuse/dvc", {"endpointurl": address}, dict(settings))
 
 
-def test_pushed_here_and_pulled_there(micro_run: Path, remote: Remote, tmp_path: Path) -> None:
-    here, there = tmp_path / "here", tmp_path / "there"
-    shutil.copytree(micro_run, here, symlinks=True)
+@pytest.mark.integration
+def test_pushed_here_and_pulled_there(dvc_run: Path, remote: Remote, tmp_path: Path) -> None:
+    here = micro.copied(dvc_run, tmp_path / "here")
     micro.run(here, "dvc", "remote", "add", "-d", "lab", remote.url)
     for name, value in remote.options.items():
         micro.run(here, "dvc", "remote", "modify", "lab", name, value)
-    micro.run(here, "dvc", "push", micro.PIPELINE, **remote.settings)
-    micro.commit(here)
+    micro.run(here, "dvc", "push", "--remote", "lab", **remote.settings)
+    micro.commit(here, "remote")
+    there = tmp_path / "there" / "emofuse"
+    there.parent.mkdir()
     micro.run(tmp_path, "git", "clone", "-q", str(here), str(there))
     assert not (there / "models").exists()
-    micro.run(there, "dvc", "pull", micro.PIPELINE, **remote.settings)
+    micro.run(there, "dvc", "pull", "--remote", "lab", "--allow-missing", **remote.settings)
+    micro.run(there, "emofuse", "adopt")
     assert micro.agrees(there, "snakemake")
-    assert micro.agrees(there, "dvc")
-    assert micro.tables(there) == micro.tables(here)
-    assert " stale" not in micro.run(there, "emofuse", "verify", "demo")
-    if "endpointurl" in remote.options:  # once is enough: it is made of the same files
-        micro.run(there, "emofuse", "report", "demo")
-        assert micro.tables(there) == micro.tables(here)
+    assert micro.ran(micro.run(there, "dvc", "repro", "--allow-missing", f"report@{micro.CORPUS}")) == set()
+    assert micro.made(there) == micro.made(here)
+    assert "stale" not in micro.run(there, "emofuse", "verify", micro.CORPUS)

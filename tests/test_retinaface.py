@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from emofuse import media, retinaface
-from emofuse.errors import UserError
+from emofuse.features import media, retinaface
+from emofuse.utils.errors import UserError
 
 BODY = "mobilenet0.25"
 

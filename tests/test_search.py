@@ -10,9 +10,10 @@ import torch
 import yaml
 from test_training import EMOTIONS, make_corpus
 
-from emofuse import params, search
-from emofuse.errors import UserError
-from emofuse.files import read_table
+from emofuse import config
+from emofuse.training import search
+from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_table
 
 TINY = {
     "network": {"audio": {"backbone": "resnet10", "width": 8}, "dimension": 16, "heads": 4},
@@ -35,7 +36,7 @@ def project(tmp_path: Path) -> Path:
 def tried(root: Path, configurations: object) -> list[dict[str, str]]:
     file = root / "candidates.yaml"
     file.write_text(configurations if isinstance(configurations, str) else yaml.safe_dump(configurations))
-    search.run(params.load(), "demo", "kfold_3", 0, file, EMOTIONS, root, torch.device("cpu"))
+    search.run(config.load(), "demo", "kfold_3", 0, file, EMOTIONS, root, torch.device("cpu"))
     return read_table(root / "results/demo/search.csv")
 
 
@@ -51,7 +52,7 @@ def test_every_candidate_is_logged_and_the_best_is_marked(project: Path) -> None
 
 
 def test_no_test_clip_is_read(project: Path) -> None:
-    folds = project / "data/demo/kfold_3/folds.csv"
+    folds = project / "data/demo/splits/kfold_3/folds.csv"
     whole = tried(project, {"one": candidate(2)})
     folds.write_text("".join(line for line in folds.read_text().splitlines(keepends=True) if ",test," not in line))
     (project / "results/demo/search.csv").unlink()

@@ -2,123 +2,111 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_results as fake
 import micro
 import pytest
 import servers
+from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
-FOLDS = 8
-EPOCHS = 5
-LIVE = """
-import sys
-from emofuse.tracking import Live, RunKey
-fold, epochs = int(sys.argv[1]), int(sys.argv[2])
-with Live(RunKey("live", "kfold_8", "proposed", 1, fold), {}, delay=0, interval=0) as live:
-    for epoch in range(1, epochs + 1):
-        live.epoch({"epoch": epoch, "train_loss": 1 / epoch, "val_uar": fold / 10})
+from emofuse import tracking
+from emofuse.utils.errors import UserError
+
+EIGHT = 8
+FOLD = """
+import logging, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import fake_results as fake
+from emofuse import tracking
+from emofuse.paths import RunKey
+logging.basicConfig(format="%(message)s")
+tracking.SHORT = tracking.INTERVAL = 0.1
+tracking.PATIENCE = tracking.TURN = 300  # a busy machine, and a server that takes long to check a password
+key = RunKey("demo", "kfold_8", "proposed", 1, int(sys.argv[2]))
+with tracking.TrainingRun(key, fake.SETTINGS, {}) as live:
+    for row in fake.history(0.1 * key.fold):
+        time.sleep(0.2)
+        live.epoch(row)
+fake.train(Path(), key, 0.1 * key.fold)
+fake.evaluate(Path(), key, 0.1 * key.fold)
+tracking.evaluated(key)
 """
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with servers.postgres() as database, servers.mlflow(tmp_path_factory.mktemp("server"), database) as settings:
+    with servers.postgres() as database, servers.mlflow(tmp_path_factory.mktemp("server"), database) as (settings, _):
         yield settings
 
 
 @pytest.fixture
 def client(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A client of the server, to which this process writes too."""
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     for name, value in server.items():
         monkeypatch.setenv(name, value)
-    return MlflowClient()
+    return MlflowClient(tracking_uri=server["MLFLOW_TRACKING_URI"])
 
 
 def runs(client: MlflowClient, experiment: str) -> list[Run]:
+    """The runs of an experiment, the parents first."""
     found = client.get_experiment_by_name(experiment)
     assert found is not None, f"no {experiment} in {[each.name for each in client.search_experiments()]}"
-    return list(client.search_runs([found.experiment_id], max_results=1000))
-
-
-def of_folds(found: list[Run]) -> list[Run]:
-    return [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    made = client.search_runs([found.experiment_id], max_results=1000)
+    return sorted(made, key=lambda run: run.data.tags["emofuse.run"])
 
 
 def test_eight_folds_at_once_lose_nothing(client: MlflowClient, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LIVE]
-    writers = [subprocess.Popen([*command, str(fold), str(EPOCHS)], cwd=tmp_path) for fold in range(FOLDS)]
-    assert [writer.wait(240) for writer in writers] == [0] * FOLDS
-    found = runs(client, "emofuse/live")
-    assert {run.info.status for run in found} == {"FINISHED"}
-    assert len(found) == FOLDS + 1
-    assert sorted(run.data.metrics["val_uar"] for run in of_folds(found)) == [fold / 10 for fold in range(FOLDS)]
-    for run in of_folds(found):
-        for name in ("train_loss", "val_uar"):
-            assert [point.step for point in client.get_metric_history(run.info.run_id, name)] == [1, 2, 3, 4, 5]
-
-
-@pytest.fixture(scope="module")
-def tracked(micro_run: Path, server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone whose folds are on the server, under the name of ada."""
-    folder = tmp_path_factory.mktemp("ada") / "emofuse"
-    shutil.copytree(micro_run, folder, symlinks=True)
-    micro.run(folder, "emofuse", "track", "demo", MLFLOW_EXPERIMENT_NAME="ada", **server)
-    return folder
-
-
-def test_a_corpus_goes_there_and_comes_back(
-    tracked: Path, micro_run: Path, client: MlflowClient, server: dict[str, str], tmp_path: Path
-) -> None:
-    assert sorted((run.info.run_name, run.info.status) for run in runs(client, "ada/demo")) == micro.runs(micro_run)
-    folder = tmp_path / "there"
-    shutil.copytree(tracked, folder, symlinks=True)
-    shutil.rmtree(folder / "results/demo/kfold_3")
-    micro.run(folder, "emofuse", "restore", "demo", MLFLOW_EXPERIMENT_NAME="ada", **server)
-    assert micro.tables(folder) == micro.tables(tracked)
-    for score in (tracked / "results/demo/kfold_3").rglob("*.*"):
-        assert (folder / score.relative_to(tracked)).read_bytes() == score.read_bytes()
+    command = [sys.executable, "-c", FOLD, str(Path(__file__).parent)]
+    folds = [
+        subprocess.Popen([*command, str(fold)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for fold in range(EIGHT)
+    ]
+    assert [fold.communicate(timeout=600)[1] for fold in folds] == [""] * EIGHT
+    assert [fold.returncode for fold in folds] == [0] * EIGHT
+    parent, *found = runs(client, "emofuse/demo")
+    assert {run.info.status for run in (parent, *found)} == {"FINISHED"}
+    assert [run.data.metrics["war"] for run in found] == pytest.approx([fold / 10 for fold in range(EIGHT)])
+    assert parent.data.metrics == pytest.approx({"war": 0.35, "uar": 0.34, "macro_f1": 0.33, "folds": EIGHT})
+    for run in found:
+        history = client.get_metric_history(run.info.run_id, "val_uar")
+        assert [point.step for point in history] == list(range(1, fake.EPOCHS + 1))
 
 
 def test_two_who_share_it_under_names_of_their_own_keep_their_runs(
-    tracked: Path, client: MlflowClient, server: dict[str, str], tmp_path: Path
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = scores(client, "ada/demo")
-    folder = tmp_path / "grace"
-    shutil.copytree(tracked, folder, symlinks=True)
-    fold = folder / "results/demo/kfold_3/proposed/seed-1/fold-0/metrics.json"
-    fold.write_text(json.dumps({**json.loads(fold.read_text()), "war": 0.0123}))
-    # Not `emofuse track`, which would refuse a score that nobody's training has.
-    program = "from emofuse import params, tracking; tracking.track('demo', params.load())"
-    micro.run(folder, sys.executable, "-c", program, MLFLOW_EXPERIMENT_NAME="grace", **server)
-    assert scores(client, "ada/demo") == before
-    assert {name for name, war in scores(client, "grace/demo").items() if war != before[name]} == {
-        "proposed seed-1 fold-0",
-        "proposed kfold_3 seed-1",
-    }
-
-
-def scores(client: MlflowClient, experiment: str) -> dict[str | None, float]:
-    """The accuracy of each run, by the run's name."""
-    return {run.info.run_name: run.data.metrics["war"] for run in runs(client, experiment)}
+    key = fake.KEYS[0]
+    for name, war in (("ada", 0.5), ("grace", 0.7)):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+        fake.train(tmp_path / name, key, war)
+        fake.evaluate(tmp_path / name, key, war)
+        tracking.evaluated(key, tmp_path / name)
+    ada, grace = runs(client, "ada"), runs(client, "grace")
+    assert [run.data.metrics["war"] for run in ada] == [0.5, 0.5]
+    assert [run.data.metrics["war"] for run in grace] == [0.7, 0.7]
+    before = [run.to_dictionary() for run in grace]
+    tracking.track("demo", fake.params(), tmp_path / "grace")
+    assert [run.to_dictionary() for run in runs(client, "grace")] == before
+    assert client.list_artifacts(grace[1].info.run_id, "evaluation")
 
 
 def test_without_the_password_nothing_is_read_or_written(
-    micro_run: Path, server: dict[str, str], tmp_path: Path
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "stranger"
-    shutil.copytree(micro_run, folder, symlinks=True)
-    settings = {"MLFLOW_TRACKING_URI": server["MLFLOW_TRACKING_URI"]}
-    printed = micro.run(folder, "emofuse", "track", "demo", status=2, **settings)
-    errors = [line for line in printed.splitlines() if line.startswith("emofuse: error: ")]
-    assert len(errors) == 1
-    assert "not authenticated" in errors[0].lower()
-    assert "Traceback" not in printed
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    fake.write(tmp_path, fake.KEYS[:1])
+    with pytest.raises(UserError, match=r"(?i)not authenticated") as error:
+        tracking.track("demo", fake.params(), tmp_path)
+    assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -132,16 +120,15 @@ def test_eight_trainings_at_once_write_while_they_run(
         section = loaded["corpora"]["demo"]
         section["demo"]["actors"] = 16
         section["training"].update(epochs=200, patience=200)
-        section.update(variants=["proposed"], protocols={"kfold_8": list(range(FOLDS))})
+        section.update(variants=["proposed"], protocols={"kfold_8": list(range(EIGHT))})
 
     micro.change(folder, eight)
     micro.run(folder, "snakemake", "demo", "--cores", "8", MLFLOW_EXPERIMENT_NAME="eight", **server)
-    found = runs(client, "eight/demo")
-    assert {run.info.status for run in found} == {"FINISHED"}
-    assert len(found) == FOLDS + 1
-    for run in of_folds(found):
+    parent, *found = runs(client, "eight")
+    assert {run.info.status for run in (parent, *found)} == {"FINISHED"}
+    assert len(found) == EIGHT
+    for run in found:
+        assert "war" in run.data.metrics
         assert [point.step for point in client.get_metric_history(run.info.run_id, "val_uar")] == list(range(1, 201))
-    logs = [path.read_text() for path in (folder / "logs/demo/train").glob("*.log")]
-    assert len(logs) == FOLDS
-    assert not [log for log in logs if "no live curves" in log]
-    assert " stale" not in micro.run(folder, "emofuse", "verify", "demo")
+    logs = [path.read_text() for path in (folder / "logs/demo").rglob("*.log")]
+    assert not [log for log in logs if "is not tracked" in log]

@@ -5,7 +5,6 @@ One shard, one variant: a job of Slurm takes seconds to begin.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,10 +16,13 @@ import slurm
 
 # Nothing else differs from what a user types; without a database for its accounts this Slurm is asked by squeue.
 BY_SLURM = (
-    "snakemake", "demo", "--profile", "profiles/slurm", "--slurm-status-command", "squeue",
+    "snakemake", micro.CORPUS, "--profile", "profiles/slurm", "--slurm-status-command", "squeue",
     "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
 )  # fmt: skip
 WAIT = 600.0  # seconds for a job to begin, and for the run to end
+
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("slurm")]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
 
 @pytest.fixture(scope="module")
 def by_slurm(cluster: slurm.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = micro.make(tmp_path_factory.mktemp("by-slurm") / "emofuse")
-    micro.change(folder, lambda loaded: loaded["corpora"]["demo"].update(shards=[0], variants=["proposed"]))
+    folder = micro.make(tmp_path_factory.mktemp("by-slurm") / "emofuse", shards=[0], variants=["proposed"])
+    micro.clips(micro.source(folder))
     micro.run(folder, *BY_SLURM, **cluster.settings)
     return folder
 
@@ -44,13 +46,11 @@ def jobs(by_slurm: Path, cluster: slurm.Cluster) -> list[dict[str, str]]:
 
 
 def test_a_run_by_slurm_is_what_a_run_here_is(by_slurm: Path, micro_run: Path) -> None:
-    fold = "demo/kfold_3/proposed/seed-1/fold-0"
-    for file in (f"models/{fold}.safetensors", f"models/{fold}.csv", f"results/{fold}/predictions.csv"):
+    for file in (micro.MODEL, micro.MODEL.replace(".safetensors", ".csv"), micro.PREDICTIONS):
         assert (by_slurm / file).read_bytes() == (micro_run / file).read_bytes()
     assert micro.agrees(by_slurm, "snakemake")
-    assert micro.agrees(by_slurm, "dvc")
     assert {status for _, status in micro.runs(by_slurm)} == {"FINISHED"}
-    assert " stale" not in micro.run(by_slurm, "emofuse", "verify", "demo")
+    assert " stale" not in micro.run(by_slurm, "emofuse", "verify", micro.CORPUS)
 
 
 def test_each_job_asked_for_what_its_rule_says(jobs: list[dict[str, str]]) -> None:
@@ -65,7 +65,7 @@ def test_each_job_asked_for_what_its_rule_says(jobs: list[dict[str, str]]) -> No
             ("cpu", "04:00:00", "4000M", ""),  # the sound
             ("cpu", hour, "2000M", ""),  # the splits
             ("gpu", "1-02:00:00", "32000M", "gres:gpu:1"),  # a fold, trained and scored by one job
-            ("cpu", hour, "12000M", ""),  # MLflow and the tables
+            ("cpu", hour, "8000M", ""),  # the tables
         ]
     )
 
@@ -75,12 +75,12 @@ def test_a_node_that_dies_is_survived(
     by_slurm: Path, jobs: list[dict[str, str]], cluster: slurm.Cluster, tmp_path: Path
 ) -> None:
     def other(folder: Path) -> Path:
-        shutil.copytree(by_slurm, folder, symlinks=True)
-        micro.change(folder, lambda loaded: loaded["corpora"]["demo"].update(seeds=[2]))
-        return folder
+        copy = micro.copied(by_slurm, folder)
+        micro.change(copy, lambda loaded: loaded["corpora"][micro.CORPUS].update(seeds=[2]))
+        return copy
 
-    here, folder = other(tmp_path / "here/emofuse"), other(tmp_path / "slurm/emofuse")
-    micro.run(here, *micro.ENGINES["snakemake"])
+    here, folder = other(tmp_path / "here"), other(tmp_path / "slurm")
+    micro.run(here, *micro.SNAKEMAKE)
     process = micro.start(folder, *BY_SLURM, **cluster.settings)
     try:
         deadline = time.monotonic() + WAIT

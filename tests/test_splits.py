@@ -10,8 +10,8 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emofuse import params, splits
-from emofuse.errors import UserError
+from emofuse.data import protocols, splits
+from emofuse.utils.errors import UserError
 
 EMOTIONS = ("happy", "sad", "angry")
 
@@ -73,14 +73,14 @@ def test_validation_actors_are_balanced_and_do_not_depend_on_the_test_clips() ->
 
 
 def test_a_published_protocol_keeps_its_own_validation_actors() -> None:
-    protocol = params.read_protocol(ROOT / params.protocol_path("ravdess", "chumachenko_split"))
+    protocol = protocols.read_protocol(ROOT / protocols.protocol_path("ravdess", "chumachenko_split"))
     parts = splits.actor_folds(make_clips(24), protocol, 4, "seed")[0]
     assert {clip.split("-")[0] for clip in parts["val"]} == {"11", "13", "18", "22"}
     assert {clip.split("-")[0] for clip in parts["test"]} == {"5", "10", "16", "19"}
 
 
 def test_a_partial_corpus_shrinks_its_folds_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    protocol = params.read_protocol(ROOT / params.protocol_path("ravdess", "luna_jimenez_2022_5cv"))
+    protocol = protocols.read_protocol(ROOT / protocols.protocol_path("ravdess", "luna_jimenez_2022_5cv"))
     folds = splits.actor_folds(make_clips(8), protocol, 2, "seed")
     assert {clip.split("-")[0] for clip in folds[0]["test"]} == {"2", "5"}
     assert sorted(folds) == [0, 1, 3, 4]

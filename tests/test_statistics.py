@@ -12,8 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import permutation_test
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from emofuse import metrics
-from emofuse.report import statistics
+from emofuse.evaluation import metrics, statistics
 
 
 @settings(max_examples=60, deadline=None)

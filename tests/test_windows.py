@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_audio import RATE
 
-from emofuse import faces, media
-from emofuse.params import Audio, Faces, Network
-from emofuse.predict import windows
-from emofuse.predict.bundle import Bundle, Ensemble, Model
+from emofuse.config import Audio, Faces, Network
+from emofuse.features import faces, media
+from emofuse.inference import windows
+from emofuse.inference.bundle import Bundle, Ensemble, Model
 
 FILM = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
 OTHERS = ("ravdess_av/Actor_05/01-01-01-01-02-01-05.mp4", "cremad/VideoFlash/1001_DFA_ANG_XX.flv")

@@ -4,16 +4,15 @@
 rule evaluate:
     input:
         features,
-        clips="data/{corpus}/{protocol}/clips.csv",
-        folds="data/{corpus}/{protocol}/folds.csv",
-        model="models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}.safetensors",
-        trained="stamps/{corpus}/train-{variant}.json",
-        stamp="stamps/{corpus}/evaluate-{variant}.json",
+        paths.splits("{corpus}", "{protocol}"),
+        RUN.trained,
+        records=[
+            ancient(paths.splits_record("{corpus}", "{protocol}")),
+            ancient(RUN.training_record),
+        ],
     output:
-        metrics="results/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}/metrics.json",
-        predictions="results/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}/predictions.csv",
-        embeddings="results/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}/embeddings.safetensors",
-        fingerprint="provenance/{corpus}/evaluate/{protocol}/{variant}/seed-{seed}/fold-{fold}.json",
+        RUN.scored,
+        record=RUN.evaluation_record,
     log:
         "logs/{corpus}/evaluate/{protocol}-{variant}-seed-{seed}-fold-{fold}.log",
     conda:
@@ -23,6 +22,10 @@ rule evaluate:
         gpu=gpus,
         mem_mb=or_more(16000),
         runtime=120,
+    params:
+        network=setting("evaluate", "network"),
+        training=setting("evaluate", "training"),
+        code=code("evaluate"),
     shell:
         "emofuse evaluate {wildcards.corpus} {wildcards.protocol} {wildcards.variant} {wildcards.seed} {wildcards.fold}"
         " > {log} 2>&1"

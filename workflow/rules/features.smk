@@ -4,13 +4,15 @@
 rule faces:
     input:
         detector,
-        clips="data/{corpus}/raw/shard-{shard}.zip",
-        index="data/{corpus}/index.csv",
-        stamp="stamps/{corpus}/faces.json",
+        clips=paths.raw("{corpus}", "{shard}"),
+        index=paths.index("{corpus}"),
+        records=[
+            ancient(paths.raw_record("{corpus}", "{shard}")),
+            ancient(paths.record(paths.index("{corpus}"))),
+        ],
     output:
-        faces="data/{corpus}/faces/shard-{shard}.npy",
-        table="data/{corpus}/faces/shard-{shard}.csv",
-        fingerprint="provenance/{corpus}/faces/shard-{shard}.json",
+        paths.features("{corpus}", "faces", "{shard}"),
+        record=paths.record(paths.features("{corpus}", "faces", "{shard}")[0]),
     log:
         "logs/{corpus}/faces/shard-{shard}.log",
     conda:
@@ -20,19 +22,24 @@ rule faces:
         gpu=detector_gpus,
         mem_mb=or_more(8000),
         runtime=1440,
+    params:
+        faces=setting("faces", "faces"),
+        code=code("faces"),
     shell:
         "emofuse faces {wildcards.corpus} {wildcards.shard} > {log} 2>&1"
 
 
 rule audio:
     input:
-        clips="data/{corpus}/raw/shard-{shard}.zip",
-        index="data/{corpus}/index.csv",
-        stamp="stamps/{corpus}/audio.json",
+        clips=paths.raw("{corpus}", "{shard}"),
+        index=paths.index("{corpus}"),
+        records=[
+            ancient(paths.raw_record("{corpus}", "{shard}")),
+            ancient(paths.record(paths.index("{corpus}"))),
+        ],
     output:
-        segments="data/{corpus}/audio/shard-{shard}.npy",
-        table="data/{corpus}/audio/shard-{shard}.csv",
-        fingerprint="provenance/{corpus}/audio/shard-{shard}.json",
+        paths.features("{corpus}", "audio", "{shard}"),
+        record=paths.record(paths.features("{corpus}", "audio", "{shard}")[0]),
     log:
         "logs/{corpus}/audio/shard-{shard}.log",
     conda:
@@ -40,5 +47,8 @@ rule audio:
     resources:
         mem_mb=or_more(4000),
         runtime=240,
+    params:
+        audio=setting("audio", "audio"),
+        code=code("audio"),
     shell:
         "emofuse audio {wildcards.corpus} {wildcards.shard} > {log} 2>&1"

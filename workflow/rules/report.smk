@@ -1,4 +1,4 @@
-# What people look at: the MLflow store, a corpus's tables, figures and page, and those of the paper.
+# What people look at: a corpus's tables, figures and page, and those of the paper.
 from snakemake.io import report as flagged
 
 
@@ -18,7 +18,7 @@ REPORT = [
         if Path(file).suffix in (".csv", ".svg", ".html")
         else file
     )
-    for file in report.outputs("{corpus}")
+    for file in paths.report("{corpus}")
 ]
 PAPER = [
     (
@@ -26,36 +26,17 @@ PAPER = [
         if Path(file).suffix == ".html"
         else file
     )
-    for file in report.paper_outputs()
+    for file in paths.PAPER
 ]
-
-
-rule track:
-    input:
-        runs,
-        stamp="stamps/{corpus}/track.json",
-    output:
-        "results/{corpus}/tracked.csv",
-        fingerprint="provenance/{corpus}/track.json",
-    log:
-        "logs/{corpus}/track.log",
-    conda:
-        "../../environment.yml"
-    resources:
-        mem_mb=or_more(4000),
-        runtime=60,
-    shell:
-        "emofuse track {wildcards.corpus} > {log} 2>&1"
 
 
 rule report:
     input:
-        runs,
-        literature=graph.LITERATURE,
-        stamp="stamps/{corpus}/report.json",
+        corpus_runs,
+        literature=paths.LITERATURE,
     output:
         REPORT,
-        fingerprint="provenance/{corpus}/report.json",
+        record=paths.record_in("results/{corpus}"),
     log:
         "logs/{corpus}/report.log",
     conda:
@@ -63,6 +44,11 @@ rule report:
     resources:
         mem_mb=or_more(8000),
         runtime=60,
+    params:
+        corpus=setting("report", "corpus"),
+        proposed=setting("report", "proposed"),
+        variants=setting("report", "variants"),
+        code=code("report"),
     shell:
         "emofuse report {wildcards.corpus} > {log} 2>&1"
 
@@ -70,11 +56,10 @@ rule report:
 rule paper:
     input:
         paper_runs,
-        literature=graph.LITERATURE,
-        stamps=expand("stamps/{corpus}/report.json", corpus=PARAMS.paper),
+        literature=paths.LITERATURE,
     output:
         PAPER,
-        fingerprint="provenance/paper.json",
+        record=paths.record(paths.PAPER[0]),
     log:
         "logs/paper.log",
     conda:
@@ -82,5 +67,8 @@ rule paper:
     resources:
         mem_mb=or_more(4000),
         runtime=60,
+    params:
+        corpora=PARAMS.settings("paper"),
+        code=f"code {digest('paper')}",
     shell:
         "emofuse paper > {log} 2>&1"

@@ -3,14 +3,13 @@
 
 rule splits:
     input:
-        features,
+        feature_tables,
         published,
-        index="data/{corpus}/index.csv",
-        stamp="stamps/{corpus}/splits.json",
+        index=paths.index("{corpus}"),
+        record=ancient(paths.record(paths.index("{corpus}"))),
     output:
-        clips="data/{corpus}/{protocol}/clips.csv",
-        folds="data/{corpus}/{protocol}/folds.csv",
-        fingerprint="provenance/{corpus}/splits/{protocol}.json",
+        paths.splits("{corpus}", "{protocol}"),
+        record=paths.splits_record("{corpus}", "{protocol}"),
     log:
         "logs/{corpus}/splits/{protocol}.log",
     conda:
@@ -18,5 +17,8 @@ rule splits:
     resources:
         mem_mb=or_more(2000),
         runtime=60,
+    params:
+        splits=setting("splits", "splits"),
+        code=code("splits"),
     shell:
         "emofuse splits {wildcards.corpus} {wildcards.protocol} > {log} 2>&1"

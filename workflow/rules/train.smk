@@ -5,14 +5,11 @@ rule train:
     input:
         features,
         pretrained,
-        clips="data/{corpus}/{protocol}/clips.csv",
-        folds="data/{corpus}/{protocol}/folds.csv",
-        stamp="stamps/{corpus}/train-{variant}.json",
+        paths.splits("{corpus}", "{protocol}"),
+        record=ancient(paths.splits_record("{corpus}", "{protocol}")),
     output:
-        model="models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}.safetensors",
-        history="models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}.csv",
-        record="models/{corpus}/{protocol}/{variant}/seed-{seed}/fold-{fold}.json",
-        fingerprint="provenance/{corpus}/train/{protocol}/{variant}/seed-{seed}/fold-{fold}.json",
+        RUN.trained,
+        record=RUN.training_record,
     log:
         "logs/{corpus}/train/{protocol}-{variant}-seed-{seed}-fold-{fold}.log",
     conda:
@@ -22,6 +19,11 @@ rule train:
         gpu=gpus,
         mem_mb=or_more(32000),
         runtime=1440,
+    params:
+        network=setting("train", "network"),
+        loss=setting("train", "loss"),
+        training=setting("train", "training"),
+        code=code("train"),
     shell:
         "emofuse train {wildcards.corpus} {wildcards.protocol} {wildcards.variant} {wildcards.seed} {wildcards.fold}"
         " > {log} 2>&1"

@@ -5,41 +5,58 @@ The layers, each of which knows only those before it: `statistics` (numbers from
 the formats of `table` and `latex`, and `figures` and `learned`, in the one `style` (from plain objects), `page` and
 `document` (from both).
 The same input files give the same bytes: nothing here reads a clock.
-
-This module is imported by the workflow to learn what the stage writes, so it imports nothing big.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from emofuse import paths
+from emofuse.data.shards import FOLDERS
+from emofuse.paths import FIGURES, TABLES, RunKey
+from emofuse.provenance.job import job
+
+PAPER_TABLES = (
+    "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "assumptions",
+)  # fmt: skip
 
 if TYPE_CHECKING:
-    from emofuse.params import Params
-    from emofuse.report.results import CorpusResults
+    from emofuse.config import Params
+    from emofuse.report.load import CorpusResults
     from emofuse.report.table import Table
 
-TABLES = (
-    "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "calibration",
-    "folds", "search", "assumptions",
-)  # fmt: skip
-PAPER = ("modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "assumptions")
-FIGURES = ("confusion", "calibration", "learning_curves", "folds", "distances", "embeddings", "attention")
+
+def stage(params: Params, corpus: str, root: Path = Path()) -> None:
+    """`emofuse report`: write a corpus's tables, figures, page and summary to results/<corpus>/."""
+    section = params.corpus(corpus)
+    inputs = [*run_files(params, corpus, root), *paths.LITERATURE]
+    modalities = section.modalities  # one clip of them is read, for the figure of the attention
+    seen = (paths.features(corpus, FOLDERS[modality], shard) for modality in modalities for shard in section.shards)
+    inputs += [file for files in seen for file in files if (root / file).is_file()]
+    record = paths.record_in(f"results/{corpus}")
+    with job("report", params, {"corpus": corpus}, record, inputs, paths.report(corpus), root):
+        build(corpus, params, root)
 
 
-def outputs(corpus_name: str) -> list[str]:
-    """Every file that `build` writes for a corpus, from the repository's root; the same whatever was run."""
-    base = f"results/{corpus_name}"
-    return [
-        *(f"{base}/tables/{table}.{suffix}" for table in TABLES for suffix in ("md", "csv", "tex")),
-        *(f"{base}/figures/{figure}.{suffix}" for figure in FIGURES for suffix in ("png", "svg")),
-        f"{base}/report.html",
-    ]
+def paper_stage(params: Params, root: Path = Path()) -> None:
+    """`emofuse paper`: write the paper's tables over its corpora to results/paper.md, paper.html and paper.tex."""
+    inputs = [*(file for corpus in params.paper for file in run_files(params, corpus, root)), *paths.LITERATURE]
+    with job("paper", params, {}, paths.record(paths.PAPER[0]), inputs, paths.PAPER, root):
+        paper(params, root)
 
 
-def paper_outputs() -> list[str]:
-    """Every file that `paper` writes."""
-    return [f"results/paper.{suffix}" for suffix in ("md", "html", "tex")]
+def run_files(params: Params, corpus: str, root: Path) -> list[str]:
+    """What a report is made from that is here: the splits, and what each fold of a corpus left."""
+    section = params.corpus(corpus)
+    files = [file for protocol in section.protocols for file in paths.splits(corpus, protocol)]
+    for protocol, variant, seed, folds in section.runs():
+        for fold in folds:
+            key = RunKey(corpus, protocol, variant, seed, fold)
+            if (root / key.metrics).is_file():
+                files += [*key.trained, key.training_record, *key.scored, key.evaluation_record]
+    files.append(paths.search(corpus))
+    return [file for file in files if (root / file).is_file()]
 
 
 def build(corpus_name: str, params: Params, root: Path) -> None:
@@ -49,8 +66,8 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
     Raises `UserError` for a result file that is broken, contradicts its neighbours, or was made
     from other clips or folds than those on disk.
     """
-    from emofuse.files import write_text
     from emofuse.report import figures, page, style
+    from emofuse.utils.files import write_json, write_text
 
     corpus, made = compute(corpus_name, params, root)
     base = root / "results" / corpus_name
@@ -64,11 +81,24 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
         style.save(figure, base / "figures" / name)
         drawings[name] = style.inline_svg(figure, name)
     write_text(base / "report.html", page.render(corpus, made, drawings))
+    write_json(root / paths.summary(corpus_name), summary(corpus))
+
+
+def summary(corpus: CorpusResults) -> dict[str, Any]:
+    """The scores of every run, for `dvc metrics`: {protocol: {variant: {seed: {war, uar, macro_f1, folds}}}}."""
+    found: dict[str, Any] = {}
+    for run in corpus.planned:
+        if run.folds:
+            scores = {metric: round(estimate.mean, 6) for metric, estimate in run.estimates.items()}
+            of_variant = found.setdefault(run.protocol, {}).setdefault(run.variant, {})
+            of_variant[f"seed-{run.seed}"] = {**scores, "folds": len(run.folds)}
+    return found
 
 
 def compute(corpus_name: str, params: Params, root: Path) -> tuple[CorpusResults, dict[str, Table]]:
     """The results of a corpus, and its tables by name. Raises as `build` does."""
-    from emofuse.report import results, tables
+    from emofuse.report import load as results
+    from emofuse.report import tables
 
     corpus = results.read(corpus_name, params, root)
     return corpus, {name: getattr(tables, name)(corpus) for name in TABLES}
@@ -79,12 +109,13 @@ def paper(params: Params, root: Path) -> None:
 
     What has no run behind it says "not run"; raises as `build` does.
     """
-    from emofuse.files import write_text
-    from emofuse.report import document, page, results, tables
+    from emofuse.report import document, page, tables
+    from emofuse.report import load as results
+    from emofuse.utils.files import write_text
 
     corpora = [results.read(name, params, root) for name in params.paper]
     overview = tables.paper(corpora)
-    made = {corpus.name: {name: getattr(tables, name)(corpus) for name in PAPER} for corpus in corpora}
+    made = {corpus.name: {name: getattr(tables, name)(corpus) for name in PAPER_TABLES} for corpus in corpora}
     write_text(root / "results" / "paper.md", document.markdown(corpora, overview, made))
     write_text(root / "results" / "paper.html", page.paper(corpora, overview, made))
     write_text(root / "results" / "paper.tex", document.tex(corpora, overview, made))

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from emofuse.errors import UserError
-from emofuse.files import read_table
-from emofuse.params import leaves
+from emofuse.config import leaves
+from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_table
 
 if TYPE_CHECKING:
-    from emofuse.params import Params
+    from emofuse.config import Params
 
 LEDGER = Path("literature") / "assumptions.csv"
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emofuse import params as parameters
-from emofuse.evaluation import read_model
-from emofuse.features import Features, to_input
-from emofuse.files import read_table
-from emofuse.model.network import EmotionNetwork
-from emofuse.report.embeddings import folder
-from emofuse.report.results import CorpusResults, Fold, Run
-from emofuse.shards import FOLDERS
+from emofuse import config as parameters
+from emofuse.data.dataset import Features, to_input
+from emofuse.data.shards import FOLDERS
+from emofuse.evaluation.evaluate import read_model
+from emofuse.models.network import EmotionNetwork
+from emofuse.report.embeddings import key
+from emofuse.report.load import CorpusResults, Fold, Run
+from emofuse.utils.files import read_table
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,19 @@ class Attended:
 def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended | None:
     """The first test clip of a fold that was told right, by the fold's model; None where its features are not here."""
     data = corpus.root / "data" / corpus.name
-    clips = data / run.protocol / "clips.csv"
+    clips = data / "splits" / run.protocol / "clips.csv"
     if not clips.is_file():
         return None
-    tested = read_table(
-        corpus.root / "results" / folder(corpus, run, fold) / "predictions.csv", ("clip", "emotion", "predicted")
-    )
+    tested = read_table(corpus.root / key(corpus, run, fold).predictions, ("clip", "emotion", "predicted"))
     clip = next((row for row in tested if row["emotion"] == row["predicted"]), tested[0])
     rows = [row for row in read_table(clips, ("clip", "shard")) if row["clip"] == clip["clip"]]
     state, described = read_model(model)
     network = parameters.Network.model_validate(described["network"])
-    shards = [data / FOLDERS[modality] / f"shard-{row['shard']}.npy" for row in rows for modality in network.modalities]
+    shards = [
+        data / "features" / FOLDERS[modality] / f"shard-{row['shard']}.npy"
+        for row in rows
+        for modality in network.modalities
+    ]
     if not shards or not all(shard.is_file() for shard in shards):
         return None
     stored = {modality: Features(data, rows, modality).batch([0]) for modality in network.modalities}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from emofuse.report import latex
-from emofuse.report.results import CorpusResults
+from emofuse.report.load import CorpusResults
 from emofuse.report.table import NOT_RUN, Table, escape_markdown
 
 TITLE = "The paper's tables"

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from emofuse.errors import UserError
-from emofuse.files import read_json, read_table, sha256
-from emofuse.report import statistics
-from emofuse.report.results import AGAIN, CorpusResults, Fold, Run
+from emofuse.evaluation import statistics
+from emofuse.paths import RunKey
+from emofuse.report.load import AGAIN, CorpusResults, Fold, Run
+from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_table
 
 MEASURES = ("intra", "inter", "ratio", "silhouette_emotion", "silhouette_actor")
 
@@ -38,18 +39,18 @@ class Embedded:
         return np.asarray(np.sqrt(squared.clip(0)))
 
 
-def folder(corpus: CorpusResults, run: Run, fold: Fold) -> Path:
-    """The path of a fold below results/ and, with a suffix, below models/."""
-    return Path(corpus.name) / run.key(fold.fold)
+def key(corpus: CorpusResults, run: Run, fold: Fold) -> RunKey:
+    """Identifies a fold of a run."""
+    return RunKey(corpus.name, run.protocol, run.variant, run.seed, fold.fold)
 
 
 def read(corpus: CorpusResults, run: Run, fold: Fold) -> Embedded | None:
     """The embeddings of a fold, L2-normalised. Raises `UserError` where they are not those of its predictions."""
-    name = Path("results") / folder(corpus, run, fold)
-    path = corpus.root / name / "embeddings.safetensors"
+    run_key = key(corpus, run, fold)
+    name, path = Path(run_key.results), corpus.root / run_key.embeddings
     if not path.is_file():
         return None
-    rows = read_table(corpus.root / name / "predictions.csv", ("actor", "emotion"))
+    rows = read_table(corpus.root / run_key.predictions, ("actor", "emotion"))
     try:
         with safe_open(path, "np") as stored:
             values = stored.get_tensor("embeddings").astype(np.float64)
@@ -131,15 +132,9 @@ def _values(distances: NDArray[np.float64], fold: Embedded, kept: NDArray[np.boo
 
 
 def model(corpus: CorpusResults, run: Run, fold: Fold) -> Path | None:
-    """The weights that a fold was evaluated with. Raises `UserError` where those on disk are others."""
-    name = folder(corpus, run, fold)
-    weights = Path("models") / name.with_suffix(".safetensors")
-    if not (corpus.root / weights).is_file():
-        return None
-    stated = read_json(corpus.root / "results" / name / "metrics.json")["fingerprint"].get("model")
-    if stated not in (None, sha256(corpus.root / weights)):
-        raise UserError(f"results/{name}: made from another {weights} than the one on disk; {AGAIN}")
-    return corpus.root / weights
+    """The weights that a fold was evaluated with; None where they are not here."""
+    weights = corpus.root / key(corpus, run, fold).model
+    return weights if weights.is_file() else None
 
 
 def emotion_distances(corpus: CorpusResults, run: Run) -> NDArray[np.float64]:

@@ -14,10 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from emofuse import calibration as measures
-from emofuse import metrics
+from emofuse.evaluation import calibration as measures
+from emofuse.evaluation import metrics
 from emofuse.report.learned import attention, distances, embeddings  # noqa: F401  # the report asks here for every figure
-from emofuse.report.results import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Run
 from emofuse.report.style import BLUE, COLUMN, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
 
 # Label, whether at the folds' temperatures, look.

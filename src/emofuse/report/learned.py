@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from emofuse.report import embeddings as reading
-from emofuse.report.results import CorpusResults
+from emofuse.report.load import CorpusResults
 from emofuse.report.style import BLUE, COLUMN, INK, ORANGE, STYLE, empty, matrix, title
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def distances(corpus: CorpusResults) -> Figure:
 
     import torch
 
-    from emofuse.losses import VALENCE_AROUSAL, EmotionDistance
+    from emofuse.models.losses import VALENCE_AROUSAL, EmotionDistance
 
     emotions = run.folds[0].emotions
     with torch.no_grad():

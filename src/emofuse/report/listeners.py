@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emofuse.errors import UserError
-from emofuse.files import read_table
+from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_table
 
 if TYPE_CHECKING:
-    from emofuse.params import Corpus
+    from emofuse.config import Corpus
 
 LISTENERS = Path("literature") / "listeners.csv"
 

@@ -17,10 +17,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from emofuse.report import document, provenance, statistics
-from emofuse.report.results import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, percent, ranges
+from emofuse import paths
+from emofuse.evaluation import statistics
+from emofuse.report import document, provenance
+from emofuse.report.load import CorpusResults, Run
+from emofuse.report.table import NONE, NOT_RUN, Table, percent
 from emofuse.report.tables import NAMES, RULE_NOTE, judge, published
+from emofuse.utils.text import ranges
 
 FOLDER = Path(__file__).parent
 REASONS = 12  # as many reasons for an unusable clip are listed; the rest are counted
@@ -34,19 +37,17 @@ VERDICTS = {
 def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, str]) -> str:
     """The page of a corpus as HTML. `drawings` holds the figures as <svg> elements, by name."""
     said: set[str] = set()
-    origins = provenance.read(corpus)
     return fill(
         FOLDER / "corpus.html.j2",
         warning=corpus.warning,
         corpus=corpus,
-        ran=_ran(corpus, origins),
+        ran=_ran(corpus),
         tables={name: _shown(table, said) for name, table in tables.items()},
         drawings={name: Markup(svg) for name, svg in drawings.items()},
         headlines=[_headline(corpus, run) for run in corpus.leading],
         presence=[_presence(corpus, protocol) for protocol in corpus.clips],
         searched=bool(corpus.search),
-        origins=origins,
-        not_recorded=provenance.NOT_RECORDED,
+        origins=provenance.read(corpus),
     )
 
 
@@ -64,10 +65,7 @@ def paper(corpora: Sequence[CorpusResults], overview: Table, tables: dict[str, d
         title=document.TITLE,
         about=document.ABOUT,
         rule=RULE_NOTE,
-        corpora=[
-            {"results": corpus, "page": pages[corpus.name], "ran": _ran(corpus, provenance.read(corpus))}
-            for corpus in corpora
-        ],
+        corpora=[{"results": corpus, "page": pages[corpus.name], "ran": _ran(corpus)} for corpus in corpora],
         overview=_shown(overview, said, [pages[record["corpus"]] for record in overview.records]),
         tables={
             name: {
@@ -169,10 +167,9 @@ def _cell(text: str, origin: str = "", page: str = "") -> Markup:
     return shown + (Markup("<small>{}</small>").format(small) if small else Markup(""))
 
 
-def _ran(corpus: CorpusResults, origins: Sequence[provenance.RunOrigin]) -> dict[str, Any]:
+def _ran(corpus: CorpusResults) -> dict[str, Any]:
     """What was run of what params.yaml plans: the counts, and each run with what it lacks, by protocol and seed."""
     runs = corpus.planned
-    stale = {origin.key: len(origin.stale) for origin in origins}
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         key = run.key() if run.folds else ""
@@ -182,7 +179,6 @@ def _ran(corpus: CorpusResults, origins: Sequence[provenance.RunOrigin]) -> dict
                 "key": key,
                 "folds": f"{len(run.folds)} of {len(run.planned)} folds" if run.folds else NOT_RUN,
                 "lacking": f"lacks {ranges(run.missing)}" if run.folds and run.missing else "",
-                "stale": stale.get(key, 0),
             }
         )
     return {
@@ -190,7 +186,6 @@ def _ran(corpus: CorpusResults, origins: Sequence[provenance.RunOrigin]) -> dict
         "planned": sum(len(run.planned) for run in runs),
         "runs": len(runs),
         "whole": sum(not run.missing for run in runs),
-        "stale": sum(stale.values()),
         "groups": groups,
     }
 
@@ -226,7 +221,7 @@ def _presence(corpus: CorpusResults, protocol: str) -> dict[str, Any]:
     if clips is None:
         return {
             "protocol": protocol,
-            "lines": [f"data/{corpus.name}/{protocol}/clips.csv is not here, so no clip is known."],
+            "lines": [f"{paths.splits(corpus.name, protocol)[0]} is not here, so no clip is known."],
         }
     lines = [
         f"{clips.usable:,} of {clips.total:,} clips are usable, of {len(clips.actors)} actors ({ranges(clips.actors)})."

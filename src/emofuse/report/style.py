@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from emofuse.files import atomic
-from emofuse.report.results import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Run
+from emofuse.utils.files import atomic
 
 # The page turns these two into the colours of its own light or dark scheme.
 INK = "#1f2328"

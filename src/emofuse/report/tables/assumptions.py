@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from emofuse.report import assumptions as ledger
-from emofuse.report.results import CorpusResults
+from emofuse.report.load import CorpusResults
 from emofuse.report.table import NONE, Table
 
 

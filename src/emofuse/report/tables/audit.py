@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from emofuse.params import RANDOM
-from emofuse.report import statistics
-from emofuse.report.results import CorpusResults
+from emofuse.data.protocols import RANDOM
+from emofuse.evaluation import statistics
+from emofuse.report.load import CorpusResults
 from emofuse.report.table import NONE, NOT_RUN, Table
 from emofuse.report.tables import scores
 

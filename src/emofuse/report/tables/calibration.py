@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from emofuse import calibration as measures
-from emofuse.report.results import CorpusResults, Run
+from emofuse.evaluation import calibration as measures
+from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table, percent
 from emofuse.report.tables import scores
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from emofuse.report import embeddings, statistics
-from emofuse.report.results import CorpusResults
+from emofuse.evaluation import statistics
+from emofuse.report import embeddings
+from emofuse.report.load import CorpusResults
 from emofuse.report.table import NONE, NOT_RUN, Table
 from emofuse.report.tables import scores
 from emofuse.report.tables.comparison import GROUPS, members

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from emofuse.report import statistics
-from emofuse.report.results import CorpusResults, Run
+from emofuse.evaluation import statistics
+from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table, percent
 from emofuse.report.tables import scores
 
 if TYPE_CHECKING:
-    from emofuse import params as parameters
+    from emofuse import config as parameters
 
 COMPARISON_NOTE = (
     "Difference: the variant's WAR less that of proposed, in points, where both were tested on the same clips of the same"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from emofuse.report import statistics
-from emofuse.report.results import CorpusResults
-from emofuse.report.table import NONE, NOT_RUN, Table, percent, ranges
+from emofuse.evaluation import statistics
+from emofuse.report.load import CorpusResults
+from emofuse.report.table import NONE, NOT_RUN, Table, percent
 from emofuse.report.tables import scores
+from emofuse.utils.text import ranges
 
 HEADER = [
     "Protocol", "Variant", "Seed", "Fold", "Test actors", "Clips", "WAR %", "UAR %", "Macro-F1 %",
@@ -28,7 +29,7 @@ def folds(corpus: CorpusResults) -> Table:
                 origins.append([""] * len(HEADER))
                 records.append(key | {"status": NOT_RUN})
                 continue
-            best = fold.record.get("best_epoch") if fold.record else None
+            best = fold.training.details.get("best_epoch") if fold.training else None
             row = [
                 *name, ranges(map(int, fold.actors)), f"{fold.clips:,}",
                 *(percent(fold.scores[metric]) for metric in statistics.METRICS),

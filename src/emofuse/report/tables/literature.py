@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from emofuse.report.literature import PublishedResult
-from emofuse.report.results import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table
 from emofuse.report.tables import scores
 from emofuse.report.tables.comparison import GROUPS

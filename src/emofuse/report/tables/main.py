@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from emofuse.report import statistics
-from emofuse.report.results import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, duration
+from emofuse.evaluation import statistics
+from emofuse.report.load import CorpusResults, Run
+from emofuse.report.table import NONE, NOT_RUN, Table
 from emofuse.report.tables import scores
-from emofuse.report.tables.verdicts import NOT_COMPARABLE, RULE_NOTE, difference, judge, less, points_record, published
+from emofuse.report.tables.verdicts import (
+    NOT_COMPARABLE,
+    RULE_NOTE,
+    difference,
+    judge,
+    less,
+    points_record,
+    published,
+)
 
 HEADER = [
     "Protocol", "Variant", "Seed", "WAR %", "UAR %", "Macro-F1 %", "Paper's WAR %", "Difference", "Verdict",
-    "Clips", "Actors", "Folds", "Training time",
+    "Clips", "Actors", "Folds",
 ]  # fmt: skip
-NUMERIC = [False, False, True, True, True, True, True, True, False, True, True, True, True]
+NUMERIC = [False, False, True, True, True, True, True, True, False, True, True, True]
 
 
 def main(corpus: CorpusResults) -> Table:
@@ -29,7 +37,7 @@ def main(corpus: CorpusResults) -> Table:
         numeric=NUMERIC,
         rows=[row for row, _ in made],
         records=[record for _, record in made],
-        notes=[*notes, *scores.incomplete_note(corpus.runs), *scores.time_note(corpus.runs), *_source_notes([corpus])],
+        notes=[*notes, *scores.incomplete_note(corpus.runs), *_source_notes([corpus])],
         warning=corpus.warning,
         origins=_origins(made, corpus.runs),
     )
@@ -51,7 +59,6 @@ def paper(corpora: Sequence[CorpusResults]) -> Table:
             scores.SCORES_NOTE,
             RULE_NOTE,
             *scores.incomplete_note(run for _, run in runs),
-            *scores.time_note(run for _, run in runs),
             *_source_notes(corpora),
         ],
         warning=next((corpus.warning for corpus in corpora if corpus.warning), ""),
@@ -75,7 +82,7 @@ def _row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]]:
         difference(found),
         verdict,
         *([f"{run.clips:,}", str(len(run.actors))] if run.folds else [NONE, NONE]),
-        folds, duration(run.seconds),
+        folds,
     ]  # fmt: skip
     record = scores.record(run) | {
         "paper_war_percent": value.value if value else None,
@@ -85,7 +92,6 @@ def _row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]]:
         "actors": len(run.actors),
         "folds": len(run.folds),
         "folds_planned": len(run.planned),
-        "seconds": run.seconds,
     }
     return row, record
 

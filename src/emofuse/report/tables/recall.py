@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from emofuse.report import statistics
+from emofuse.evaluation import statistics
 from emofuse.report.listeners import Share
-from emofuse.report.results import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table, percent
 from emofuse.report.tables import scores
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from emofuse.report import statistics
-from emofuse.report.results import Run
-from emofuse.report.table import NONE, NOT_RUN, percent, points, ranges
+from emofuse.evaluation import statistics
+from emofuse.report.load import Run
+from emofuse.report.table import NONE, NOT_RUN, percent, points
+from emofuse.utils.text import ranges
 
 NAMES = {"war": "WAR", "uar": "UAR", "macro_f1": "Macro-F1"}
 GIVEN = ("Seed", "Fold", "Paper's WAR %", "Bayes accuracy %")  # columns of numbers that no run computed
@@ -77,19 +78,6 @@ def origins(
         " ".join(dict.fromkeys(keys[name])) if right and name not in GIVEN and any(map(str.isdigit, cell)) else ""
         for name, right, cell in zip(header, numeric, row, strict=True)
     ]
-
-
-def time_note(runs: Iterable[Run]) -> list[str]:
-    """What the training times were measured on, as the records of the folds say."""
-    machines = sorted(
-        {
-            f"{fold.record.get('device', 'unknown device')}, {fold.record.get('threads', '?')} thread(s)"
-            for run in runs
-            for fold in run.folds
-            if fold.record
-        }
-    )
-    return [f"Training time: the sum over folds, measured ({'; '.join(machines)})."] if machines else []
 
 
 def incomplete_note(runs: Iterable[Run]) -> list[str]:

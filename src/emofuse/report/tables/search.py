@@ -8,8 +8,9 @@ from collections import defaultdict
 import numpy as np
 
 from emofuse.report.assumptions import written
-from emofuse.report.results import CorpusResults
-from emofuse.report.table import NONE, NOT_RUN, Table, duration, percent, ranges
+from emofuse.report.load import CorpusResults
+from emofuse.report.table import NONE, NOT_RUN, Table, duration, percent
+from emofuse.utils.text import ranges
 
 SEARCH_NOTE = (
     "Means over the folds tried, on validation actors only: no test clip was looked at to choose. Base: the variant whose"

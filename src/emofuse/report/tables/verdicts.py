@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from emofuse.report import statistics
-from emofuse.report.results import CorpusResults, Published, Run
+from emofuse.evaluation import statistics
+from emofuse.report.load import CorpusResults, Published, Run
 from emofuse.report.table import NONE, NOT_RUN, points
 
 NOT_COMPARABLE = "not comparable"

@@ -1,0 +1,76 @@
+"""Fusion of the N audio and the N video vectors of a clip."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from emofuse.models.attention import SelfAttention
+
+
+class CrossAttention(nn.Module):
+    """A-V cross-attention, after Praveen, Granger, Cardinal, FG 2021, and the paper's abstract.
+
+    C = (X_a W) X_vᵀ, of shape (N, N): rows audio, columns video. A_a is the softmax of C, A_v that of Cᵀ,
+    each over the index that is summed:
+    X̂_a[j] = Σ_i A_a[i, j] X_a[i],  X̂_v[i] = Σ_j A_v[j, i] X_v[j];
+    out = [tanh(X_a + X̂_a), tanh(X_v + X̂_v)].
+    """
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(dimension, dimension))
+        nn.init.xavier_normal_(self.weight)
+
+    def weights(self, audio_BND: torch.Tensor, video_BND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A_a and A_v, both (batch, N, N); each of their columns sums to one."""
+        correlation_BAV = audio_BND @ self.weight @ video_BND.transpose(1, 2)
+        return correlation_BAV.softmax(1), correlation_BAV.transpose(1, 2).softmax(1)
+
+    def forward(self, audio_BND: torch.Tensor, video_BND: torch.Tensor) -> torch.Tensor:
+        """X_a, X_v (batch, N, d) → (batch, N, 2 d)."""
+        audio_weights, video_weights = self.weights(audio_BND, video_BND)
+        audio_hat = audio_weights.transpose(1, 2) @ audio_BND
+        video_hat = video_weights.transpose(1, 2) @ video_BND
+        return torch.cat([torch.tanh(audio_BND + audio_hat), torch.tanh(video_BND + video_hat)], dim=2)
+
+
+class JointSelfAttention(SelfAttention):
+    """Self-attention over the 2 N vectors of both modalities, X = [X_a; X_v], each of which it gives back in its place.
+
+    (batch, N, d) twice → (batch, N, 2 d).
+    """
+
+    def weights(self, *vectors_BND: torch.Tensor) -> torch.Tensor:
+        """The softmax weights (batch, heads, 2 N, 2 N), audio before video; each row sums to one."""
+        return super().weights(torch.cat(vectors_BND, dim=1))
+
+    def forward(self, *vectors_BND: torch.Tensor) -> torch.Tensor:
+        return torch.cat(super().forward(torch.cat(vectors_BND, dim=1)).chunk(len(vectors_BND), dim=1), dim=2)
+
+
+class Concatenation(nn.Module):
+    """No fusion but side by side: (batch, N, d) twice → (batch, N, 2 d)."""
+
+    def forward(self, audio_BND: torch.Tensor, video_BND: torch.Tensor) -> torch.Tensor:
+        return torch.cat([audio_BND, video_BND], dim=2)
+
+
+class LateAverage(nn.Module):
+    """A linear classifier a modality; scores = log ½ (softmax(S_a) + softmax(S_v)), whose softmax is the average.
+
+    Input: the embedding of concatenated vectors (batch, moments × 2 d), audio before video in each moment.
+    """
+
+    def __init__(self, dimension: int, moments: int, emotions: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.audio = nn.Linear(moments * dimension, emotions)
+        self.video = nn.Linear(moments * dimension, emotions)
+
+    def forward(self, embedding_BE: torch.Tensor) -> torch.Tensor:
+        audio_BND, video_BND = embedding_BE.unflatten(1, (-1, 2, self.dimension)).unbind(2)
+        scores = self.audio(audio_BND.flatten(1)), self.video(video_BND.flatten(1))
+        return torch.stack(scores).log_softmax(2).logsumexp(0) - math.log(2)

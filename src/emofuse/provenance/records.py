@@ -1,0 +1,166 @@
+"""Records: what each job read, wrote and ran with, as JSON next to its outputs.
+
+    {"stage": "train", "key": {"corpus": "demo", …}, "settings": {"network": {…}, …}, "code": SHA-256,
+     "inputs": {path: SHA-256}, "outputs": {path: SHA-256},                                        ← hashed
+     "hash": SHA-256 of the above, "commit": …, "environment": {…}, "finished": …, "details": {…}} ← not hashed
+
+A bit-identical rerun has the same hash, whenever and wherever it ran; so a record that is itself an input counts by its
+hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_json, sha256, write_json
+
+SUFFIX = "record.json"
+LOCK = "requirements.lock"
+FOLDERS = ("data", "models", "results")  # of outputs
+# What results are made with; results and dvc.lock are tracked too, and change with every run.
+SOURCES = ("src", "params.yaml", "protocols", "literature", "requirements.lock")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one job read, wrote and ran with; `path` is the record's own, from the repository's root."""
+
+    path: str
+    stage: str
+    key: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
+    code: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    commit: str | None = None
+    dirty: bool | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    finished: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def hash(self) -> str:
+        """The SHA-256 of the hashed part."""
+        text = json.dumps(self._hashed(), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def command(self) -> str:
+        """The command that makes the outputs."""
+        return " ".join(["emofuse", self.stage, *map(str, self.key.values())])
+
+    def write(self, root: Path) -> None:
+        """Write the record to its path."""
+        alongside = {"commit": self.commit, "dirty": self.dirty, "environment": dict(self.environment)}
+        alongside |= {"finished": self.finished, "details": dict(self.details)}
+        write_json(root / self.path, {**self._hashed(), "hash": self.hash, **alongside})
+
+    def _hashed(self) -> dict[str, Any]:
+        names = ("stage", "key", "settings", "code", "inputs", "outputs")
+        return {name: value if isinstance(value := getattr(self, name), str) else dict(value) for name in names}
+
+    @classmethod
+    def read(cls, root: Path, path: str) -> Self | None:
+        """The record at a path; None if there is none. Raises `UserError` for a file that is not an intact record."""
+        if not (root / path).is_file():
+            return None
+        found = read_json(root / path)
+        broken = UserError(f"{path} is not a valid record (edited or damaged): delete it, and run its job again")
+        try:
+            stated = found.pop("hash")
+            record = cls(path, **found)
+            mappings = (record.key, record.settings, record.inputs, record.outputs, record.environment, record.details)
+            hashes = (stated, record.stage, record.code, *record.inputs.values(), *record.outputs.values())
+            intact = all(isinstance(each, dict) for each in mappings) and all(isinstance(each, str) for each in hashes)
+            intact = intact and all(isinstance(each, dict) for each in record.settings.values())
+            intact = intact and isinstance(record.commit, str | None)
+            intact = intact and isinstance(record.details.get("accepted", {}), dict)
+            intact = intact and all(map(_is_path, record.inputs)) and all(map(_is_result, record.outputs))
+        except (TypeError, KeyError, AttributeError):
+            raise broken from None
+        if not intact or record.hash != stated:
+            raise broken
+        return record
+
+
+def _is_path(path: str) -> bool:
+    return path.isprintable() and all(len(part.encode()) < 256 for part in path.split("/"))
+
+
+def _is_result(path: str) -> bool:
+    """Whether a path stays in the folders of results: what a record names may be overwritten, or deleted."""
+    parts = PurePosixPath(path).parts
+    return _is_path(path) and len(parts) > 1 and parts[0] in FOLDERS and ".." not in parts
+
+
+def find(root: Path, path: str) -> Record | None:
+    """The record of the job that wrote a file: beside it, or `record.json` in its folder or the folder above.
+
+    The records of raw clips are in the folder download/ beside raw/.
+    """
+    folder = Path(path).parent
+    stem = path.rpartition(".")[0]
+    if folder.name == "raw":
+        stem = f"{folder.parent}/download/{Path(path).stem}"
+    for place in (f"{stem}.{SUFFIX}", f"{folder}/{SUFFIX}", f"{folder.parent}/{SUFFIX}"):
+        record = Record.read(root, place)
+        if record and path in record.outputs:
+            return record
+    return None
+
+
+def content(root: Path, path: str) -> str:
+    """The SHA-256 of a file's content; of a record, of its hashed part only."""
+    if path.endswith(SUFFIX) and (record := Record.read(root, path)):
+        return record.hash
+    return sha256(root / path)
+
+
+def everything(root: Path) -> Iterator[Record]:
+    """Every record of the working directory."""
+    for folder in FOLDERS:
+        for path in sorted((root / folder).rglob(f"*{SUFFIX}")):
+            name = path.relative_to(root).as_posix()
+            if not name.startswith("results/published/") and (record := Record.read(root, name)):
+                yield record
+
+
+def commit(root: Path) -> tuple[str | None, bool | None]:
+    """The commit that is checked out, and whether what results are made with has changed since; None without git."""
+    try:
+        head, changes = (
+            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *SOURCES])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return head.strip(), bool(changes.strip())
+
+
+def environment(root: Path) -> dict[str, Any]:
+    """What this process runs on; the device and how torch was set only if torch was used."""
+    made: dict[str, Any] = {
+        "lock": sha256(root / LOCK) if (root / LOCK).is_file() else None,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "torch": version("torch"),
+    }
+    if torch := sys.modules.get("torch"):
+        made |= {
+            "device": torch.cuda.get_device_name() if torch.cuda.is_initialized() else "cpu",
+            "vectors": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+    return made

@@ -1,0 +1,151 @@
+"""Writing files so that a name that exists is a file that is whole, and hashing them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from emofuse.utils.errors import UserError
+
+TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the name of the file, and its suffix once more
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its name when the block ends without error.
+
+    A crash leaves the old file, or none, under the final name; the temporary file is removed
+    on an exception. A full disk or a read-only folder is a `UserError` that names the file.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o644)
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(path.parent), str(temporary)):
+            raise
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free space or make it writable, and run again"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove what killed processes have left half-written of these files; nobody may be writing them."""
+    wanted = set(paths)
+    for folder in {path.parent for path in wanted}:
+        for left in folder.glob(".*") if folder.is_dir() else ():
+            name = TEMPORARY.fullmatch(left.name)
+            if name and folder / name[1] in wanted and Path(name[1]).suffix == name[2]:
+                left.unlink(missing_ok=True)
+
+
+@contextmanager
+def array_file(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> Iterator[Callable[[Any], None]]:
+    """A .npy file of that type and shape, whole or not at all, written item by item along its first axis.
+
+    Yields what takes the next item, an array of shape[1:], or None for zeros. Its disk space is taken at once, so
+    that a full disk is known before the work. Written, not mapped: the pages of a map count as memory until they
+    are on the disk.
+    """
+    import numpy as np
+
+    kind = np.dtype(dtype)
+    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    item = math.prod(shape[1:]) * kind.itemsize
+    with atomic(path) as temporary, temporary.open("rb+") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        size = stream.tell() + shape[0] * item
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+
+        def add(values: Any) -> None:
+            if values is None:
+                stream.seek(item, os.SEEK_CUR)
+            else:
+                stream.write(np.ascontiguousarray(values, kind).data)
+
+        yield add
+        stream.truncate(size)  # zeros at the end, where the space was not taken before
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON in its own key order; NaN and infinities are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file that a stage wrote; a missing or broken one is a `UserError`."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that writes it") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from None
+
+
+def read_table(
+    path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it"
+) -> list[dict[str, str]]:
+    """The rows of a CSV file that `stage` wrote.
+
+    One that is missing, is no CSV, lacks one of `columns` or ends within a row is a `UserError`.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run {stage}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
+    absent = [column for column in columns if column not in (reader.fieldnames or ())]
+    if absent:
+        raise UserError(f"{path}: no column {absent[0]}; run its stage again")
+    if any(value is None for row in rows for value in row.values()):
+        raise UserError(f"{path}: a row is cut short; run its stage again")
+    return rows
+
+
+def write_table(
+    path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[str, object] | Sequence[object]]
+) -> None:
+    """Write a CSV file, whole or not at all; of a row that is a mapping, its `columns`."""
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row[c] for c in columns] if isinstance(row, Mapping) else row for row in rows)
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run the stage that writes it") from None

@@ -1,0 +1,16 @@
+"""Numbers as people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """1, 2, 3, 7 as `1–3, 7`."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
