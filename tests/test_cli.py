@@ -50,7 +50,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["train", "demo", "kfold_3", "nothing", "1", "0"], "corpora.demo.variants: there is no variant nothing"),
         (["train", "demo", "kfold_3", "proposed", "9", "0"], "corpora.demo.seeds: there is no seed 9"),
         (["train", "demo", "kfold_3", "proposed", "1", "7"], "corpora.demo.protocols.kfold_3: there is no fold 7"),
-        (["audio", "demo", "0"], "shard-0.zip is missing: run `snakemake data/demo/raw/shard-0.zip --cores 1`"),
+        (["audio", "demo", "0"], "shard-0.zip is missing: run `snakemake data/demo/raw/shard-0.zip --cores 2`"),
         (["splits", "demo", "kfold_3"], "features/faces/shard-0.csv is missing: run `snakemake "),
         (
             ["train", "demo", "kfold_3", "audio_only", "1", "0"],
@@ -61,7 +61,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["track", "demos"], "corpora: there is no corpus 'demos'"),
         (["verify", "demos"], "corpora: there is no corpus 'demos'"),
         (["verify", "demo", "--step", "models"], "demo: no record of the step models; run `snakemake demo_models"),
-        (["trace", "results/demo/report.html"], "results/demo/report.html: no record says what made it"),
+        (["trace", "results/demo/report.html"], "results/demo/report.html has no record of a job that made it"),
         (["trace", "/etc/passwd"], "/etc/passwd: not a file of this repository"),
         (["weights", "resnet"], "weights: there are none named 'resnet'; there are resnet18, "),
     ],

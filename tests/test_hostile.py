@@ -837,7 +837,7 @@ def test_no_record_makes_the_chain_fail_or_holds(recorded: tuple[config.Params, 
 def test_a_record_of_files_outside_the_results_is_refused(recorded: tuple[config.Params, Path], path: str) -> None:
     params, root = recorded
     (root / INDEX).write_text(json.dumps(hashed({**MINIMAL, "outputs": {path.format(root.parent): "0" * 64}})))
-    with pytest.raises(UserError, match=r"index\.record\.json is not a record, or was edited"):
+    with pytest.raises(UserError, match=r"index\.record\.json is not a valid record"):
         list(adopt(params, root))
     assert (root.parent / "precious").read_text() == "somebody's"
 

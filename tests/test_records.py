@@ -100,7 +100,7 @@ def test_a_file_that_is_no_record_is_refused(root: Path, text: str) -> None:
 
 def test_a_missing_input_names_the_command_that_makes_it(root: Path) -> None:
     (root / RAW).unlink()
-    with pytest.raises(UserError, match=rf"{RAW} is missing: `snakemake {RAW} --cores 2` makes it"):
+    with pytest.raises(UserError, match=rf"{RAW} is missing: run `snakemake {RAW} --cores 2`"):
         index(root)
 
 

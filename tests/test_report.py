@@ -256,6 +256,19 @@ def test_main_table_of_a_whole_corpus(project: tuple[Params, Path]) -> None:
     assert "10.1016/j.imavis.2023.104676" in text
 
 
+def test_the_summary_has_the_scores_of_every_run(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, folds=(0, 1), variants=("proposed", "audio_only"))
+    rows = {row["variant"]: row for row in parse(quick("demo", params, root)[0]["main"])}
+    made = report.summary(load.read("demo", params, root))
+    assert made["kfold_3"].keys() == {"proposed", "audio_only"}
+    for variant, seeds in made["kfold_3"].items():
+        scores = {
+            metric: pytest.approx(float(rows[variant][f"{metric}_mean"]), abs=1e-6) for metric in statistics.METRICS
+        }
+        assert seeds == {"seed-1": scores | {"folds": 2}}
+
+
 def test_verdict_needs_the_whole_corpus_every_fold_and_the_papers_task(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",), accuracy=0.8925)

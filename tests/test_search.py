@@ -11,7 +11,7 @@ import yaml
 from test_training import EMOTIONS, make_corpus
 
 from emofuse import config
-from emofuse.training import search
+from emofuse.training import search, train
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_table
 
@@ -63,31 +63,52 @@ def test_no_test_clip_is_read(project: Path) -> None:
 def test_what_was_tried_is_not_trained_again_unless_it_changed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tried(project, {"one": candidate(1), "two": candidate(2)})
     with monkeypatch.context() as patched:
-        patched.setattr(search.training, "train", None)  # calling it would fail
+        patched.setattr(train, "train", None)  # calling it would fail
         assert tried(project, {"one": candidate(1), "two": candidate(2)}) == first
     changed = tried(project, {"two": candidate(3)})
     assert {row["config"]: row["epochs"] for row in changed} == {"one": "1", "two": "3"}
 
 
-def test_a_candidate_that_was_stopped_is_logged_and_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tried(project, {"one": candidate(3)})
-    (project / "results/demo/search.csv").unlink()
+def stop(project: Path, monkeypatch: pytest.MonkeyPatch, name: str, epoch: int) -> None:
+    """Train a candidate and stop it in that epoch."""
     heard = search._Row.epoch
 
-    def stop(self: search._Row, row: dict[str, float]) -> None:
+    def stopping(self: search._Row, row: dict[str, float]) -> None:
         heard(self, row)
-        if row["epoch"] == 2:
+        if row["epoch"] == epoch:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(search._Row, "epoch", stop)
+        patched.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+        patched.setattr(search._Row, "epoch", stopping)
         with pytest.raises(KeyboardInterrupt):
-            tried(project, {"two": candidate(3)})
+            tried(project, {name: candidate(3)})
+
+
+SCORES = ("epochs", "val_war", "val_uar", "val_loss", "finished")
+
+
+def test_a_candidate_that_was_stopped_is_logged_and_goes_on(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = tried(project, {"one": candidate(3)})
+    (project / "results/demo/search.csv").unlink()
+    stop(project, monkeypatch, "two", epoch=2)
     (stopped,) = read_table(project / "results/demo/search.csv")
     assert (stopped["epochs"], stopped["finished"]) == ("2", "false")
-    (finished,) = tried(project, {"two": candidate(3)})
-    scores = ("epochs", "val_war", "val_uar", "val_loss", "finished")
-    assert [finished[key] for key in scores] == [whole[0][key] for key in scores]
+    with caplog.at_level("INFO"):
+        (finished,) = tried(project, {"two": candidate(3)})
+    assert "resumed after epoch 1 of 3" in caplog.text
+    assert [finished[key] for key in SCORES] == [whole[0][key] for key in SCORES]
+    assert not list(project.rglob("*.pt"))
+
+
+def test_a_candidate_does_not_go_on_with_other_clips(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop(project, monkeypatch, "one", epoch=2)
+    folds = project / "data/demo/splits/kfold_3/folds.csv"
+    folds.write_text("".join(line for line in folds.read_text().splitlines(keepends=True) if ",3-happy-" not in line))
+    again, fresh = tried(project, {"one": candidate(3), "two": candidate(3)})
+    assert [again[key] for key in SCORES] == [fresh[key] for key in SCORES]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from emofuse import paths
 from emofuse.data.protocols import KFOLD, RANDOM, protocol_path, read_protocol
 from emofuse.data.shards import FOLDERS
+from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
 
 Modality = Literal["video", "audio"]
@@ -570,7 +571,7 @@ def load(path: Path | str = "params.yaml") -> Params:
     # What PyYAML makes of a date that is none, a mapping's key that is a list, and the like is all but YAMLError.
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(str(error).split())
-        raise UserError(f"{path}: not YAML: {problem}") from None
+        raise UserError(f"{path}: not YAML: {printable(problem)}") from None
     _check_size(tree, path)
     try:
         params = Params.model_validate(tree)

@@ -85,7 +85,7 @@ def verified(root: Path, path: str) -> str:
     """
     record = find(root, path)
     if not (root / path).is_file():
-        raise UserError(f"{path} is missing: `snakemake {path} --cores 2` makes it")
+        raise UserError(f"{path} is missing: run `snakemake {path} --cores 2`")
     if not record and path.startswith(("data/", "models/", "results/")) and not path.endswith(UNRECORDED):
         raise UserError(
             f"{path} has no record of the job that made it; `snakemake --force {path} --cores 2` makes it again"

@@ -32,7 +32,7 @@ def trace(what: str, chain: Chain) -> Iterator[str]:
     record = chain.maker(path)
     if record is None:
         raise UserError(
-            f"{path}: has no record of a job that made it; name a file that a job wrote under data, models or results"
+            f"{path} has no record of a job that made it; name a file that a job wrote under data, models or results"
         )
     heads = [record]
     if place:

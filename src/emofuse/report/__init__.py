@@ -63,8 +63,7 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
     """Write the tables, figures and page of one corpus from the result files under `root`.
 
     What has no run behind it says "not run"; a corpus with no run at all still gets its report.
-    Raises `UserError` for a result file that is broken, contradicts its neighbours, or was made
-    from other clips or folds than those on disk.
+    Raises `UserError` for a result file that is broken or contradicts its neighbours.
     """
     from emofuse.report import figures, page, style
     from emofuse.utils.files import write_json, write_text

@@ -1,7 +1,7 @@
 """Result files as plain objects: what the tables and figures are made from.
 
-The scores come from the predictions, not from `metrics.json`; where the two disagree, or where a
-fold was scored on other clips or folds than those on disk, that is an error and not a number.
+The scores come from the predictions, not from `metrics.json`; where the two disagree, that is an error and not a number.
+Whether a fold belongs to the clips and folds on disk was checked by the records before.
 """
 
 from __future__ import annotations
@@ -249,8 +249,7 @@ class CorpusResults:
 def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
     """Everything under `root` that the report of a corpus needs; what is not there is absent, not an error.
 
-    Raises `UserError` for a file that is broken, contradicts itself, or does not belong to the
-    clips and folds on disk.
+    Raises `UserError` for a file that is broken or contradicts itself.
     """
     corpus = params.corpus(corpus_name)
     runs = tuple(
