@@ -195,9 +195,9 @@ def test_shared_actors_are_said(corpus: Path) -> None:
     assert "not of new speakers" not in score(corpus, guesses(corpus)).text()
 
 
-def test_the_fingerprint_is_of_all_that_was_read(corpus: Path) -> None:
+def test_the_record_has_the_hashes_of_all_that_was_read(corpus: Path) -> None:
     made = score(corpus, guesses(corpus))
-    assert made.fingerprint == {
+    assert made.record()["sha256"] == {
         "predictions": sha256(corpus / "given.csv"),
         "clips": sha256(corpus / "splits/apart" / "clips.csv"),
         "folds": sha256(corpus / "splits/apart" / "folds.csv"),
