@@ -22,7 +22,7 @@ BY_SLURM = (
 WAIT = 600.0  # seconds for a job to begin, and for the run to end
 
 
-pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,9 @@ Each stage is a function `stage` in the module of that stage; this module only r
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,9 +19,9 @@ from emofuse.config import Params
 from emofuse.utils import locks
 from emofuse.utils.console import complain, printable
 from emofuse.utils.errors import UserError
+from emofuse.utils.files import unwritable
 
 ROOT = Path()
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def download(params: Params, corpus: str, shard: int) -> None:
@@ -366,23 +364,13 @@ def _run(command: str, given: dict[str, Any]) -> None:
     except UserError:
         raise
     except Exception as error:
-        number = _unwritable(error)
+        number = unwritable(error)
         if number is None:
             raise
         file = getattr(error, "filename", None)
         where = os.path.relpath(file) if file else "an output"
         reason = f"cannot write {where}: {os.strerror(number)}; free space or make it writable, and run again"
         raise UserError(reason) from error
-
-
-def _unwritable(error: Exception) -> int | None:
-    """The operating system's error number, if something cannot be written; safetensors and torch have it in words."""
-    number = getattr(error, "errno", None)
-    if in_words := re.search(r"\(os error (\d+)\)", str(error)):
-        number = int(in_words[1])
-    elif "PytorchStreamWriter failed writing" in str(error):
-        number = errno.ENOSPC
-    return number if number in UNWRITABLE else None
 
 
 def _threads() -> int:

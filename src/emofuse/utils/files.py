@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -16,7 +17,18 @@ from typing import Any
 
 from emofuse.utils.errors import UserError
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the name of the file, and its suffix once more
+
+
+def unwritable(error: Exception) -> int | None:
+    """The operating system's error number, if something cannot be written; safetensors and torch have it in words."""
+    number = getattr(error, "errno", None)
+    if in_words := re.search(r"\(os error (\d+)\)", str(error)):
+        number = int(in_words[1])
+    elif "PytorchStreamWriter failed writing" in str(error):
+        number = errno.ENOSPC
+    return number if number in UNWRITABLE else None
 
 
 @contextmanager
@@ -38,11 +50,17 @@ def atomic(path: Path | str) -> Iterator[Path]:
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(path.parent), str(temporary)):
+    except UserError:
+        raise
+    except Exception as error:
+        filename = getattr(error, "filename", None)
+        number = error.errno if isinstance(error, OSError) else unwritable(error)
+        if filename not in (None, str(path.parent), str(temporary)):
+            number = None
+        if number is None:
             raise
         raise UserError(
-            f"cannot write {path}: {error.strerror}; free space or make it writable, and run again"
+            f"cannot write {path}: {os.strerror(number)}; free space or make it writable, and run again"
         ) from error
     finally:
         if temporary is not None:
