@@ -183,7 +183,7 @@ def test_the_closure_follows_late_and_relative_imports_but_not_those_of_type_che
     for name, text in sources.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    caches = (code._tree, code.closure, code._imports, code._digest)
+    caches = (code.closure, code._module)
     monkeypatch.setattr(code, "PACKAGE", tmp_path)
     try:
         for cached in caches:

@@ -89,16 +89,7 @@ def fake(
 
 def clips(root: Path) -> None:
     """Download, index, features and splits."""
-    for shard in (0, 1):
-        raw = paths.raw("demo", shard)
-        fake(
-            root,
-            "download",
-            {"corpus": "demo", "shard": shard},
-            paths.raw_record("demo", shard),
-            [],
-            {raw: f"raw {shard}"},
-        )
+    download(root)
     raws = [paths.raw("demo", shard) for shard in (0, 1)]
     index = paths.index("demo")
     fake(root, "index", {"corpus": "demo"}, paths.record(index), raws, {index: "clip,sha256\na,1\n"})
@@ -109,6 +100,13 @@ def clips(root: Path) -> None:
         root, "splits", {"corpus": "demo", "protocol": PROTOCOL}, paths.splits_record("demo", PROTOCOL), [*tables, index],
         {clips_csv: "clip,group\na,1\n", folds_csv: "fold,part,clip\n0,test,a\n"},
     )  # fmt: skip
+
+
+def download(root: Path) -> None:
+    """The clips of both shards."""
+    for shard in (0, 1):
+        raw, key = paths.raw("demo", shard), {"corpus": "demo", "shard": shard}
+        fake(root, "download", key, paths.raw_record("demo", shard), [], {raw: f"raw {shard}"})
 
 
 def features(root: Path, mark: str = "") -> None:
@@ -652,16 +650,7 @@ def test_features_may_differ_by_rounding(clone: Path, params: Params, caplog: py
 
 def test_features_computed_after_adopting_are_accepted_when_adopting_again(clone: Path, params: Params) -> None:
     publish.install(SOURCE, params, clone)
-    for shard in (0, 1):
-        raw = paths.raw("demo", shard)
-        fake(
-            clone,
-            "download",
-            {"corpus": "demo", "shard": shard},
-            paths.raw_record("demo", shard),
-            [],
-            {raw: f"raw {shard}"},
-        )
+    download(clone)
     features(clone, " rounded")
     assert State.STALE in states(clone)
     assert publish.install(SOURCE, params, clone) == RECORDS
@@ -789,16 +778,7 @@ def test_what_was_adopted_can_be_published_and_adopted_again(clone: Path, tmp_pa
     params = change(clone, add)
     publish.install(SOURCE, params, clone)
     features_of_second = tmp_path / "second"
-    for shard in (0, 1):
-        raw = paths.raw("demo", shard)
-        fake(
-            clone,
-            "download",
-            {"corpus": "demo", "shard": shard},
-            paths.raw_record("demo", shard),
-            [],
-            {raw: f"raw {shard}"},
-        )
+    download(clone)
     features(clone, " rounded")
     publish.install(SOURCE, params, clone)
     train(clone, RunKey("demo", PROTOCOL, "plain", 1, 0))

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from emofuse import paths
 from emofuse.data.protocols import KFOLD, RANDOM, protocol_path, read_protocol
 from emofuse.data.shards import FOLDERS
+from emofuse.paths import RunKey
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
 
@@ -378,6 +379,18 @@ class Params(Section):
         if name not in self.corpora:
             raise UserError(f"corpora: there is no corpus {name!r}; params.yaml has {', '.join(self.corpora)}")
         return self.corpora[name]
+
+    def keys(self, corpus: str) -> list[RunKey]:
+        """Every fold of every run that is asked for of a corpus."""
+        return [
+            RunKey(corpus, protocol, variant, seed, fold)
+            for protocol, variant, seed, folds in self.corpus(corpus).runs()
+            for fold in folds
+        ]
+
+    def kind(self, key: Mapping[str, Any]) -> str | None:
+        """The kind of the corpus in the key of a job; None for a job of no corpus."""
+        return self.corpus(key["corpus"]).kind if "corpus" in key else None
 
     def run(self, corpus: str, variant: str) -> Run:
         """Network, loss and training of a variant: the proposed ones, the corpus's overrides, the variant's."""

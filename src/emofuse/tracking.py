@@ -152,9 +152,7 @@ def track(corpus: str, params: Params, root: Path) -> None:
     Complete runs, and runs whose files are not here, stay as they are. Raises `UserError` if nothing has been evaluated, a
     result file is corrupted, or MLflow fails.
     """
-    runs = params.corpus(corpus).runs()
-    keys = [RunKey(corpus, protocol, variant, seed, fold) for protocol, variant, seed, folds in runs for fold in folds]
-    here = [key for key in keys if (root / key.evaluation_record).is_file()]
+    here = [key for key in params.keys(corpus) if (root / key.evaluation_record).is_file()]
     if not here:
         raise UserError(f"results/{corpus}: nothing has been evaluated; run `snakemake {corpus}`")
     with _explained(root, f"once it works, run `emofuse track {corpus}` again"), _lock(root, ".track"):

@@ -3,13 +3,12 @@ import os
 import re
 import shutil
 import sys
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 from emofuse import config as parameters
 from emofuse import paths
-from emofuse.data import download, protocols
-from emofuse.data.shards import FOLDERS
+from emofuse.data import download, protocols, shards
 from emofuse.paths import RunKey
 from emofuse.provenance import adopt
 from emofuse.provenance.code import digest
@@ -43,14 +42,7 @@ except UserError as error:
     raise SystemExit(2) from None
 
 RUN = RunKey.wildcards()
-RUNS = {
-    corpus: [
-        RunKey(corpus, protocol, variant, seed, fold)
-        for protocol, variant, seed, folds in section.runs()
-        for fold in folds
-    ]
-    for corpus, section in PARAMS.corpora.items()
-}
+RUNS = {corpus: PARAMS.keys(corpus) for corpus in PARAMS.corpora}
 
 
 def one_of(names):
@@ -124,10 +116,9 @@ def training_threads(wildcards):
 # time in it changes with every run, which must not rerun what comes after.
 def raw(wildcards):
     """The clips of a corpus, with their records."""
-    shards = PARAMS.corpora[wildcards.corpus].shards
     return [
         file
-        for shard in shards
+        for shard in PARAMS.corpora[wildcards.corpus].shards
         for file in (
             paths.raw(wildcards.corpus, shard),
             ancient(paths.raw_record(wildcards.corpus, shard)),
@@ -139,9 +130,7 @@ def features_of(corpus, modalities, tables_only=False):
     """The features of some modalities of a corpus, with their records."""
     return [
         file
-        for modality in modalities
-        for shard in PARAMS.corpora[corpus].shards
-        for array, table in [paths.features(corpus, FOLDERS[modality], shard)]
+        for array, table in shards.features(corpus, PARAMS.corpora[corpus], modalities)
         for file in (
             *([] if tables_only else [array]),
             table,
@@ -180,6 +169,7 @@ def pretrained(wildcards):
     return [*network.starts_from.values(), *records]
 
 
+@cache
 def here(run):
     """The files of a fold that have to be here: of published folds that were adopted, no models and embeddings are."""
     record = Record.read(Path(), run.evaluation_record)

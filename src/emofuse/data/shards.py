@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from emofuse import paths
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_table
+
+if TYPE_CHECKING:
+    from emofuse.config import Corpus
 
 # Modality → the stage of its features, which is the folder of their shards, too.
 FOLDERS = {"video": "faces", "audio": "audio"}
@@ -16,6 +21,12 @@ def check(shard: int, corpus: str, shards: Sequence[int]) -> None:
     """Raise `UserError` for a shard that a corpus does not have."""
     if shard not in shards:
         raise UserError(f"corpora.{corpus}.shards: there is no shard {shard}; there are {', '.join(map(str, shards))}")
+
+
+def features(name: str, corpus: Corpus, modalities: Iterable[str] | None = None) -> list[tuple[str, str]]:
+    """The features of some modalities of a corpus, or of all: an array and its table for each shard."""
+    chosen = corpus.modalities if modalities is None else modalities
+    return [paths.features(name, FOLDERS[modality], shard) for modality in chosen for shard in corpus.shards]
 
 
 def usable(index: Path, shard: int) -> list[dict[str, str]]:

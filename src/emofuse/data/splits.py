@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from emofuse import paths
 from emofuse.data import exclusions as reasons
+from emofuse.data import shards
 from emofuse.data.protocols import RANDOM, protocol_path, read_protocol
-from emofuse.data.shards import FOLDERS
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_table, write_table
@@ -161,11 +161,7 @@ def stage(params: Params, corpus: str, protocol: str, root: Path = Path()) -> No
     params.settings("splits", **key)  # raises for an unknown protocol
     section = params.corpus(corpus)
     published = protocol_path(section.kind, protocol)
-    tables = [
-        paths.features(corpus, FOLDERS[modality], shard)[1]
-        for modality in section.modalities
-        for shard in section.shards
-    ]
+    tables = [table for _, table in shards.features(corpus, section)]
     inputs = [*tables, paths.index(corpus), *([str(published)] if published else [])]
     outputs = paths.splits(corpus, protocol)
     with job("splits", params, key, paths.splits_record(corpus, protocol), inputs, outputs, root):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from safetensors.torch import save_file
 
 from emofuse import datasets as corpora
 from emofuse import paths, tracking
+from emofuse.data import shards
 from emofuse.evaluation import calibration, metrics
 from emofuse.paths import RunKey
 from emofuse.provenance.job import job
-from emofuse.training.train import CPU, build_network, features, predict, read_part
+from emofuse.training.train import CPU, build_network, predict, read_part
 from emofuse.utils import gpu
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic, read_table, write_json, write_table
@@ -47,7 +49,11 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     """`emofuse evaluate`: score a trained fold on its test clips, to results/<corpus>/runs/<protocol>/<variant>/seed-<s>/fold-<f>/."""
     key = RunKey(corpus, protocol, variant, seed, fold)
     run = params.planned(**key.asdict())
-    inputs = [*features(params, corpus, run.network.modalities), *paths.splits(corpus, protocol), *key.trained]
+    inputs = [
+        *chain.from_iterable(shards.features(corpus, params.corpus(corpus), run.network.modalities)),
+        *paths.splits(corpus, protocol),
+        *key.trained,
+    ]
     with job("evaluate", params, key.asdict(), key.evaluation_record, inputs, key.scored, root), gpu.device() as device:
         evaluate(key, run, corpora.emotions(params.corpus(corpus).kind), root, device)
     tracking.evaluated(key, root)

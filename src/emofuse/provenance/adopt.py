@@ -6,7 +6,6 @@ made with. So files that came from elsewhere are checked by their records first,
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -14,17 +13,13 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
-from emofuse import paths
 from emofuse.config import Params
-from emofuse.data.shards import FOLDERS
-from emofuse.paths import RunKey
+from emofuse.data import shards
 from emofuse.provenance import publish
 from emofuse.provenance.chain import Chain, State
-from emofuse.provenance.records import SUFFIX, Record
+from emofuse.provenance.records import FOLDERS, SUFFIX, Record
 from emofuse.provenance.verify import grouped
 from emofuse.utils.errors import UserError
-
-log = logging.getLogger(__name__)
 
 BATCH = 1000  # targets of one command line
 
@@ -72,12 +67,7 @@ def _is_partial(record: Record, params: Params) -> bool:
     if record.stage != "report" or record.key["corpus"] not in params.corpora:
         return False
     corpus = str(record.key["corpus"])
-    planned = (
-        RunKey(corpus, protocol, variant, seed, fold).evaluation_record
-        for protocol, variant, seed, folds in params.corpus(corpus).runs()
-        for fold in folds
-    )
-    return not all(path in record.inputs for path in planned)
+    return not all(key.evaluation_record in record.inputs for key in params.keys(corpus))
 
 
 def _features_first(source: Path, params: Params, root: Path) -> None:
@@ -86,19 +76,10 @@ def _features_first(source: Path, params: Params, root: Path) -> None:
     Features are inputs of the adopted trainings too: if they were made later, Snakemake would train those again.
     """
     corpus = source.name
-    section = params.corpus(corpus)
-    runs = [
-        RunKey(corpus, protocol, variant, seed, fold)
-        for protocol, variant, seed, folds in section.runs()
-        for fold in folds
+    missing = [
+        key for key in params.keys(corpus) if not any((base / key.metrics).is_file() for base in (root, root / source))
     ]
-    missing = [run for run in runs if not any((base / run.metrics).is_file() for base in (root, root / source))]
-    tables = [
-        paths.features(corpus, FOLDERS[modality], shard)[1]
-        for modality in section.modalities
-        for shard in section.shards
-    ]
-    if missing and not all((root / table).is_file() for table in tables):
+    if missing and not all((root / table).is_file() for _, table in shards.features(corpus, params.corpus(corpus))):
         raise UserError(
             f"{source} lacks {len(missing)} folds, which have to be trained here: run `snakemake {corpus}_splits --cores 8`"
             " first, then adopt again"
@@ -123,7 +104,7 @@ def unregistered(root: Path) -> str | None:
     Snakemake has no public call for this; it keeps a file per output, named by the base64 of the output's path.
     """
     known = root / ".snakemake"
-    for folder in ("data", "models", "results"):
+    for folder in FOLDERS:
         for path, folders, files in os.walk(root / folder):
             relative = os.path.relpath(path, root)
             if relative == "results":
@@ -144,19 +125,8 @@ def _encoded(path: str, longest: int = 254) -> str:
 
 def _register(paths: list[str], root: Path) -> None:
     """Have Snakemake write metadata for some records' jobs, and for all jobs before them."""
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--touch",
-        "--forceall",
-        "--cores",
-        "1",
-        "--quiet",
-        "all",
-        "--",
-        *paths,
-    ]
+    touch = ("--touch", "--forceall", "--cores", "1", "--quiet", "all", "--")
+    command = [sys.executable, "-m", "snakemake", *touch, *paths]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]

@@ -145,8 +145,7 @@ class Chain:
         ran = f"`{record.command}` ran"
         try:
             settings = self.params.settings(record.stage, **record.key)
-            kind = self.params.corpora[record.key["corpus"]].kind if "corpus" in record.key else None
-            digest = code.digest(record.stage, kind)
+            digest = code.digest(record.stage, self.params.kind(record.key))
         except (UserError, KeyError, TypeError) as error:
             return Finding(State.LEFT_OVER, (f"params.yaml does not ask for `{record.command}`: {error}",))
         reasons = [f"{ran} with {difference}" for difference in differences(record.settings, settings)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def digest(stage: str, kind: str | None = None) -> str:
     modules = closure(STAGES[stage])
     if kind and "emofuse.datasets" in modules:
         modules |= closure(f"emofuse.datasets.{kind}")
-    lines = "".join(f"{module} {_digest(module)}\n" for module in sorted(modules))
+    lines = "".join(f"{module} {_module(module)[0]}\n" for module in sorted(modules))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -62,7 +63,7 @@ def closure(module: str) -> frozenset[str]:
         current = waiting.pop()
         if current not in seen and not any(f"{current}.".startswith(f"{name}.") for name in NO_EFFECT):
             seen.add(current)
-            waiting += [*_parents(current), *_imports(current)]
+            waiting += [*_parents(current), *_module(current)[1]]
     return frozenset(seen)
 
 
@@ -72,7 +73,6 @@ def _path(module: str) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-@cache
 def _tree(module: str) -> ast.Module:
     path = _path(module)
     if path is None:
@@ -84,6 +84,9 @@ def _tree(module: str) -> ast.Module:
 class _Executed(ast.NodeTransformer):
     """Drops docstrings and what only type checkers see."""
 
+    def visit(self, node: ast.AST) -> Any:
+        return node if isinstance(node, ast.expr) else super().visit(node)  # no expression contains a statement
+
     def generic_visit(self, node: ast.AST) -> ast.AST:
         body = getattr(node, "body", None)
         documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -92,7 +95,7 @@ class _Executed(ast.NodeTransformer):
         return super().generic_visit(node)
 
     def visit_If(self, node: ast.If) -> Any:
-        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        if getattr(node.test, "id", getattr(node.test, "attr", None)) == "TYPE_CHECKING":  # typing.TYPE_CHECKING, too
             return [self.visit(child) for child in node.orelse]
         return self.generic_visit(node)
 
@@ -104,37 +107,40 @@ def _parents(module: str) -> list[str]:
 
 
 @cache
-def _imports(module: str) -> tuple[str, ...]:
-    """The emofuse modules that a module's own text imports."""
-    path = _path(module)
-    inside = module.split(".") if path is not None and path.name == "__init__.py" else module.split(".")[:-1]
-    names: list[str] = []
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = inside[: len(inside) - node.level + 1] if node.level else []
-            origin = ".".join([*above, *([node.module] if node.module else [])])
-            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in names if name.split(".")[0] == "emofuse" and _path(name) is not None)
-
-
-@cache
-def _digest(module: str) -> str:
-    digest = hashlib.sha256(json.dumps(_plain(_tree(module))).encode())
-    path = _path(module)
-    if path is not None and path.name == "__init__.py":  # a package's other files, such as a page's template
-        for file in sorted(path.parent.glob("[!.]*")):
+def _module(module: str) -> tuple[str, tuple[str, ...]]:
+    """The digest of a module, and the emofuse modules that its own text imports. Its tree is large, and is not kept."""
+    tree, path = _tree(module), _path(module)
+    digest = hashlib.sha256(_json(tree).encode())
+    inside = module.split(".")[:-1]
+    if path is not None and path.name == "__init__.py":
+        inside = module.split(".")
+        for file in sorted(path.parent.glob("[!.]*")):  # a package's other files, such as a page's template
             if file.is_file() and file.suffix != ".py":
                 digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest(), tuple(name for name in _imports(tree, inside) if _path(name) is not None)
 
 
-def _plain(value: Any) -> Any:
+def _imports(node: ast.AST, inside: list[str]) -> Iterator[str]:
+    """The names from emofuse that the statements of a module in the package `inside` import: of modules, or in them."""
+    names: list[str] = []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        above = inside[: len(inside) - node.level + 1] if node.level else []
+        origin = ".".join([*above, *([node.module] if node.module else [])])
+        names = [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
+    yield from (name for name in names if name.split(".")[0] == "emofuse")
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield from _imports(child, inside)
+
+
+def _json(value: Any) -> str:
     """A syntax tree as nested lists, without positions and empty fields, which differ between versions of Python."""
     if isinstance(value, ast.AST):
-        fields = [[name, _plain(field)] for name, field in ast.iter_fields(value) if field is not None and field != []]
-        return [type(value).__name__, *fields]
+        fields = [(name, getattr(value, name, None)) for name in value._fields]
+        filled = [f', ["{name}", {_json(field)}]' for name, field in fields if field is not None and field != []]
+        return f'["{type(value).__name__}"{"".join(filled)}]'
     if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return repr(value)
+        return f"[{', '.join(map(_json, value))}]"
+    return json.dumps(repr(value))

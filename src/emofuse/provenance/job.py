@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from emofuse.provenance import code
 from emofuse.provenance.chain import Chain
-from emofuse.provenance.records import SUFFIX, Record, commit, content, environment, find
+from emofuse.provenance.records import FOLDERS, SUFFIX, Record, commit, content, environment, find
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import sha256, sweep
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emofuse.config import Params
 
 
-UNRECORDED = ("/search.csv", f"{SUFFIX}")  # files in the folders of outputs that are none
+UNRECORDED = ("/search.csv", SUFFIX)  # files in the folders of outputs that are none
 
 
 @dataclass
@@ -50,7 +50,7 @@ def job(
     `UserError` for an input that is missing, corrupted or stale, or that changes while the job reads it.
     """
     settings = params.settings(stage, **key)
-    digest = code.digest(stage, params.corpora[key["corpus"]].kind if "corpus" in key else None)
+    digest = code.digest(stage, params.kind(key))
     read = {path: verified(root, path) for path in inputs}
     Chain(params, root).refuse(read)
     before = {path: _version(root / path) for path in read}
@@ -86,7 +86,7 @@ def verified(root: Path, path: str) -> str:
     record = find(root, path)
     if not (root / path).is_file():
         raise UserError(f"{path} is missing: run `snakemake {path} --cores 2`")
-    if not record and path.startswith(("data/", "models/", "results/")) and not path.endswith(UNRECORDED):
+    if not record and path.split("/")[0] in FOLDERS and not path.endswith(UNRECORDED):
         raise UserError(
             f"{path} has no record of the job that made it; `snakemake --force {path} --cores 2` makes it again"
         )

@@ -95,7 +95,8 @@ class Record:
 
 
 def _is_path(path: str) -> bool:
-    return path.isprintable() and all(len(part.encode()) < 256 for part in path.split("/"))
+    short = len(path.encode()) < 256 or all(len(part.encode()) < 256 for part in path.split("/"))
+    return short and path.isprintable()
 
 
 def _is_result(path: str) -> bool:

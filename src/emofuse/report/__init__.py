@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emofuse import paths
-from emofuse.data.shards import FOLDERS
-from emofuse.paths import FIGURES, TABLES, RunKey
+from emofuse.data import shards
+from emofuse.paths import FIGURES, TABLES
 from emofuse.provenance.job import job
 
 PAPER_TABLES = (
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 def stage(params: Params, corpus: str, root: Path = Path()) -> None:
     """`emofuse report`: write a corpus's tables, figures, page and summary to results/<corpus>/."""
-    section = params.corpus(corpus)
     inputs = [*run_files(params, corpus, root), *paths.LITERATURE]
-    modalities = section.modalities  # one clip of them is read, for the figure of the attention
-    seen = (paths.features(corpus, FOLDERS[modality], shard) for modality in modalities for shard in section.shards)
-    inputs += [file for files in seen for file in files if (root / file).is_file()]
+    # One clip of them is read, for the figure of the attention.
+    inputs += [
+        file for pair in shards.features(corpus, params.corpus(corpus)) for file in pair if (root / file).is_file()
+    ]
     record = paths.record_in(f"results/{corpus}")
     with job("report", params, {"corpus": corpus}, record, inputs, paths.report(corpus), root):
         build(corpus, params, root)
@@ -48,13 +48,10 @@ def paper_stage(params: Params, root: Path = Path()) -> None:
 
 def run_files(params: Params, corpus: str, root: Path) -> list[str]:
     """What a report is made from that is here: the splits, and what each fold of a corpus left."""
-    section = params.corpus(corpus)
-    files = [file for protocol in section.protocols for file in paths.splits(corpus, protocol)]
-    for protocol, variant, seed, folds in section.runs():
-        for fold in folds:
-            key = RunKey(corpus, protocol, variant, seed, fold)
-            if (root / key.metrics).is_file():
-                files += [*key.trained, key.training_record, *key.scored, key.evaluation_record]
+    files = [file for protocol in params.corpus(corpus).protocols for file in paths.splits(corpus, protocol)]
+    for key in params.keys(corpus):
+        if (root / key.metrics).is_file():
+            files += [*key.trained, key.training_record, *key.scored, key.evaluation_record]
     files.append(paths.search(corpus))
     return [file for file in files if (root / file).is_file()]
 

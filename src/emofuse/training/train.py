@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,9 +22,9 @@ from safetensors.torch import save_file
 
 from emofuse import datasets as corpora
 from emofuse import paths
+from emofuse.data import shards
 from emofuse.data.augmentation import augment, mixup
 from emofuse.data.dataset import Features, to_input
-from emofuse.data.shards import FOLDERS
 from emofuse.evaluation import metrics
 from emofuse.models import pretrained
 from emofuse.models.losses import EmotionLoss
@@ -37,7 +38,7 @@ from emofuse.utils.files import atomic, read_table, sweep, write_table
 from emofuse.utils.prefetch import ahead
 
 if TYPE_CHECKING:
-    from emofuse.config import Modality, Params, Run, Training
+    from emofuse.config import Params, Run, Training
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +100,6 @@ class Batch:
     def inputs(self) -> dict[str, torch.Tensor]:
         """What the network eats of them, unchanged by augmentation."""
         return {name: to_input(batch, name) for name, batch in self.stored.items()}
-
-
-def features(params: Params, corpus: str, modalities: Sequence[Modality]) -> list[str]:
-    """The features of some modalities of a corpus, arrays and tables."""
-    shards = params.corpus(corpus).shards
-    return [
-        file for modality in modalities for shard in shards for file in paths.features(corpus, FOLDERS[modality], shard)
-    ]
 
 
 def read_part(
@@ -203,7 +196,11 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     key = RunKey(corpus, protocol, variant, seed, fold)
     run = params.planned(**key.asdict())
     splits = paths.splits(corpus, protocol)
-    inputs = [*features(params, corpus, run.network.modalities), *run.network.starts_from.values(), *splits]
+    inputs = [
+        *chain.from_iterable(shards.features(corpus, params.corpus(corpus), run.network.modalities)),
+        *run.network.starts_from.values(),
+        *splits,
+    ]
     with (
         job("train", params, key.asdict(), key.training_record, inputs, key.trained, root) as made,
         gpu.device() as device,
