@@ -63,7 +63,7 @@ def fresh(micro_run: Path, folder: Path) -> Path:
     return clone
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_killed_five_times(micro_run: Path, tmp_path: Path) -> None:
     folder, chance = fresh(micro_run, tmp_path), random.Random(1)
     kills = [("faces", "snakemake"), ("splits", "dvc"), ("train", "dvc"), ("evaluate", "snakemake"), ("report", "dvc")]

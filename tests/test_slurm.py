@@ -5,6 +5,7 @@ One shard, one variant: a job of Slurm takes seconds to begin.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ BY_SLURM = (
 WAIT = 600.0  # seconds for a job to begin, and for the run to end
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.xdist_group("slurm")
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,19 @@ def jobs(by_slurm: Path, cluster: slurm.Cluster) -> list[dict[str, str]]:
     return cluster.jobs()
 
 
-def test_a_run_by_slurm_is_what_a_run_here_is(by_slurm: Path, micro_run: Path) -> None:
+@pytest.mark.integration
+def test_a_run_by_slurm_is_what_a_run_here_is(by_slurm: Path, tmp_path: Path) -> None:
+    here = micro.make(tmp_path / "emofuse", shards=[0], variants=["proposed"])
+    shutil.copytree(micro.source(by_slurm), micro.source(here), copy_function=shutil.copy2)
+    micro.run(here, *micro.SNAKEMAKE)
     for file in (micro.MODEL, micro.MODEL.replace(".safetensors", ".csv"), micro.PREDICTIONS):
-        assert (by_slurm / file).read_bytes() == (micro_run / file).read_bytes()
+        assert (by_slurm / file).read_bytes() == (here / file).read_bytes()
     assert micro.agrees(by_slurm, "snakemake")
     assert {status for _, status in micro.runs(by_slurm)} == {"FINISHED"}
     assert " stale" not in micro.run(by_slurm, "emofuse", "verify", micro.CORPUS)
 
 
+@pytest.mark.integration
 def test_each_job_asked_for_what_its_rule_says(jobs: list[dict[str, str]]) -> None:
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     asked = [(job["Partition"], job["TimeLimit"], job["MinMemoryNode"], job.get("TresPerJob", "")) for job in jobs]
