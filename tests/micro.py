@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,7 @@ def start(folder: Path, *command: str, **settings: str) -> subprocess.Popen[str]
     return subprocess.Popen(
         command, cwd=folder, env={**env, "PYTHONPATH": str(folder / "src"), **settings}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored, where the tests run in the background
     )  # fmt: skip
 
 
