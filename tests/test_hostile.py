@@ -32,10 +32,11 @@ from test_report import RAVDESS, changed, make_params, quick, read_csv, write_cl
 from test_training import make_corpus, run_key, trained
 
 from emofuse import config, paths
-from emofuse.data import download, remote
+from emofuse.data.download import clips as download
+from emofuse.data.download import http as remote
 from emofuse.data.protocols import protocol_path, read_protocol
-from emofuse.data.registry import Remote
 from emofuse.datasets import base, cremad
+from emofuse.datasets.addresses import Remote
 from emofuse.evaluation import external
 from emofuse.evaluation.evaluate import read_model
 from emofuse.features import media

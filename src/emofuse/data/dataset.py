@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emofuse.data.shards import FOLDERS
+from emofuse.datasets.shards import FOLDERS
 from emofuse.utils.errors import UserError
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from emofuse import datasets as corpora
 from emofuse import paths, tracking
-from emofuse.data import shards
+from emofuse.datasets import shards
 from emofuse.evaluation import calibration, metrics
 from emofuse.paths import RunKey
 from emofuse.provenance.job import job

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from emofuse import paths
-from emofuse.data import shards
-from emofuse.datasets import base
+from emofuse.datasets import base, shards
 from emofuse.features.media import BrokenClip, Frames, cut, decode_frames
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError

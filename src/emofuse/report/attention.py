@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from emofuse import config as parameters
 from emofuse.data.dataset import Features, to_input
-from emofuse.data.shards import FOLDERS
+from emofuse.datasets.shards import FOLDERS
 from emofuse.evaluation.evaluate import read_model
 from emofuse.models.network import EmotionNetwork
 from emofuse.report.embeddings import key

@@ -15,7 +15,7 @@ import yaml
 
 from emofuse import paths
 from emofuse.config import Params, Run, overridden
-from emofuse.data.shards import FOLDERS
+from emofuse.datasets.shards import FOLDERS
 from emofuse.training import train as training
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_table, sha256, write_table

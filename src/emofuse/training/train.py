@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 
 from emofuse import datasets as corpora
 from emofuse import paths
-from emofuse.data import shards
 from emofuse.data.augmentation import augment, mixup
 from emofuse.data.dataset import Features, to_input
+from emofuse.datasets import shards
 from emofuse.evaluation import metrics
 from emofuse.models import pretrained
 from emofuse.models.losses import EmotionLoss
