@@ -34,7 +34,7 @@ import av
 import numpy as np
 
 from emofuse import config
-from emofuse.datasets import base
+from emofuse.datasets import shards
 from emofuse.features import audio, media
 
 RATE = 16000
@@ -49,7 +49,7 @@ class Shard:
         self.folder, self.files = folder, files
         folder.mkdir()
         members = sorted((f"{copy:04d}-{file.name}", file) for copy in range(copies) for file in files)
-        base.write_shard(folder / "shard.zip", ((name, file.read_bytes()) for name, file in members))
+        shards.write(folder / "shard.zip", ((name, file.read_bytes()) for name, file in members))
         lengths = {file: f"{media.probe(file.read_bytes()).duration:.3f}" for file in files}
         self.rows = [{"clip": name, "sound": name, "duration": lengths[file]} for name, file in members]
 
@@ -159,7 +159,7 @@ def peak(shard: Shard) -> float:
 
 def peak_of(folder: Path) -> float:
     archive = folder / "shard.zip"
-    rows = [{"clip": name, "sound": name, "duration": "3.5"} for name in base.members(archive)]
+    rows = [{"clip": name, "sound": name, "duration": "3.5"} for name in shards.members(archive)]
     audio.extract(rows, archive, section_of("ravdess"), folder / "shard.npy", folder / "shard.csv")
     # Not getrusage: it starts with the peak of the process that started this one.
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024

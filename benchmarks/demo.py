@@ -59,8 +59,8 @@ def main() -> int:
     loaded = config.load()
     section = loaded.corpus(CORPUS)
     assert section.demo is not None
-    bayes = demo.bayes(section.demo)
-    emotions = datasets.emotions(section.kind)
+    bayes = demo.bayes()
+    emotions = datasets.get(section.kind).emotions
     ((protocol, folds),) = section.protocols.items()
     seed = section.seeds[0]
     figures = {}

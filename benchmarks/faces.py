@@ -36,7 +36,7 @@ import numpy as np
 import torch
 
 from emofuse import config
-from emofuse.datasets import base
+from emofuse.datasets import shards
 from emofuse.features import faces, media, retinaface
 
 CORES = 8
@@ -53,7 +53,7 @@ class Shard:
         folder.mkdir()
         self.folder, self.files = folder, [files[number % len(files)] for number in range(clips)]
         members = sorted((file.name, file.read_bytes()) for file in files)
-        base.write_shard(folder / "shard.zip", members)
+        shards.write(folder / "shard.zip", members)
         lengths = {file: f"{media.probe(file.read_bytes()).duration:.3f}" for file in files}
         self.rows = [{"clip": str(n), "file": f.name, "duration": lengths[f]} for n, f in enumerate(self.files)]
 

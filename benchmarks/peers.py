@@ -53,7 +53,7 @@ from PIL import Image
 from emofuse import config
 from emofuse.data.augmentation import augment
 from emofuse.data.dataset import Features
-from emofuse.datasets import base, demo
+from emofuse.datasets import demo, shards
 from emofuse.features import audio, faces, media
 from emofuse.training.train import CPU, Part, shuffled_batches
 
@@ -99,11 +99,11 @@ def films(folder: Path | None, clips: int, work: Path) -> list[Film]:
     actors = 4
     section = config.Demo(actors=actors, takes=-(-clips // (actors * len(CLASSES))))
     made = []
-    for name, data in demo.make_shard(section, 0, 1):
+    for name, encode in demo.members(section, 0, 1):
         if name.endswith(".mp4"):
             file = work / Path(name).name
-            file.write_bytes(data)
-            made.append(Film(f"{len(made):04d}", file, CLASSES.index(demo.parse(file.stem).emotion)))
+            file.write_bytes(encode())
+            made.append(Film(f"{len(made):04d}", file, CLASSES.index(demo.DATASET.parse(file.stem).emotion)))
     return made
 
 
@@ -114,7 +114,7 @@ def prepare_ours(clips: Sequence[Film], size: Size, work: Path) -> None:
     """The features as the face stage and the audio stage write them; the centre of the frame is the face."""
     archive = work / "shard.zip"
     sources = {film.file.name: film.file for film in clips}
-    base.write_shard(archive, sorted((name, file.read_bytes()) for name, file in sources.items()))
+    shards.write(archive, sorted((name, file.read_bytes()) for name, file in sources.items()))
     lengths = {name: f"{media.probe(file.read_bytes()).duration:.3f}" for name, file in sources.items()}
     rows = [
         {"clip": f.name, "file": f.file.name, "sound": f.file.name, "duration": lengths[f.file.name]} for f in clips

@@ -43,7 +43,7 @@ def models(folder: Path, name: str, loaded: config.Params, count: int, detector:
     """A folder with a bundle of so many networks of a corpus's proposed variant, with random weights."""
     folder.mkdir(parents=True)
     section, run = loaded.corpora[name], loaded.run(name, "proposed")
-    emotions = datasets.emotions(section.kind)
+    emotions = datasets.get(section.kind).emotions
     faces = section.faces and section.faces.model_copy(update={"body": "mobilenet0.25"})
     made = []
     for number in range(count):

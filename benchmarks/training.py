@@ -144,7 +144,7 @@ def _finish(device: torch.device) -> None:
 def measure(corpus: str, rounds: int, threads: int, device: torch.device) -> dict[str, float]:
     """The figures of a corpus's proposed network."""
     loaded = config.load()
-    section, emotions = loaded.corpus(corpus), datasets.emotions(loaded.corpus(corpus).kind)
+    section, emotions = loaded.corpus(corpus), datasets.get(loaded.corpus(corpus).kind).emotions
     short = {"epochs": EPOCHS, "warmup_epochs": 1, "patience": EPOCHS, "threads": threads}
     run = config.overridden(loaded.run(corpus, "proposed"), {"training": short}, corpus)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from emofuse import cli
 from emofuse.config import Audio
 from emofuse.data.dataset import Features
-from emofuse.datasets import base
+from emofuse.datasets import shards
 from emofuse.features import audio, media
 from emofuse.features.media import write_clip
 from emofuse.utils.errors import UserError
@@ -132,7 +132,7 @@ def test_each_clip_has_a_row_and_a_bad_one_its_reason(tmp_path: Path) -> None:
         "d.mp4": b"not a clip at all",
     }
     archive = tmp_path / "shard-0.zip"
-    base.write_shard(archive, sorted(members.items()))
+    shards.write(archive, sorted(members.items()))
     rows = [{"clip": name[0], "sound": name, "duration": "1.0"} for name in sorted(members)]
     audio.extract(rows, archive, SMALL, tmp_path / "shard-0.npy", tmp_path / "shard-0.csv")
     table = list(csv.DictReader(io.StringIO((tmp_path / "shard-0.csv").read_text())))
@@ -218,7 +218,7 @@ def test_a_shard_that_is_gone_or_of_another_index_is_one_line(tmp_path: Path) ->
     with pytest.raises(UserError, match="is missing: run emofuse download toy 3"):
         audio.extract([row], archive, SMALL, tmp_path / "a.npy", tmp_path / "a.csv")
     archive.parent.mkdir(parents=True)
-    base.write_shard(archive, [("b.mp4", b"")])
+    shards.write(archive, [("b.mp4", b"")])
     with pytest.raises(UserError, match="run emofuse index again"):
         audio.extract([row], archive, SMALL, tmp_path / "a.npy", tmp_path / "a.csv")
     assert not (tmp_path / "a.npy").exists()

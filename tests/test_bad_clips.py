@@ -22,7 +22,7 @@ from test_corpora import corpus
 from emofuse import cli
 from emofuse.data import index
 from emofuse.data.exclusions import by_kind
-from emofuse.datasets import base, cremad
+from emofuse.datasets import cremad, shards
 from emofuse.features import audio, media
 
 FILM = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
@@ -68,7 +68,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_a_corpus_of_good_and_bad_clips(
+def test_corpus_of_good_and_bad_clips(
     shared_data: Path,
     stills: dict[int, np.ndarray],
     tmp_path: Path,
@@ -97,13 +97,15 @@ def test_a_corpus_of_good_and_bad_clips(
         stem.format(4, 1): (minute, r"too long: 61\.\d seconds"),
         stem.format(5, 1): (
             good[3],
-            "duplicate content: 01-01-01-01-01-01-03 is the same, of another actor or emotion",
+            "duplicate content: 01-01-01-01-01-01-03 is identical, but of another actor or emotion",
         ),
         "Actor_01/smile.mp4": (good[1][:-1], "wrong name: not seven numbers of two digits with hyphens between"),
     }
     files |= {name: data for name, (data, _) in bad.items()}
     expected |= {name: reason for name, (_, reason) in bad.items()}
-    expected[stem.format(1, 3)] = "duplicate content: 01-01-05-01-01-01-01 is the same, of another actor or emotion"
+    expected[stem.format(1, 3)] = (
+        "duplicate content: 01-01-05-01-01-01-01 is identical, but of another actor or emotion"
+    )
     for name, data in files.items():
         path = tmp_path / "source" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,14 +208,12 @@ def test_flipped_bytes_never_stop_a_stage(shared_data: Path, data: st.DataObject
         assert np.isfinite(audio.clip_segments(sound, 2.0, SMALL)).all()
 
 
-def test_the_known_bad_clips_of_cremad_are_named(shared_data: Path, tmp_path: Path) -> None:
+def test_known_bad_clips_of_cremad_are_excluded(shared_data: Path, tmp_path: Path) -> None:
     whole = (shared_data / FLASH).read_bytes()
     names = [*cremad.BAD_VIDEO, "1001_DFA_ANG_XX"]
-    base.write_shard(
-        tmp_path / "data/acted/raw/shard-0.zip", sorted((f"VideoFlash/{name}.flv", whole) for name in names)
-    )
-    index.build("acted", corpus("cremad", shards=[0]), tmp_path)
-    status = {row["clip"]: row["status"] for row in rows(tmp_path / "data/acted/index.csv")}
+    shards.write(tmp_path / "data/acted/raw/shard-0.zip", sorted((f"VideoFlash/{name}.flv", whole) for name in names))
+    rows = index.build("acted", corpus("cremad", shards=[0]), tmp_path)
+    status = dict(zip(rows["clip"], rows["status"], strict=True))
     assert status == {
         "1001_DFA_ANG_XX": "ok",
         "1064_IEO_DIS_MD": "known bad clip: a minute long, with every emotion",
@@ -263,11 +263,14 @@ TONE = (0.3 * np.sin(np.arange(2 * RATE) * 0.3)).astype(np.float32)
         (sound(TONE, "aac", "mp4", jump=0.5), "the sound track is out of step: .* differ by 0.5 seconds"),
         (sound(TONE, "aac", "adts") + sound(TONE, "aac", "adts", 32000), "the sound changes its format"),
         (sound(TONE[: RATE // 2], "aac", "mp4"), r"the sound is too short: 0\.\d of 2\.0 seconds"),
-        (sound(np.where(np.arange(2 * RATE) == 9, np.nan, TONE).astype("f4"), "pcm_f32le", "wav"), "not all numbers"),
+        (
+            sound(np.where(np.arange(2 * RATE) == 9, np.nan, TONE).astype("f4"), "pcm_f32le", "wav"),
+            "samples that are not finite",
+        ),
         (sound(TONE * 1e-4, "pcm_f32le", "wav"), "the sound track is silent"),
     ],
 )
-def test_a_sound_that_cannot_be_used_says_why(data: bytes, reason: str) -> None:
+def test_unusable_sound_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(media.BrokenClip, match=reason):
         audio.clip_sound(data, 2.0, SMALL)
 

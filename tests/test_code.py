@@ -143,7 +143,8 @@ def test_of_the_modules_that_cannot_change_a_result_stages_use_nothing_that_comp
         "emofuse.tracking": {"TrainingRun"},
         "emofuse.utils.console": {"printable"},
         "emofuse.utils.errors": {"UserError"},
-        "emofuse.utils.progress": {"Progress"},
+        "emofuse.utils.locks": {"one_of"},
+        "emofuse.utils.progress": {"Meter", "Progress"},
         "emofuse": {"config", "tracking"},
     }
     used: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""What the names of clips say, and the zips that hold them."""
+"""The corpora: labels in names, published files, and the zips that hold the clips."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from emofuse import datasets
 from emofuse.config import Audio, Corpus, Faces
 from emofuse.datasets import base, cremad, ravdess, shards
 from emofuse.utils.errors import UserError
+
+RAVDESS, CREMAD = datasets.get("ravdess"), datasets.get("cremad")
 
 
 def corpus(kind: str, **changes: object) -> Corpus:
@@ -47,7 +49,7 @@ def readable(parse, stems: list[str]) -> list[base.Clip]:
 
 
 def test_ravdess_has_exactly_its_7356_clips() -> None:
-    clips = readable(ravdess.parse, ravdess_stems())
+    clips = readable(RAVDESS.parse, ravdess_stems())
     channels = Counter((clip.clip[:2], clip.clip[3:5]) for clip in clips)
     assert len(clips) == 7356
     assert channels == {(m, c): 1440 if c == "01" else 1012 for m in ("01", "02", "03") for c in ("01", "02")}
@@ -57,10 +59,10 @@ def test_ravdess_has_exactly_its_7356_clips() -> None:
     assert song == {"neutral": 92, **dict.fromkeys(("calm", "happy", "sad", "angry", "fearful"), 184)}
 
 
-def test_ravdess_reads_each_number() -> None:
+def test_ravdess_parses_each_number() -> None:
     expected = base.Clip("01-01-06-02-01-02-16", 16, "female", "fearful", "strong", "kids", "2")
-    assert ravdess.parse("01-01-06-02-01-02-16") == expected
-    assert ravdess.parse("03-02-02-01-02-01-07").gender == "male"
+    assert RAVDESS.parse("01-01-06-02-01-02-16") == expected
+    assert RAVDESS.parse("03-02-02-01-02-01-07").gender == "male"
 
 
 @pytest.mark.parametrize(
@@ -84,15 +86,15 @@ def test_ravdess_reads_each_number() -> None:
         ("03-02-08-01-02-01-12", "sings no surprised"),
     ],
 )
-def test_ravdess_says_what_is_wrong_with_a_name(stem: str, reason: str) -> None:
+def test_ravdess_names_the_error_in_a_name(stem: str, reason: str) -> None:
     with pytest.raises(base.NotAClip, match=reason):
-        ravdess.parse(stem)
+        RAVDESS.parse(stem)
 
 
-def test_cremad_reads_the_7442_published_names_and_no_other_of_its_codes() -> None:
-    with (cremad.REGISTRY / "cremad_files.csv").open(newline="", encoding="utf-8") as stream:
+def test_cremad_accepts_exactly_its_7442_clips() -> None:
+    with cremad.FILES.open(newline="", encoding="utf-8") as stream:
         published = [row["clip"] for row in csv.DictReader(stream)]
-    clips = [cremad.parse(stem) for stem in published]
+    clips = [CREMAD.parse(stem) for stem in published]
     assert len(clips) == 7442
     assert Counter(clip.emotion for clip in clips) == {
         **dict.fromkeys(("angry", "disgust", "fearful", "happy", "sad"), 1271),
@@ -102,7 +104,7 @@ def test_cremad_reads_the_7442_published_names_and_no_other_of_its_codes() -> No
     genders = {clip.actor: clip.gender for clip in clips}
     assert Counter(genders.values()) == {"male": 48, "female": 43}
     every = [f"{a}_{s}_{e}_{v}" for a in (1001,) for s in cremad.SENTENCES for e in cremad.CODES for v in cremad.LEVELS]
-    assert len(readable(cremad.parse, every)) == 82
+    assert len(readable(CREMAD.parse, every)) == 82
 
 
 @pytest.mark.parametrize(
@@ -118,9 +120,9 @@ def test_cremad_reads_the_7442_published_names_and_no_other_of_its_codes() -> No
         ("1040_ITH_SAD_X", "such as"),
     ],
 )
-def test_cremad_says_what_is_wrong_with_a_name(stem: str, reason: str) -> None:
+def test_cremad_names_the_error_in_a_name(stem: str, reason: str) -> None:
     with pytest.raises(base.NotAClip, match=reason):
-        cremad.parse(stem)
+        CREMAD.parse(stem)
 
 
 NAMES = st.one_of(
@@ -133,21 +135,21 @@ NAMES = st.one_of(
 
 @pytest.mark.parametrize("kind", datasets.KINDS)
 @given(stem=NAMES)
-def test_any_text_is_a_clip_or_is_refused(kind: str, stem: str) -> None:
+def test_any_name_is_parsed_or_refused(kind: str, stem: str) -> None:
     try:
-        clip = datasets.reader(kind).parse(stem)
+        clip = datasets.get(kind).parse(stem)
     except base.NotAClip as error:
         refused = str(error)
     else:
         refused = ""
         assert clip.clip == stem
-        assert clip.emotion in datasets.emotions(kind)
+        assert clip.emotion in datasets.get(kind).emotions
         assert clip.gender in ("male", "female")
     assert refused or clip
 
 
-@given(st.sampled_from(readable(ravdess.parse, ravdess_stems())))
-def test_a_ravdess_name_can_be_told_from_its_labels(clip: base.Clip) -> None:
+@given(st.sampled_from(readable(RAVDESS.parse, ravdess_stems())))
+def test_ravdess_labels_determine_the_name(clip: base.Clip) -> None:
     emotion = ravdess.EMOTIONS.index(clip.emotion) + 1
     intensity = {"normal": "01", "strong": "02"}[clip.intensity]
     statement = {"kids": "01", "dogs": "02"}[clip.statement]
@@ -158,34 +160,34 @@ def test_a_ravdess_name_can_be_told_from_its_labels(clip: base.Clip) -> None:
 @given(path=st.text(), ending=st.sampled_from(["", ".wav", ".mp4", ".flv", ".FLAC", ".csv"]))
 @pytest.mark.parametrize("kind", ["ravdess", "cremad"])
 @pytest.mark.parametrize("modalities", [["video", "audio"], ["audio"]])
-def test_any_path_has_a_place_or_none(kind: str, modalities: list[str], path: str, ending: str) -> None:
-    place = datasets.reader(kind).member(path + ending, corpus(kind, modalities=modalities))
-    assert place is None or place.is_clip or place.name == path + ending
+def test_any_path_is_a_member_or_ignored(kind: str, modalities: list[str], path: str, ending: str) -> None:
+    member = datasets.get(kind).member(path + ending, corpus(kind, modalities=modalities))
+    assert member is None or member.is_clip or member.name == path + ending
 
 
-def test_ravdess_takes_the_modality_and_channel_that_the_corpus_asks_for() -> None:
+def test_ravdess_selects_modality_and_channel() -> None:
     paths = ["a/01-01-03-01-01-01-05.MP4", "02-01-03-01-01-01-05.mp4", "01-02-03-01-01-01-05.mp4"]
     paths += ["03-01-03-01-01-01-05.wav", "03-01-03-01-01-01-05.flac", "01-01-03-01-01-01-05.wav", "x.txt"]
 
-    def taken(**changes: object) -> list[str]:
-        places = [ravdess.member(path, corpus("ravdess", **changes)) for path in paths]
-        return [place.name for place in places if place is not None]
+    def selected(**changes: object) -> list[str]:
+        members = [RAVDESS.member(path, corpus("ravdess", **changes)) for path in paths]
+        return [member.name for member in members if member is not None]
 
-    assert taken() == ["Actor_05/01-01-03-01-01-01-05.mp4"]
-    assert taken(vocal=["song"]) == ["Actor_05/01-02-03-01-01-01-05.mp4"]
-    assert taken(modalities=["audio"]) == ["Actor_05/03-01-03-01-01-01-05.wav", "Actor_05/03-01-03-01-01-01-05.flac"]
+    assert selected() == ["Actor_05/01-01-03-01-01-01-05.mp4"]
+    assert selected(vocal=["song"]) == ["Actor_05/01-02-03-01-01-01-05.mp4"]
+    assert selected(modalities=["audio"]) == ["Actor_05/03-01-03-01-01-01-05.wav", "Actor_05/03-01-03-01-01-01-05.flac"]
 
 
-def test_a_wrong_name_is_its_folders_actors() -> None:
+def test_wrong_name_belongs_to_the_actor_of_its_folder() -> None:
     section = corpus("ravdess")
-    assert ravdess.member("in/Actor_07/smile.mp4", section) == base.Place(7, "in/Actor_07/smile.mp4", False)
-    assert ravdess.member("smile.mp4", section) == base.Place(None, "smile.mp4", False)
-    assert cremad.member("1005_smile.flv", corpus("cremad")) == base.Place(1005, "1005_smile.flv", False)
+    assert RAVDESS.member("in/Actor_07/smile.mp4", section) == base.Member(7, "in/Actor_07/smile.mp4", False)
+    assert RAVDESS.member("smile.mp4", section) == base.Member(None, "smile.mp4", False)
+    assert CREMAD.member("1005_smile.flv", corpus("cremad")) == base.Member(1005, "1005_smile.flv", False)
 
 
-def test_ravdess_names_the_published_archives() -> None:
+def test_ravdess_lists_its_published_archives() -> None:
     def names(actors: tuple[int, ...], **changes: object) -> list[str]:
-        return [file.path for file in ravdess.remote(("http://host",), actors, corpus("ravdess", **changes))]
+        return [file.path for file in RAVDESS.remote(("http://host",), actors, corpus("ravdess", **changes))]
 
     assert names((17, 18)) == ["Video_Speech_Actor_17.zip", "Video_Speech_Actor_18.zip"]
     assert names((17, 18), vocal=["song", "speech"])[2:] == ["Video_Song_Actor_17.zip"]
@@ -193,14 +195,14 @@ def test_ravdess_names_the_published_archives() -> None:
     assert names((), modalities=["audio"]) == []
 
 
-def test_cremad_asks_only_for_what_the_corpus_needs() -> None:
+def test_cremad_lists_only_the_needed_files() -> None:
     def files(**changes: object) -> list[str]:
-        return [file.path for file in cremad.remote(("http://host",), (1001,), corpus("cremad", **changes))]
+        return [file.path for file in CREMAD.remote(("http://host",), (1001,), corpus("cremad", **changes))]
 
     assert len(files()) == 82
     assert all(path.startswith("VideoFlash/") for path in files())
     assert len(files(sound="wav")) == 164
-    # Sound alone never pulls video, and pictures alone no sound.
+    # Audio only needs no video, and video only needs no audio.
     assert all(path.startswith("AudioWAV/") for path in files(modalities=["audio"]))
     assert all(path.startswith("VideoFlash/") for path in files(sound="wav", modalities=["video"]))
     assert files(labels="perceived")[-1] == cremad.VOTES
@@ -215,25 +217,25 @@ VOTES = (
 )
 
 
-def test_perceived_is_the_only_most_voted_emotion_of_those_who_saw_and_heard() -> None:
-    table = cremad.votes_of(VOTES, (1001,))
+def test_perceived_emotion_is_the_majority_of_those_who_saw_and_heard_the_clip() -> None:
+    table = CREMAD.table_rows(cremad.VOTES, VOTES, (1001,))
     assert cremad.majorities(table) == {"1001_DFA_ANG_XX": "disgust", "1001_DFA_HAP_XX": None}
     names = [f"VideoFlash/1001_DFA_{code}_XX.flv" for code in ("ANG", "HAP", "SAD")] + [cremad.VOTES]
-    entries = list(cremad.entries(names, lambda name: table, corpus("cremad", labels="perceived")))
+    entries = list(CREMAD.entries(names, lambda name: table, corpus("cremad", labels="perceived")))
     assert [(entry.clip.emotion, entry.reason) for entry in entries] == [
         ("disgust", ""),
         ("", "its votes are tied"),
-        ("", "nobody has voted on it"),
+        ("", "it has no votes"),
     ]
-    intended = list(cremad.entries(names, lambda name: table, corpus("cremad")))
+    intended = list(CREMAD.entries(names, lambda name: table, corpus("cremad")))
     assert [(entry.clip.emotion, entry.reason) for entry in intended] == [("angry", ""), ("happy", ""), ("sad", "")]
 
 
-def test_cremad_joins_sound_to_its_clip_and_says_what_is_missing() -> None:
+def test_cremad_joins_sound_with_video_and_reports_what_is_missing() -> None:
     section = corpus("cremad", sound="wav")
     names = ["AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1001_DFA_HAP_XX.wav"]
     names += ["VideoFlash/1001_DFA_ANG_XX.flv", "VideoFlash/1001_DFA_SAD_XX.flv", "odd.wav"]
-    entries = {entry.file: entry for entry in cremad.entries(names, lambda name: b"", section)}
+    entries = {entry.file: entry for entry in CREMAD.entries(names, lambda name: b"", section)}
     assert set(entries) == set(names[1:])
     assert entries[names[2]].sound == names[0]
     assert entries[names[2]].reason == ""
@@ -242,63 +244,71 @@ def test_cremad_joins_sound_to_its_clip_and_says_what_is_missing() -> None:
     assert entries["odd.wav"].clip is None
 
 
-def test_the_known_bad_clips_of_cremad_have_reasons() -> None:
+def test_known_bad_clips_of_cremad_have_reasons() -> None:
     stems = ["1064_IEO_DIS_MD", "1064_TIE_SAD_XX", "1076_MTI_NEU_XX", "1076_MTI_SAD_XX", "1040_ITH_SAD_XX"]
-    video = cremad.entries([f"VideoFlash/{stem}.flv" for stem in stems], lambda name: b"", corpus("cremad"))
+    video = CREMAD.entries([f"VideoFlash/{stem}.flv" for stem in stems], lambda name: b"", corpus("cremad"))
     assert ["known bad clip" in entry.reason for entry in video] == [True, True, True, True, False]
     section = corpus("cremad", modalities=["audio"], sound="wav")
-    sound = cremad.entries([f"AudioWAV/{stem}.wav" for stem in stems], lambda name: b"", section)
+    sound = CREMAD.entries([f"AudioWAV/{stem}.wav" for stem in stems], lambda name: b"", section)
     assert ["known bad clip" in entry.reason for entry in sound] == [False, False, False, True, False]
 
 
-def test_the_votes_agree_with_what_is_known_of_them(shared_data) -> None:
+def test_votes_of_cremad_agree_with_published_counts(shared_data) -> None:
     table = (shared_data / "cremad" / "processedResults" / "tabulatedVotes.csv").read_bytes()
-    perceived = cremad.majorities(cremad.votes_of(table, cremad.ACTORS))
+    perceived = cremad.majorities(CREMAD.table_rows(cremad.VOTES, table, cremad.ACTORS))
     assert len(perceived) == 7442
     assert sum(emotion is None for emotion in perceived.values()) == 420
-    agreed = sum(cremad.parse(clip).emotion == emotion for clip, emotion in perceived.items() if emotion)
+    agreed = sum(CREMAD.parse(clip).emotion == emotion for clip, emotion in perceived.items() if emotion)
     assert agreed / 7442 == pytest.approx(0.7221, abs=1e-4)
 
 
-def test_the_actor_list_is_the_corpuss_own(shared_data) -> None:
+def test_actors_of_cremad_are_those_of_its_demographics(shared_data) -> None:
     with (shared_data / "cremad" / "VideoDemographics.csv").open(newline="", encoding="utf-8") as stream:
         assert cremad.genders() == {int(row["ActorID"]): row["Sex"].lower() for row in csv.DictReader(stream)}
 
 
-def test_the_same_members_make_the_same_bytes(tmp_path) -> None:
+def test_same_members_give_the_same_bytes(tmp_path) -> None:
     members = [("Actor_01/a.wav", b"one"), ("Actor_02/b.wav", b"two")]
-    base.write_shard(tmp_path / "first.zip", members)
-    base.write_shard(tmp_path / "second.zip", iter(members))
+    shards.write(tmp_path / "first.zip", members)
+    shards.write(tmp_path / "second.zip", iter(members))
     assert (tmp_path / "first.zip").read_bytes() == (tmp_path / "second.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "first.zip") as archive:
         assert archive.testzip() is None
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
-    assert base.members(tmp_path / "first.zip") == ["Actor_01/a.wav", "Actor_02/b.wav"]
-    assert base.read_member(tmp_path / "first.zip", "Actor_02/b.wav") == b"two"
+    assert shards.members(tmp_path / "first.zip") == ["Actor_01/a.wav", "Actor_02/b.wav"]
+    assert shards.read_member(tmp_path / "first.zip", "Actor_02/b.wav") == b"two"
     with pytest.raises(UserError, match="run emofuse index again"):
-        base.read_member(tmp_path / "first.zip", "Actor_03/c.wav")
+        shards.read_member(tmp_path / "first.zip", "Actor_03/c.wav")
 
 
-def test_a_shard_that_was_replaced_is_read_anew(tmp_path) -> None:
+def test_replaced_shard_is_read_again(tmp_path) -> None:
     for text in (b"old", b"newer"):
-        base.write_shard(tmp_path / "shard.zip", [("a", text)])
-        assert base.read_member(tmp_path / "shard.zip", "a") == text
+        shards.write(tmp_path / "shard.zip", [("a", text)])
+        assert shards.read_member(tmp_path / "shard.zip", "a") == text
 
 
 @pytest.mark.parametrize("names", [["b", "a"], ["a", "a"]])
 def test_unsorted_members_are_refused_and_leave_no_file(tmp_path, names: list[str]) -> None:
     with pytest.raises(ValueError, match="sorted and unique"):
-        base.write_shard(tmp_path / "shard.zip", [(name, b"") for name in names])
+        shards.write(tmp_path / "shard.zip", [(name, b"") for name in names])
     assert list(tmp_path.iterdir()) == []
 
 
 @given(st.sets(st.integers(0, 2000)), st.integers(1, 40))
-def test_shards_deal_every_actor_once_in_order(actors: set[int], number: int) -> None:
+def test_shards_contain_every_actor_once_in_order(actors: set[int], number: int) -> None:
     runs = [shards.actors_of(list(actors), shard, number) for shard in range(number)]
     assert [actor for run in runs for actor in run] == sorted(actors)
     assert max(map(len, runs)) - min(map(len, runs)) <= 1
 
 
-def test_there_is_no_corpus_of_another_kind() -> None:
+def test_published_extent_depends_on_the_vocal_channels() -> None:
+    speech, song = (RAVDESS.published(corpus("ravdess", vocal=[vocal])) for vocal in ("speech", "song"))
+    assert (len(speech.actors), speech.clips) == (24, 1440)
+    assert (len(song.actors), song.clips) == (23, 1012)
+    assert RAVDESS.published(corpus("ravdess", vocal=["speech", "song"])).clips == 2452
+    assert CREMAD.published(corpus("cremad")) == (CREMAD.actors, 7442)
+
+
+def test_unknown_kind_is_an_error() -> None:
     with pytest.raises(ValueError, match="no corpus of kind"):
-        datasets.reader("base")
+        datasets.get("base")

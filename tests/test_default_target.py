@@ -25,8 +25,8 @@ from micro import commit, copy_tree, ran, run
 from web import Server, serving
 
 from emofuse import paths
-from emofuse.datasets import addresses as published
 from emofuse.datasets import cremad, demo, ravdess
+from emofuse.datasets.addresses import ADDRESSES
 from emofuse.datasets.demo import face as demo_face
 from emofuse.datasets.demo import voice as demo_voice
 from emofuse.features import media
@@ -102,7 +102,7 @@ def cremad_clips(folder: Path) -> dict[str, bytes]:
 
 
 def addresses() -> list[dict[str, str]]:
-    with (published.REGISTRY / "addresses.csv").open(newline="", encoding="utf-8") as stream:
+    with ADDRESSES.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 

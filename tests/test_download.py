@@ -1,4 +1,4 @@
-"""Clips from folders, zips and the web to shards, and what is said where that fails."""
+"""Clips from folders, zips and the web become shards; what cannot is reported in one line."""
 
 from __future__ import annotations
 
@@ -21,12 +21,9 @@ from web import Server, serving
 
 from emofuse import config, paths
 from emofuse.config import Demo
-from emofuse.data.download import clips as download
-from emofuse.data.download import http as remote
-from emofuse.data.download import weights
-from emofuse.datasets import addresses as registry
-from emofuse.datasets import base, cremad, ravdess
-from emofuse.datasets.addresses import Remote
+from emofuse.data.download import clips, http, weights
+from emofuse.datasets import addresses as published
+from emofuse.datasets import cremad, ravdess, shards
 from emofuse.utils.errors import UserError
 
 FIRST = "03-01-03-01-01-01-01.wav"
@@ -37,7 +34,7 @@ API = "/api/records/1188976"
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(remote, "PAUSE", 0.001)
+    monkeypatch.setattr(http, "BACKOFF", 0.001)
     with serving() as served:
         yield served
 
@@ -71,11 +68,11 @@ def shard(root: Path, number: int = 0, name: str = "voices") -> Path:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {name: base.read_member(path, name) for name in base.members(path)}
+    return {name: shards.read_member(path, name) for name in shards.members(path)}
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Files that are no locks, under any name."""
+    """The names of all files other than locks."""
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
@@ -90,34 +87,34 @@ CLIPS = {f"Actor_01/{FIRST}": b"one", f"Actor_02/{SECOND}": b"two"}
         lambda root: folder_of(root, {"a/All.zip": zipped(CLIPS)}),
         lambda root: folder_of(root, {"a.zip": zipped({f"x/{FIRST}": b"one"}), f"y/{SECOND}": b"two"}),
         lambda root: folder_of(root, {"All.zip": zipped(CLIPS)}) / "All.zip",
-        # Copies, and what file managers leave behind, change nothing.
+        # Copies and the files that file managers create do not matter.
         lambda root: folder_of(root, {**CLIPS, f"too/{FIRST}": b"one", f"__MACOSX/._{FIRST}": b"", f"._{FIRST}": b""}),
-        # Other modalities and channels of the same corpus are none of this one's clips.
+        # Other modalities and channels of the corpus are ignored.
         lambda root: folder_of(root, {**CLIPS, "01-01-03-01-01-01-01.mp4": b"", "03-02-03-01-01-01-01.wav": b""}),
     ],
 )
 def test_any_local_layout_gives_the_same_shards(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
     source = layout(tmp_path / "source")
     for number in (0, 1):
-        download.run("voices", sounds(), number, str(source), tmp_path)
+        clips.download("voices", sounds(), number, str(source), tmp_path)
     assert contents(shard(tmp_path)) == CLIPS
     assert contents(shard(tmp_path, 1)) == {}
-    base.write_shard(tmp_path / "expected.zip", CLIPS.items())
+    shards.write(tmp_path / "expected.zip", CLIPS.items())
     assert shard(tmp_path).read_bytes() == (tmp_path / "expected.zip").read_bytes()
 
 
-def test_absent_actors_of_all_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_absent_actors_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = folder_of(tmp_path / "source", CLIPS)
     with caplog.at_level(logging.WARNING):
-        download.run("voices", sounds(), 0, str(source), tmp_path)
-    assert "no clip of actors 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 is there" in caplog.text
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert "no clip of actors 3, 4, 5, 6, 7, 8, 9, 10, 11, 12" in caplog.text
 
 
-def test_named_actors_are_dealt_among_themselves(tmp_path: Path) -> None:
+def test_shards_divide_only_the_requested_actors(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", CLIPS)
     for number in (0, 1):
-        download.run("voices", sounds(actors=[2, 1]), number, str(source), tmp_path)
-    assert base.members(shard(tmp_path, 1)) == [f"Actor_02/{SECOND}"]
+        clips.download("voices", sounds(actors=[2, 1]), number, str(source), tmp_path)
+    assert shards.members(shard(tmp_path, 1)) == [f"Actor_02/{SECOND}"]
 
 
 @pytest.mark.parametrize(
@@ -133,86 +130,86 @@ def test_named_actors_are_dealt_among_themselves(tmp_path: Path) -> None:
         ({}, {"wrong-name.wav": b""}, "no clip of voices is there"),
         ({}, {f"a/{FIRST}": b"one", f"b/{FIRST}": b"other"}, "two files differ"),
         ({}, {FIRST: b"one", FIRST.replace("wav", "flac"): b"other"}, "two files differ"),
-        ({}, {"all.zip": b"no zip"}, "all.zip is not a zip file"),
-        ({}, {"all.zip": zipped({f"../{FIRST}": b""})}, "leaves the folder"),
-        ({}, {"all.zip": zipped({f"/tmp/{FIRST}": b""})}, "leaves the folder"),
-        ({}, {"all.zip": zipped({f"a\\..\\..\\{FIRST}": b""})}, "leaves the folder"),
-        ({}, {"all.zip": zipped({f"C:/{FIRST}": b""})}, "leaves the folder"),
+        ({}, {"all.zip": b"no zip"}, "all.zip is not a readable zip file"),
+        ({}, {"all.zip": zipped({f"../{FIRST}": b""})}, "leads out of the folder"),
+        ({}, {"all.zip": zipped({f"/tmp/{FIRST}": b""})}, "leads out of the folder"),
+        ({}, {"all.zip": zipped({f"a\\..\\..\\{FIRST}": b""})}, "leads out of the folder"),
+        ({}, {"all.zip": zipped({f"C:/{FIRST}": b""})}, "leads out of the folder"),
     ],
 )
-def test_an_unusable_source_is_one_line(tmp_path: Path, changes: dict, files: dict, message: str) -> None:
+def test_unusable_source_is_one_line(tmp_path: Path, changes: dict, files: dict, message: str) -> None:
     source = folder_of(tmp_path / "source", files)
     with pytest.raises(UserError) as error:
-        download.run("voices", sounds(**changes), 0, str(source), tmp_path)
+        clips.download("voices", sounds(**changes), 0, str(source), tmp_path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert leftovers(tmp_path / "data") == []
 
 
-def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+def test_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "all.zip"
     link = zipfile.ZipInfo(FIRST)
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(source, "w") as archive:
         archive.writestr(link, "/etc/passwd")
     with pytest.raises(UserError, match="is a link"):
-        download.run("voices", sounds(), 0, str(source), tmp_path)
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
 
 
-def test_a_damaged_member_is_refused_and_leaves_no_shard(tmp_path: Path) -> None:
+def test_damaged_member_is_refused_and_leaves_no_shard(tmp_path: Path) -> None:
     source = tmp_path / "all.zip"
-    base.write_shard(source, [(FIRST, b"sound" * 100)])
+    shards.write(source, [(FIRST, b"sound" * 100)])
     source.write_bytes(source.read_bytes().replace(b"soundsound", b"soundSOUND", 1))
     with pytest.raises(UserError, match=f"{FIRST} cannot be read"):
-        download.run("voices", sounds(), 0, str(source), tmp_path)
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
     assert leftovers(tmp_path / "data") == []
 
 
-def test_a_missing_source_names_the_setting(tmp_path: Path) -> None:
+def test_error_about_a_missing_source_names_the_setting(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no /no/such/folder") as error:
-        download.run("voices", sounds(), 0, "/no/such/folder", tmp_path)
+        clips.download("voices", sounds(), 0, "/no/such/folder", tmp_path)
     assert "EMOFUSE_VOICES_SOURCE" in str(error.value)
 
 
-def test_wrong_names_go_along(tmp_path: Path) -> None:
+def test_files_with_wrong_names_are_kept_for_the_index(tmp_path: Path) -> None:
     files = {**CLIPS, "smile.wav": b"?", "Actor_24/smile.wav": b"!"}
     source = folder_of(tmp_path / "source", files)
     for number in (0, 1):
-        download.run("voices", sounds(), number, str(source), tmp_path)
+        clips.download("voices", sounds(), number, str(source), tmp_path)
     assert contents(shard(tmp_path)) == {**CLIPS, "smile.wav": b"?"}
     assert contents(shard(tmp_path, 1)) == {"Actor_24/smile.wav": b"!"}
 
 
 def test_perceived_labels_need_the_votes(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", {"1001_DFA_ANG_XX.flv": b"clip"})
-    with pytest.raises(UserError, match=r"corpora\.faces\.labels: perceived needs the corpus's table"):
-        download.run("faces", corpus("cremad", labels="perceived"), 0, str(source), tmp_path)
-    download.run("faces", corpus("cremad"), 0, str(source), tmp_path)
-    assert base.members(shard(tmp_path, name="faces")) == ["VideoFlash/1001_DFA_ANG_XX.flv"]
+    with pytest.raises(UserError, match="its labels are in the corpus's table processedResults"):
+        clips.download("faces", corpus("cremad", labels="perceived"), 0, str(source), tmp_path)
+    clips.download("faces", corpus("cremad"), 0, str(source), tmp_path)
+    assert shards.members(shard(tmp_path, name="faces")) == ["VideoFlash/1001_DFA_ANG_XX.flv"]
 
 
-def test_a_copy_of_another_edition_is_used_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_copy_of_another_edition_is_used_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = folder_of(tmp_path / "source", {"1001_DFA_ANG_XX.flv": b"clip"})
     with caplog.at_level(logging.WARNING):
-        download.run("faces", corpus("cremad"), 0, str(source), tmp_path)
-    assert "1 of 1 files are not those that the corpus publishes" in caplog.text
+        clips.download("faces", corpus("cremad"), 0, str(source), tmp_path)
+    assert "1 of 1 files differ from the published ones" in caplog.text
 
 
-def test_the_demo_is_made(tmp_path: Path) -> None:
+def test_demo_corpus_is_generated(tmp_path: Path) -> None:
     section = corpus("demo", demo=Demo(actors=4, takes=1), shards=[0, 1, 2, 3])
-    download.run("toy", section, 3, None, tmp_path)
-    names = base.members(shard(tmp_path, 3, "toy"))
+    clips.download("toy", section, 3, None, tmp_path)
+    names = shards.members(shard(tmp_path, 3, "toy"))
     assert sum(name.startswith("Actor_04/") and name.endswith(".mp4") for name in names) == 8
 
 
 def metadata(*archives: tuple[str, bytes]) -> bytes:
-    """What Zenodo says of a record, as far as it matters."""
+    """The metadata of a Zenodo record, as far as needed."""
     files = [{"key": n, "size": len(d), "checksum": f"md5:{hashlib.md5(d).hexdigest()}"} for n, d in archives]
     return json.dumps({"id": 1188976, "files": files}).encode()
 
 
 def films_of(server: Server) -> dict[str, bytes]:
-    """Serve a record with the video archive of each actor."""
+    """Serve a Zenodo record with a video archive per actor."""
     archives = {}
     for actor in ravdess.ACTORS:
         clip = zipped({f"Actor_{actor:02d}/{kind}-01-03-01-01-01-{actor:02d}.mp4": b"clip" for kind in ("01", "02")})
@@ -223,22 +220,22 @@ def films_of(server: Server) -> dict[str, bytes]:
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, kind: str, *bases: str) -> None:
-    """Let a corpus be published there."""
-    known = {**registry.registry(), kind: Remote("", bases)}
-    for module in (download, ravdess, cremad):
-        monkeypatch.setattr(module, "registry", lambda: known)
+    """Change the addresses at which a corpus is published."""
+    known = {**published.addresses(), kind: published.RemoteFile("", bases)}
+    for module in (clips, ravdess, cremad):
+        monkeypatch.setattr(module, "addresses", lambda: known)
 
 
-def test_archives_come_once_from_where_they_are_published_and_are_held_to_the_record(
+def test_archives_are_downloaded_once_and_verified_against_the_record(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archives = films_of(server)
     publish(monkeypatch, "ravdess", server.address + RECORD)
     server.faults[f"{RECORD}/Video_Speech_Actor_01.zip"] = ["truncated", "wrong", "503"]
     for _ in range(2):
-        download.run("films", pictures(), 0, None, tmp_path)
-    clips = contents(shard(tmp_path, name="films"))
-    assert clips == {f"Actor_{a:02d}/01-01-03-01-01-01-{a:02d}.mp4": b"clip" for a in range(1, 13)}
+        clips.download("films", pictures(), 0, None, tmp_path)
+    found = contents(shard(tmp_path, name="films"))
+    assert found == {f"Actor_{a:02d}/01-01-03-01-01-01-{a:02d}.mp4": b"clip" for a in range(1, 13)}
     kept = tmp_path / "data" / "films" / "archives"
     assert {path.name for path in kept.iterdir()} == {"record-1188976.json", *list(archives)[:12]}
     assert (kept / "record-1188976.json").read_bytes() == server.files[API]
@@ -247,59 +244,59 @@ def test_archives_come_once_from_where_they_are_published_and_are_held_to_the_re
     assert len(server.asked) == 1 + 4 + 11
 
 
-def test_what_the_record_said_at_first_use_is_what_archives_are_held_to(server: Server, tmp_path: Path) -> None:
+def test_checksums_of_the_first_download_remain_valid(server: Server, tmp_path: Path) -> None:
     archives = films_of(server)
-    download.run("films", pictures(), 0, server.address + RECORD, tmp_path)
+    clips.download("films", pictures(), 0, server.address + RECORD, tmp_path)
     path = f"{RECORD}/Video_Speech_Actor_24.zip"
     server.files[path] = b"PK" + archives["Video_Speech_Actor_24.zip"]
     server.files[API] = metadata(("Video_Speech_Actor_24.zip", server.files[path]))
-    with pytest.raises(UserError, match=r"what it sends is something else: it has \d+ bytes, not \d+"):
-        download.run("films", pictures(), 1, server.address + RECORD, tmp_path)
+    with pytest.raises(UserError, match=r"the server sends something else: it has \d+ bytes, not \d+"):
+        clips.download("films", pictures(), 1, server.address + RECORD, tmp_path)
     assert not shard(tmp_path, 1, "films").exists()
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "warning"),
     [
         (metadata(("another.zip", b"")), "the record has no checksum of Video_Speech_Actor_01.zip"),
         (b"{}", f"{API} lists no files"),
         (b"<html>", "is not valid JSON"),
-        (None, f"{API}: the host answers 404 Not Found"),
+        (None, f"{API}: the server answers 404 Not Found"),
     ],
 )
-def test_a_record_without_checksums_is_said_and_stops_nothing(
-    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes | None, said: str
+def test_record_without_checksums_is_a_warning(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture, answer: bytes | None, warning: str
 ) -> None:
     films_of(server)
     del server.files[API]
     if answer is not None:
         server.files[API] = answer
     with caplog.at_level(logging.WARNING):
-        download.run("films", pictures(), 0, server.address + RECORD, tmp_path)
-    assert len(base.members(shard(tmp_path, name="films"))) == 12
-    assert caplog.text.count(said) == 1
+        clips.download("films", pictures(), 0, server.address + RECORD, tmp_path)
+    assert len(shards.members(shard(tmp_path, name="films"))) == 12
+    assert caplog.text.count(warning) == 1
 
 
-def test_songs_come_with_the_speech_where_they_are_asked_for(server: Server, tmp_path: Path) -> None:
+def test_songs_are_downloaded_if_requested(server: Server, tmp_path: Path) -> None:
     for channel, number in (("Speech", "01"), ("Song", "02")):
         for actor in (17, 18):
             clip = zipped({f"Actor_{actor}/01-{number}-03-01-01-01-{actor}.mp4": channel.encode()})
             server.files[f"{RECORD}/Video_{channel}_Actor_{actor}.zip"] = clip
     del server.files[f"{RECORD}/Video_Song_Actor_18.zip"]  # who sings nothing
     section = corpus("ravdess", shards=[0], actors=[17, 18], vocal=["speech", "song"])
-    download.run("films", section, 0, server.address + RECORD, tmp_path)
+    clips.download("films", section, 0, server.address + RECORD, tmp_path)
     assert sorted(contents(shard(tmp_path, name="films")).values()) == [b"Song", b"Speech", b"Speech"]
 
 
-def test_an_archive_put_by_hand_is_used(server: Server, tmp_path: Path) -> None:
+def test_archive_downloaded_by_hand_is_used(server: Server, tmp_path: Path) -> None:
     archives = films_of(server)
     folder_of(tmp_path / "data" / "films" / "archives", {**archives, "record-1188976.json": server.files[API]})
-    download.run("films", pictures(), 1, server.address + RECORD, tmp_path)
-    assert len(base.members(shard(tmp_path, 1, "films"))) == 12
+    clips.download("films", pictures(), 1, server.address + RECORD, tmp_path)
+    assert len(shards.members(shard(tmp_path, 1, "films"))) == 12
     assert server.asked == []
 
 
-def test_local_archives_are_held_to_the_record_and_used_as_they_are(
+def test_local_archives_that_differ_from_the_record_are_used_with_a_warning(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     archives = films_of(server)
@@ -307,31 +304,31 @@ def test_local_archives_are_held_to_the_record_and_used_as_they_are(
     archives["Video_Speech_Actor_02.zip"] = zipped({"mine/01-01-03-01-01-01-02.mp4": b"my own"})
     source = folder_of(tmp_path / "source", archives)
     with caplog.at_level(logging.WARNING):
-        download.run("films", pictures(), 0, str(source), tmp_path)
+        clips.download("films", pictures(), 0, str(source), tmp_path)
     assert contents(shard(tmp_path, name="films"))["Actor_02/01-01-03-01-01-01-02.mp4"] == b"my own"
     assert caplog.text.count("is not the archive that the corpus publishes") == 1
     assert "Video_Speech_Actor_02.zip is not the archive" in caplog.text
     assert server.asked == [API]
 
 
-def test_a_local_zip_of_the_recordings_is_held_to_its_published_checksum(
+def test_local_zip_of_the_recordings_is_compared_with_its_published_checksum(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = folder_of(tmp_path / "source", {"Audio_Speech_Actors_01-24.zip": zipped(CLIPS)})
     with caplog.at_level(logging.WARNING):
-        download.run("voices", sounds(), 0, str(source), tmp_path)
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
     assert contents(shard(tmp_path)) == CLIPS
     assert "Audio_Speech_Actors_01-24.zip is not the archive that the corpus publishes: it has" in caplog.text
 
 
-def test_one_zip_can_be_an_address(server: Server, tmp_path: Path) -> None:
+def test_source_can_be_the_address_of_a_zip(server: Server, tmp_path: Path) -> None:
     server.files["/mine.zip"] = zipped(CLIPS)
-    download.run("voices", sounds(), 0, f"{server.address}/mine.zip", tmp_path)
+    clips.download("voices", sounds(), 0, f"{server.address}/mine.zip", tmp_path)
     assert contents(shard(tmp_path)) == CLIPS
 
 
 @pytest.mark.parametrize("kind", ["outside", "link"])
-def test_a_fetched_zip_that_cannot_be_trusted_is_refused(server: Server, tmp_path: Path, kind: str) -> None:
+def test_untrustworthy_download_is_refused(server: Server, tmp_path: Path, kind: str) -> None:
     member = zipfile.ZipInfo(f"../{FIRST}" if kind == "outside" else FIRST)
     member.external_attr = ((stat.S_IFLNK if kind == "link" else stat.S_IFREG) | 0o777) << 16
     buffer = io.BytesIO()
@@ -339,16 +336,16 @@ def test_a_fetched_zip_that_cannot_be_trusted_is_refused(server: Server, tmp_pat
         archive.writestr(member, "/etc/passwd")
     server.files["/mine.zip"] = buffer.getvalue()
     with pytest.raises(UserError, match="do not trust this zip"):
-        download.run("voices", sounds(), 0, f"{server.address}/mine.zip", tmp_path)
+        clips.download("voices", sounds(), 0, f"{server.address}/mine.zip", tmp_path)
     assert leftovers(tmp_path) == ["mine.zip"]
 
 
-def test_the_recordings_archive_is_held_to_its_published_checksum(server: Server, tmp_path: Path) -> None:
+def test_archive_of_the_recordings_is_verified_against_its_published_checksum(server: Server, tmp_path: Path) -> None:
     path = f"{RECORD}/Audio_Speech_Actors_01-24.zip"
     server.files[path] = zipped(CLIPS)
     with pytest.raises(UserError, match=r"it has .* bytes, not 208,468,073") as error:
-        download.run("voices", sounds(), 0, server.address + RECORD, tmp_path)
-    assert server.asked == [path] * remote.TRIES
+        clips.download("voices", sounds(), 0, server.address + RECORD, tmp_path)
+    assert server.asked == [path] * http.TRIES
     assert str(tmp_path / "data/voices/archives/Audio_Speech_Actors_01-24.zip") in str(error.value)
     assert leftovers(tmp_path) == []
 
@@ -356,10 +353,10 @@ def test_the_recordings_archive_is_held_to_its_published_checksum(server: Server
 @pytest.mark.parametrize(
     ("name", "folder"), [("ravdess", "Audio_Speech_Actors_01-24.zip"), ("cremad", "AudioWAV/1001_DFA_ANG_XX.wav")]
 )
-def test_work_on_sound_alone_never_pulls_video(
+def test_audio_only_work_never_downloads_video(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, folder: str
 ) -> None:
-    """A newcomer leaves one variant in params.yaml and nothing else changes."""
+    """It is enough to remove the other variants from params.yaml."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     tree["corpora"][name]["variants"] = ["audio_only"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
@@ -367,62 +364,60 @@ def test_work_on_sound_alone_never_pulls_video(
     section = config.load(tmp_path / "params.yaml").corpus(name)
     publish(monkeypatch, name, server.address)
     with pytest.raises(UserError, match="404"):
-        download.run(name, section, 0, None, tmp_path)
+        clips.download(name, section, 0, None, tmp_path)
     assert server.asked == [f"/{folder}"]
 
 
-def test_a_host_out_of_reach_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAUSE", 0.001)
+def test_unreachable_host_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "BACKOFF", 0.001)
     with serving() as gone:
         address = gone.address
     with pytest.raises(UserError) as error:
-        download.run("films", pictures(), 0, address, tmp_path)
+        clips.download("films", pictures(), 0, address, tmp_path)
     archive = tmp_path / "data/films/archives/Video_Speech_Actor_01.zip"
     assert str(error.value) == (
-        f"{address}/Video_Speech_Actor_01.zip?download=1: the host cannot be reached."
-        f" Fetch it by hand and put it at {archive}, or set EMOFUSE_FILMS_SOURCE to a local copy (a folder, or the zips)"
+        f"{address}/Video_Speech_Actor_01.zip?download=1: the server cannot be reached."
+        f" Download it by hand and put it at {archive}, or set EMOFUSE_FILMS_SOURCE to a local copy (a folder, or the zips)"
     )
 
 
-def test_the_disk_must_have_room_for_the_whole_corpus_before_it_starts(
+def test_disk_must_have_space_for_the_whole_corpus_before_the_download_starts(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archives = films_of(server)
     whole = sum(map(len, archives.values()))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * whole - 1))
-    with pytest.raises(UserError, match=r"GB are needed there and .* GB are free; free some"):
-        download.run("films", pictures(), 0, server.address + RECORD, tmp_path)
+    with pytest.raises(UserError, match=r"GB are needed but .* GB are free; free some space"):
+        clips.download("films", pictures(), 0, server.address + RECORD, tmp_path)
     assert server.asked == [API]
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * whole))
-    download.run("films", pictures(), 0, server.address + RECORD, tmp_path)
+    clips.download("films", pictures(), 0, server.address + RECORD, tmp_path)
 
 
-def test_real_cremad_clips_come_from_the_mirror_or_else_from_the_official_host(
+def test_real_cremad_clips_come_from_the_mirror_or_else_the_official_host(
     server: Server, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clips = sorted((shared_data / "cremad" / "VideoFlash").glob("*.flv"))
-    lines = (cremad.REGISTRY / "cremad_files.csv").read_text().splitlines(keepends=True)
-    stems = {clip.stem for clip in clips}
-    (tmp_path / "cremad_files.csv").write_text(
-        "".join(line for line in lines if line[:15] in {"clip,flv_bytes,", *stems})
-    )
-    monkeypatch.setattr(cremad, "REGISTRY", tmp_path)
+    real = sorted((shared_data / "cremad" / "VideoFlash").glob("*.flv"))
+    lines = cremad.FILES.read_text().splitlines(keepends=True)
+    stems = {clip.stem for clip in real}
+    (tmp_path / "files.csv").write_text("".join(line for line in lines if line[:15] in {"clip,flv_bytes,", *stems}))
+    monkeypatch.setattr(cremad, "FILES", tmp_path / "files.csv")
     section = corpus("cremad", shards=list(range(8)))
-    server.files = {f"/{host}/VideoFlash/{clip.name}": clip.read_bytes() for clip in clips for host in ("m", "o")}
-    # A pointer of Git LFS, as a host without the content sends, is not the clip.
-    server.files[f"/m/VideoFlash/{clips[0].name}"] = b"version https://git-lfs.github.com/spec/v1\n"
-    del server.files[f"/m/VideoFlash/{clips[1].name}"]
+    server.files = {f"/{host}/VideoFlash/{clip.name}": clip.read_bytes() for clip in real for host in ("m", "o")}
+    # A host without the content sends a Git LFS pointer instead of the clip.
+    server.files[f"/m/VideoFlash/{real[0].name}"] = b"version https://git-lfs.github.com/spec/v1\n"
+    del server.files[f"/m/VideoFlash/{real[1].name}"]
     publish(monkeypatch, "cremad", f"{server.address}/m", f"{server.address}/o")
-    download.run("faces", section, 0, None, tmp_path)
-    assert contents(shard(tmp_path, name="faces")) == {f"VideoFlash/{c.name}": c.read_bytes() for c in clips}
-    assert [path for path in server.asked if path.startswith("/o/")] == [f"/o/VideoFlash/{c.name}" for c in clips[:2]]
-    # Where there is but one host, that is the end of it.
+    clips.download("faces", section, 0, None, tmp_path)
+    assert contents(shard(tmp_path, name="faces")) == {f"VideoFlash/{c.name}": c.read_bytes() for c in real}
+    assert [path for path in server.asked if path.startswith("/o/")] == [f"/o/VideoFlash/{c.name}" for c in real[:2]]
+    # With a single host, that is an error.
     with pytest.raises(UserError, match="not 265,922"):
-        download.run("more_faces", section, 0, f"{server.address}/m/", tmp_path)
+        clips.download("more_faces", section, 0, f"{server.address}/m/", tmp_path)
     assert not shard(tmp_path, name="more_faces").exists()
 
 
-def test_weights_come_from_a_folder_or_the_web_and_are_checked(
+def test_weights_come_from_a_folder_or_the_web_and_are_verified(
     server: Server, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "retinaface_mobilenet0.25"
@@ -440,16 +435,16 @@ def test_weights_come_from_a_folder_or_the_web_and_are_checked(
     monkeypatch.delenv(weights.SETTING)
     target.unlink()
     server.files["/weights"] = real
-    known = Remote(target.name, (f"{server.address}/weights",), len(real), "sha256:2979b33f")
-    monkeypatch.setattr(weights, "registry", lambda: {name: known})
+    known = published.RemoteFile(target.name, (f"{server.address}/weights",), len(real), "sha256:2979b33f")
+    monkeypatch.setattr(weights, "addresses", lambda: {name: known})
     weights.fetch(name, tmp_path)
     assert target.read_bytes() == real
 
 
-def test_every_weights_name_has_a_path_and_an_address() -> None:
+def test_all_weights_have_a_path_and_an_address() -> None:
     assert paths.weights("resnet18") == "data/weights/resnet18-f37072fd.pth"
     for name, file in paths.WEIGHTS.items():
-        known = registry.registry()[name]
+        known = published.addresses()[name]
         assert known.addresses
         assert known.path == file
     with pytest.raises(UserError, match="weights: there are none named 'resnet50'"):

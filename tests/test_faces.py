@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emofuse.config import Faces
-from emofuse.datasets.base import write_shard
+from emofuse.datasets import shards
 from emofuse.features import faces, media
 from emofuse.utils.errors import UserError
 
@@ -46,7 +46,7 @@ def read(folder: Path) -> tuple[np.ndarray, list[dict[str, str]]]:
 
 def extract(folder: Path, clips: dict[str, tuple[bytes, float]], params: Faces, **more: object) -> None:
     archive = folder / "shard.zip"
-    write_shard(archive, [(f"{name}.mp4", clips[name][0]) for name in sorted(clips)])
+    shards.write(archive, [(f"{name}.mp4", clips[name][0]) for name in sorted(clips)])
     rows = [row(name, duration) for name, (_, duration) in sorted(clips.items())]
     faces.extract(rows, archive, params, folder / "faces.npy", folder / "faces.csv", **more)
 

@@ -32,11 +32,11 @@ from test_report import RAVDESS, changed, make_params, quick, read_csv, write_cl
 from test_training import make_corpus, run_key, trained
 
 from emofuse import config, paths
-from emofuse.data.download import clips as download
-from emofuse.data.download import http as remote
+from emofuse.data.download import clips, sources, zenodo
+from emofuse.data.download import http as http_
 from emofuse.data.protocols import protocol_path, read_protocol
-from emofuse.datasets import base, cremad
-from emofuse.datasets.addresses import Remote
+from emofuse.datasets import cremad, shards
+from emofuse.datasets.addresses import RemoteFile
 from emofuse.evaluation import external
 from emofuse.evaluation.evaluate import read_model
 from emofuse.features import media
@@ -111,12 +111,12 @@ def test_no_name_in_a_zip_leads_out_of_the_shard(names: list[str], kind: str) ->
                 archive.writestr(zipfile.ZipInfo(name), f"{number}")
         section = corpus(kind, modalities=["audio"], shards=[0])
         try:
-            download.run("own", section, 0, str(source), root)
+            clips.download("own", section, 0, str(source), root)
         except UserError:
             pass
         else:
             assert not any(leads_out(zipfile.ZipInfo(name).filename) for name in names)
-            made = base.members(root / "data/own/raw/shard-0.zip")
+            made = shards.members(root / "data/own/raw/shard-0.zip")
             assert good in made
             assert not any(map(leads_out, made))
         written = everything(Path(folder)) - {Path("all.zip"), Path("deep"), Path("deep/er")}
@@ -147,7 +147,7 @@ def test_no_damage_to_a_zip_is_a_traceback(changes: list[tuple[int, int]], last:
         source = Path(folder, "all.zip")
         source.write_bytes(damaged)
         try:
-            made = [file.read() for file in download._zip(source)]
+            made = [file.read() for file in sources.files_in_zip(source)]
         except UserError:
             return
         assert set(made) <= {b"sound" * 50, b""}  # a size of 0 may have its checksum
@@ -187,17 +187,17 @@ def claiming(member: bytes, **fields: int) -> bytes:
 )
 def test_a_zip_that_says_what_is_not_so_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "all.zip").write_bytes(content)
-    made = tried(lambda: download.run("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path), "all.zip")
+    made = tried(lambda: clips.download("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path), "all.zip")
     assert isinstance(made, Refused)
     assert everything(tmp_path / "data") <= {Path("voices"), Path("voices/raw")}
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "all.zip").write_bytes(zipped({FIRST: b"\0" * 1001}))
-    monkeypatch.setattr(download, "LARGEST", 1000)
+    monkeypatch.setattr(sources, "LARGEST", 1000)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(UserError, match="is said to have 1,001 bytes, which no clip has; do not trust this zip"):
-        download.run("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path)
+    with pytest.raises(UserError, match="claims to have 1,001 bytes, which no clip has; do not trust this zip"):
+        clips.download("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -206,7 +206,7 @@ def test_one_name_with_two_contents_in_a_zip_is_one_line(tmp_path: Path) -> None
         archive.writestr(FIRST, b"one")
         archive.writestr(FIRST, b"other")
     with pytest.raises(UserError, match="two files differ"):
-        download.run("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path)
+        clips.download("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path)
 
 
 VOTES = st.binary(max_size=60) | st.builds(
@@ -221,10 +221,11 @@ VOTES = st.binary(max_size=60) | st.builds(
 @example(b'"",fileName,A,D,F,H,N,S\n"3001",1001_DFA_ANG_XX,9,0,0,0,0,0\n')
 @example(b'"",fileName,A,D,F,H,N,S\n"3001",1001_DFA_ANG_XX,9\n')
 def test_a_table_of_votes_is_read_or_refused(table: bytes) -> None:
-    file = download.File(cremad.VOTES, "votes.csv", lambda: table)
-    made = tried(download._votes([file], cremad, cremad.ACTORS, "labels").read, "votes.csv is not the corpus's table")
-    if not isinstance(made, Refused):
-        cremad.majorities(made)
+    try:
+        made = cremad.DATASET.table_rows(cremad.VOTES, table, cremad.ACTORS)
+    except ValueError:
+        return
+    cremad.majorities(made)
 
 
 FILES = st.lists(
@@ -243,13 +244,13 @@ FILES = st.lists(
 @examples(100)
 @given(FILES.map(lambda found: {"files": found}) | JSON)
 def test_a_host_may_list_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: object) -> None:
-    monkeypatch.setattr(remote, "fetch", lambda wanted, folder, setting: [folder / file.path for file in wanted])
+    monkeypatch.setattr(zenodo, "fetch", lambda files, folder, setting: [folder / file.path for file in files])
     (tmp_path / "record-7.json").write_text(json.dumps(listed))
-    for name, known in download._record("https://host/records/7/files/a.zip", tmp_path, "SETTING").items():
-        file = Remote(str(name), (), *known)
+    for name, known in zenodo.read_record("https://host/records/7/files/a.zip", tmp_path, "SETTING").items():
+        file = RemoteFile(str(name), (), *known)
         try:
-            remote.check(io.BytesIO(b"12345"), file)
-        except remote.WrongBytes:
+            http_.verify(io.BytesIO(b"12345"), file)
+        except http_.WrongContent:
             continue
         assert file.size == 5
 

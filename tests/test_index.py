@@ -1,4 +1,4 @@
-"""The index of clips: labels, streams, hashes, and the reasons against those that cannot be used."""
+"""The index of clips: labels, streams, hashes, and the reasons why clips are unusable."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from test_corpora import VOTES, corpus
 
+from emofuse import paths
 from emofuse.data import index
-from emofuse.data.download import clips as download
-from emofuse.datasets import base, cremad
+from emofuse.data.download import clips
+from emofuse.datasets import cremad, shards
 from emofuse.features import media
 from emofuse.utils.errors import UserError
+from emofuse.utils.files import write_csv
 
 
 def tone(seconds: float = 0.5, pitch: float = 440) -> bytes:
@@ -37,23 +39,24 @@ def tone(seconds: float = 0.5, pitch: float = 440) -> bytes:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """An mp4 file with picture and sound."""
+    """An mp4 file with video and sound."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     frames = np.full((10, 64, 64, 3), 128, np.uint8)
     media.write_clip(path, frames, 20.0, np.zeros(8000, np.float32), 16000)
     return path.read_bytes()
 
 
-def built(root: Path, name: str, section, *shards: dict[str, bytes]) -> list[dict[str, str]]:
+def built(root: Path, name: str, section, *contents: dict[str, bytes]) -> list[dict[str, str]]:
     """The index of shards with these members."""
-    for number, members in enumerate(shards):
-        base.write_shard(root / "data" / name / "raw" / f"shard-{number}.zip", sorted(members.items()))
-    index.build(name, section, root)
-    with (root / "data" / name / "index.csv").open(newline="", encoding="utf-8") as stream:
+    for number, members in enumerate(contents):
+        shards.write(root / "data" / name / "raw" / f"shard-{number}.zip", sorted(members.items()))
+    path = root / paths.index(name)
+    write_csv(path, index.build(name, section, root))
+    with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
-def test_an_index_row_says_what_a_clip_is_and_holds(tmp_path: Path) -> None:
+def test_index_row_describes_a_clip(tmp_path: Path) -> None:
     clip = "Actor_12/03-01-06-02-02-01-12.wav"
     sound = tone()
     section = corpus("ravdess", modalities=["audio"], shards=[0, 1])
@@ -79,7 +82,7 @@ def test_an_index_row_says_what_a_clip_is_and_holds(tmp_path: Path) -> None:
     ]
 
 
-def test_each_bad_clip_has_its_reason_and_stops_nothing(tmp_path: Path, film: bytes) -> None:
+def test_each_bad_clip_has_a_reason_and_stops_nothing(tmp_path: Path, film: bytes) -> None:
     stem = "Actor_02/01-01-{:02d}-01-01-01-02.mp4"
     members = {
         stem.format(1): film,
@@ -105,14 +108,14 @@ def test_each_bad_clip_has_its_reason_and_stops_nothing(tmp_path: Path, film: by
     assert {wrong[label] for label in index.LABELS} == {""}
 
 
-def test_a_clip_far_shorter_or_longer_than_a_sentence_is_no_clip(tmp_path: Path) -> None:
+def test_clip_far_shorter_or_longer_than_a_sentence_is_unusable(tmp_path: Path) -> None:
     stem = "Actor_07/03-01-{:02d}-01-01-01-07.wav"
     members = {stem.format(n): tone(seconds) for n, seconds in enumerate((0.2, 0.3, 19.9, 20.2), 1)}
     rows = built(tmp_path, "voices", corpus("ravdess", modalities=["audio"], shards=[0]), members)
     assert [row["status"] for row in rows] == ["too short: 0.2 seconds", "ok", "ok", "too long: 20.2 seconds"]
 
 
-def test_a_modality_that_the_corpus_lacks_is_no_fault(tmp_path: Path, film: bytes) -> None:
+def test_missing_modality_that_the_corpus_does_not_use_is_no_fault(tmp_path: Path, film: bytes) -> None:
     rows = built(
         tmp_path,
         "faces",
@@ -124,7 +127,7 @@ def test_a_modality_that_the_corpus_lacks_is_no_fault(tmp_path: Path, film: byte
     assert rows[0]["status"] == "ok"
 
 
-def test_the_same_content_has_the_same_hash_and_stays_ok(tmp_path: Path) -> None:
+def test_copies_with_equal_labels_stay_usable(tmp_path: Path) -> None:
     section = corpus("ravdess", modalities=["audio"], shards=[0])
     members = {f"Actor_07/03-01-03-01-02-{n:02d}-07.wav": tone() for n in (1, 2)}
     rows = built(tmp_path, "voices", section, members)
@@ -132,7 +135,7 @@ def test_the_same_content_has_the_same_hash_and_stays_ok(tmp_path: Path) -> None
     assert [row["status"] for row in rows] == ["ok", "ok"]
 
 
-def test_cremad_sound_from_the_wav_counts_for_streams_and_hash(tmp_path: Path, film: bytes) -> None:
+def test_separate_sound_of_cremad_counts_for_streams_and_hash(tmp_path: Path, film: bytes) -> None:
     picture, sound = "VideoFlash/1001_DFA_ANG_XX.mp4", "AudioWAV/1001_DFA_ANG_XX.wav"
     wav = tone(1.0)
     section = corpus("cremad", sound="wav", shards=[0])
@@ -142,9 +145,9 @@ def test_cremad_sound_from_the_wav_counts_for_streams_and_hash(tmp_path: Path, f
     assert rows[0]["sha256"] == hashlib.sha256(film + wav).hexdigest()
 
 
-def test_cremad_labels_are_the_crowds_where_asked_for(tmp_path: Path, film: bytes) -> None:
+def test_perceived_labels_of_cremad_are_those_of_the_crowd(tmp_path: Path, film: bytes) -> None:
     members = {f"VideoFlash/1001_DFA_{code}_XX.mp4": film for code in ("ANG", "HAP")}
-    members[cremad.VOTES] = cremad.votes_of(VOTES, (1001,))
+    members[cremad.VOTES] = cremad.DATASET.table_rows(cremad.VOTES, VOTES, (1001,))
     rows = built(tmp_path, "acted", corpus("cremad", labels="perceived", shards=[0]), members)
     assert [(row["emotion"], row["status"]) for row in rows] == [("disgust", "ok"), ("", "its votes are tied")]
 
@@ -157,7 +160,7 @@ def test_cremad_labels_are_the_crowds_where_asked_for(tmp_path: Path, film: byte
         (b"PK\5\6" + bytes(18), "there is no clip of voices in its shards"),
     ],
 )
-def test_a_shard_that_cannot_be_indexed_is_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_shard_that_cannot_be_indexed_is_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "data" / "voices" / "raw" / "shard-0.zip"
     path.parent.mkdir(parents=True)
     if content is not None:
@@ -165,12 +168,11 @@ def test_a_shard_that_cannot_be_indexed_is_one_line(tmp_path: Path, content: byt
     with pytest.raises(UserError) as error:
         index.build("voices", corpus("ravdess", modalities=["audio"], shards=[0]), tmp_path)
     assert message in str(error.value)
-    assert not (tmp_path / "data" / "voices" / "index.csv").exists()
 
 
 def rows_of(name: str, section, source: Path, root: Path) -> list[dict[str, str]]:
     for shard in section.shards:
-        download.run(name, section, shard, str(source), root)
+        clips.download(name, section, shard, str(source), root)
     return built(root, name, section)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from emofuse import config
 from emofuse.data import protocols
-from emofuse.data.download import clips as download
+from emofuse.data.download import clips
 from emofuse.utils.errors import UserError
 
 TEXT = (ROOT / "params.yaml").read_text()
@@ -98,9 +98,9 @@ def test_variants_override_the_corpus_which_overrides_the_proposed() -> None:
 
 def test_the_source_comes_from_the_environment_first(monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = config.load(ROOT / "params.yaml").corpora["ravdess"]
-    assert download.source("ravdess", corpus) == corpus.source
+    assert clips.source("ravdess", corpus) == corpus.source
     monkeypatch.setenv("EMOFUSE_RAVDESS_SOURCE", "/some/folder")
-    assert download.source("ravdess", corpus) == "/some/folder"
+    assert clips.source("ravdess", corpus) == "/some/folder"
 
 
 def test_the_schema_in_the_repository_is_that_of_the_types() -> None:

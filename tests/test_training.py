@@ -344,9 +344,9 @@ def test_augmentation_is_the_same_for_all_frames_of_a_clip() -> None:
 
 
 def test_features_are_read_ahead_in_order_and_an_error_reaches_who_asks() -> None:
-    from emofuse.utils.prefetch import ahead
+    from emofuse.utils.prefetch import prefetched
 
-    assert list(ahead(lambda number: number * number, range(20), threads=1, results=2)) == [
+    assert list(prefetched(lambda number: number * number, range(20), threads=1, results=2)) == [
         number * number for number in range(20)
     ]
 
@@ -357,7 +357,7 @@ def test_features_are_read_ahead_in_order_and_an_error_reaches_who_asks() -> Non
 
     heard: list[int] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        heard.extend(ahead(read, range(100), threads=1, results=2))
+        heard.extend(prefetched(read, range(100), threads=1, results=2))
     assert heard == [0, 1, 2]
 
 

@@ -119,7 +119,7 @@ def score(params: Params, corpus: str, protocol: str, predictions: str, output: 
     from emofuse.evaluation import external
     from emofuse.utils.files import write_json
 
-    emotions = datasets.emotions(params.corpus(corpus).kind)
+    emotions = datasets.get(params.corpus(corpus).kind).emotions
     scored = external.score(Path(predictions), ROOT / "data" / corpus, protocol, emotions)
     if output is not None:
         write_json(output, scored.record())
@@ -193,7 +193,7 @@ def search(params: Params, corpus: str, protocol: str, fold: int, candidates: st
     from emofuse.utils import gpu
 
     with gpu.device() as device:
-        emotions = datasets.emotions(params.corpus(corpus).kind)
+        emotions = datasets.get(params.corpus(corpus).kind).emotions
         stages.run(params, corpus, protocol, fold, Path(candidates), emotions, ROOT, device)
 
 

@@ -1,21 +1,23 @@
-"""Which clips are usable, and which of them train, validate and test each fold."""
+"""The splits stage: which clips are usable, and which of them train, validate and test each fold."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pandas as pd
+
 from emofuse import paths
-from emofuse.data import exclusions as reasons
+from emofuse.data import exclusions
 from emofuse.data.protocols import RANDOM, protocol_path, read_protocol
 from emofuse.datasets import shards
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_table, write_table
+from emofuse.utils.files import read_csv, write_csv
 
 if TYPE_CHECKING:
     from emofuse.config import Corpus, Params
@@ -24,139 +26,13 @@ log = logging.getLogger(__name__)
 
 CLIP_COLUMNS = ("clip", "shard", "faces_row", "audio_row", "actor", "gender", "emotion", "group", "usable", "reason")
 PARTS = ("train", "val", "test")
+TRAIN, VAL, TEST = range(3)  # codes of PARTS
 
-Row = dict[str, str]
-Parts = dict[str, list[str]]  # part → clips
-
-
-def join(index: Sequence[Row], features: Mapping[str, Mapping[str, Row]]) -> list[Row]:
-    """The rows of clips.csv: every clip of the index, with the first reason for which it is not usable.
-
-    `features` maps "faces" and "audio", where the corpus has them, to clip → the row of its stage's table.
-    A clip's `group` is the hash of its content: clips of one group are one recording.
-    """
-    clips = []
-    for row in index:
-        clip = {c: row.get(c, "") for c in CLIP_COLUMNS}
-        clip["group"] = row["sha256"]
-        reason = "" if row["status"] == "ok" else row["status"]
-        for stage, table in features.items():
-            made = table.get(row["clip"])
-            if made is not None:
-                clip[f"{stage}_row"] = made["row"]
-            if not reason:
-                reason = f"not in the {stage} table" if made is None else made["status"].removeprefix("ok")
-        clip["usable"], clip["reason"] = ("false", reason) if reason else ("true", "")
-        clips.append(clip)
-    return clips
-
-
-def kfold(actors: Mapping[int, str], folds: int, seed: int) -> dict[int, list[int]]:
-    """Deal the actors into folds: shuffled by `seed`, each gender spread as evenly as it goes.
-
-    `actors` maps an actor to a gender. Returns fold → test actors; each actor is in exactly one.
-    """
-    shuffled = random.Random(f"kfold {folds} {seed}")
-    dealt: dict[int, list[int]] = {fold: [] for fold in range(folds)}
-    place = 0
-    for gender in sorted(set(actors.values())):
-        group = sorted(actor for actor in actors if actors[actor] == gender)
-        shuffled.shuffle(group)
-        for actor in group:
-            dealt[place % folds].append(actor)
-            place += 1
-    return {fold: sorted(group) for fold, group in dealt.items()}
-
-
-def validation_actors(training: Mapping[int, str], number: int, seed: str) -> list[int]:
-    """Choose `number` of the training actors for validation, the genders in turn, by `seed`."""
-    if number >= len(training):
-        raise UserError(
-            f"validation_actors: {number} leave none of {len(training)} training actors to train on; lower it"
-        )
-    shuffled = random.Random(seed)
-    groups = []
-    for gender in sorted(set(training.values())):
-        group = sorted(actor for actor in training if training[actor] == gender)
-        shuffled.shuffle(group)
-        groups.append(group)
-    chosen: list[int] = []
-    while len(chosen) < number:
-        largest = max(groups, key=len)
-        chosen.append(largest.pop())
-    return sorted(chosen)
-
-
-def actor_folds(
-    clips: Sequence[Row], published: Mapping[int, Mapping[str, Sequence[int]]], validation: int, seed: str
-) -> dict[int, Parts]:
-    """Split usable clips by actor.
-
-    `published` maps a fold to its "test" actors and, where the protocol says so, its "val" actors; else
-    `validation` of the training actors are chosen. A recording that two actors share stays on the
-    test side: its copies leave the other parts.
-    """
-    return {fold: _one_side(side, clips) for fold, side in _sides(clips, published, validation, seed).items()}
-
-
-def random_folds(
-    clips: Sequence[Row], published: Mapping[int, Mapping[str, Sequence[int]]], validation: int, seed: str
-) -> dict[int, Parts]:
-    """Split usable clips as `actor_folds` does, then put another clip of the same emotion in each one's place.
-
-    What leaks, for comparison: the actors are on all sides, but each part of each fold has as many clips of each
-    emotion as that of `actor_folds`, less the copies of recordings, and each clip is tested as often.
-    """
-    shuffled = random.Random(f"random {seed}")
-    places: dict[str, list[str]] = defaultdict(list)
-    for row in clips:
-        places[row["emotion"]].append(row["clip"])
-    taken: dict[str, str] = {}
-    for names in places.values():
-        taken |= dict(zip(names, shuffled.sample(names, len(names)), strict=True))
-    return {
-        fold: _one_side({clip: side[place] for clip, place in taken.items()}, clips)
-        for fold, side in _sides(clips, published, validation, seed).items()
-    }
-
-
-def _sides(
-    clips: Sequence[Row], published: Mapping[int, Mapping[str, Sequence[int]]], validation: int, seed: str
-) -> dict[int, dict[str, str]]:
-    """The part of each clip in each fold that has test actors here."""
-    genders = {int(row["actor"]): row["gender"] for row in clips}
-    folds = {}
-    for fold, parts in published.items():
-        test = set(parts["test"]) & set(genders)
-        if len(test) < len(parts["test"]):
-            log.warning("fold %d: %d of its %d test actors are here", fold, len(test), len(parts["test"]))
-        if not test:
-            continue
-        training = {actor: gender for actor, gender in genders.items() if actor not in test}
-        val = set(parts.get("val", ())) & set(training)
-        if not val:
-            val = set(validation_actors(training, validation, f"{seed} {fold}"))
-        side = {actor: "test" if actor in test else "val" if actor in val else "train" for actor in genders}
-        folds[fold] = {row["clip"]: side[int(row["actor"])] for row in clips}
-    return folds
-
-
-def _one_side(side: Mapping[str, str], clips: Sequence[Row]) -> Parts:
-    last = {part: place for place, part in enumerate(PARTS)}
-    strongest: dict[str, str] = {}
-    for row in clips:
-        part = side[row["clip"]]
-        held = strongest.get(row["group"], part)
-        strongest[row["group"]] = max(part, held, key=last.__getitem__)
-    parts: Parts = {part: [] for part in PARTS}
-    for row in clips:
-        if side[row["clip"]] == strongest[row["group"]]:
-            parts[side[row["clip"]]].append(row["clip"])
-    return parts
+Protocol = Mapping[int, Mapping[str, Sequence[int]]]  # fold → "test" and possibly "val" → actors
 
 
 def stage(params: Params, corpus: str, protocol: str, root: Path = Path()) -> None:
-    """`emofuse splits`: join the status of every stage and split the usable clips, to data/<corpus>/splits/<protocol>/."""
+    """`emofuse splits`: join the status of every stage and split the usable clips, in data/<corpus>/splits/<protocol>/."""
     key = {"corpus": corpus, "protocol": protocol}
     params.settings("splits", **key)  # raises for an unknown protocol
     section = params.corpus(corpus)
@@ -165,60 +41,171 @@ def stage(params: Params, corpus: str, protocol: str, root: Path = Path()) -> No
     inputs = [*tables, paths.index(corpus), *([str(published)] if published else [])]
     outputs = paths.splits(corpus, protocol)
     with job("splits", params, key, paths.splits_record(corpus, protocol), inputs, outputs, root):
-        build(corpus, section, protocol, read_protocol(root / published) if published else None, root)
+        clips, folds = build(corpus, section, protocol, read_protocol(root / published) if published else None, root)
+        for path, frame in zip(outputs, (clips, folds), strict=True):
+            write_csv(root / path, frame)
 
 
 def build(
-    name: str,
-    corpus: Corpus,
-    protocol: str,
-    published: Mapping[int, Mapping[str, Sequence[int]]] | None,
-    root: Path,
-) -> None:
-    """Write data/<corpus>/splits/<protocol>/clips.csv and folds.csv.
+    name: str, corpus: Corpus, protocol: str, published: Protocol | None, root: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The clips of a corpus (with CLIP_COLUMNS), and the folds of a protocol (fold, part, clip).
 
-    `published` is the file of a published protocol, None for kfold_<k>. Raises `UserError`
-    where more than `max_unusable` of the clips are unusable, or a fold that params.yaml runs is empty.
+    `published` is the content of a published protocol's file, None for kfold_<k>. Raises `UserError` if more than
+    `max_unusable` of the clips are unusable, or if a fold that params.yaml asks for lacks a part.
     """
     folder = root / "data" / name
     stages = [stage for stage, section in (("faces", corpus.faces), ("audio", corpus.audio)) if section]
     features = {
-        stage: {
-            row["clip"]: row
-            for shard in corpus.shards
-            for row in read_table(folder / "features" / stage / f"shard-{shard}.csv")
-        }
+        stage: pd.concat(
+            [
+                read_csv(root / paths.features(name, stage, shard)[1])[["clip", "row", "status"]]
+                for shard in corpus.shards
+            ]
+        )
         for stage in stages
     }
-    clips = join(read_table(folder / "index.csv"), features)
-    usable = [row for row in clips if row["usable"] == "true"]
-    why = reasons.by_kind(row["reason"] for row in clips if row["usable"] == "false")
-    for reason, number in why.items():
-        log.warning("%s: %d of %d clips not usable: %s", name, number, len(clips), reason)
-    if not usable or len(clips) - len(usable) > corpus.max_unusable * len(clips):
+    clips = join(read_csv(root / paths.index(name)), features)
+    usable = clips[clips["usable"] == "true"]
+    reasons = exclusions.by_kind(clips.loc[clips["usable"] == "false", "reason"])
+    for reason, number in reasons.items():
+        log.warning("%s: %d of %d clips are unusable: %s", name, number, len(clips), reason)
+    if usable.empty or len(clips) - len(usable) > corpus.max_unusable * len(clips):
         raise UserError(
-            f"{name}: {len(clips) - len(usable)} of {len(clips)} clips are not usable, more than"
+            f"{name}: {len(clips) - len(usable)} of {len(clips)} clips are unusable, more than"
             f" corpora.{name}.max_unusable {corpus.max_unusable:g} allows"
-            f" (most often: {next(iter(why), 'there are none')}); see the statuses in {folder}: index.csv"
+            f" (most often: {next(iter(reasons), 'there are none')}); see the statuses in {folder}: index.csv"
             f"{''.join(f', {stage}/*.csv' for stage in stages)}"
         )
-    followed = protocol.removeprefix(RANDOM)
+    base = protocol.removeprefix(RANDOM)
     if published is None:
-        genders = {int(row["actor"]): row["gender"] for row in usable}
-        dealt = kfold(genders, int(followed.rpartition("_")[2]), corpus.split_seed)
-        published = {fold: {"test": actors} for fold, actors in dealt.items()}
-    split = actor_folds if followed == protocol else random_folds
-    folds = split(usable, published, corpus.validation_actors, f"{followed} {corpus.split_seed}")
+        assigned = kfold(_genders(usable), int(base.rpartition("_")[2]), corpus.split_seed)
+        published = {fold: {"test": actors} for fold, actors in assigned.items()}
+    split = actor_folds if base == protocol else random_folds
+    folds = split(usable, published, corpus.validation_actors, f"{base} {corpus.split_seed}")
+    present = folds.groupby(["fold", "part"], observed=True).size().index
     for fold in corpus.protocols[protocol]:
         for part in PARTS:
-            if not folds.get(fold, {}).get(part):
+            if (fold, part) not in present:
                 raise UserError(
                     f"corpora.{name}.protocols.{protocol}: fold {fold} has no {part} clips here; leave it out"
                 )
-    target = folder / "splits" / protocol
-    write_table(target / "clips.csv", CLIP_COLUMNS, clips)
-    write_table(
-        target / "folds.csv",
-        ("fold", "part", "clip"),
-        ((fold, part, clip) for fold in sorted(folds) for part in PARTS for clip in folds[fold][part]),
-    )
+    return clips, folds
+
+
+def join(index: pd.DataFrame, features: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Every clip of the index with its features' rows and the first reason why it is unusable, if any.
+
+    `features` maps "faces" and "audio", as far as the corpus has them, to the tables of these stages. `group` is the
+    hash of a clip's content: clips of one group are the same recording.
+    """
+    clips = index.assign(group=index["sha256"]).reindex(columns=CLIP_COLUMNS, fill_value="")
+    reason = index["status"].mask(index["status"] == "ok", "")
+    for stage, table in features.items():
+        rows = index[["clip"]].merge(table, on="clip", how="left", validate="many_to_one")
+        clips[f"{stage}_row"] = rows["row"].fillna("")
+        status = rows["status"].fillna(f"not in the {stage} table")
+        reason = reason.mask(reason == "", status.mask(status == "ok", ""))
+    return clips.assign(usable=np.where(reason == "", "true", "false"), reason=reason)
+
+
+def kfold(actors: Mapping[int, str], folds: int, seed: int) -> dict[int, list[int]]:
+    """Assign the actors to folds: shuffled by `seed`, with each gender spread as evenly as possible.
+
+    `actors` maps actors to genders. Returns fold → test actors; each actor is in exactly one.
+    """
+    rng = random.Random(f"kfold {folds} {seed}")
+    assigned: dict[int, list[int]] = {fold: [] for fold in range(folds)}
+    place = 0
+    for gender in sorted(set(actors.values())):
+        group = sorted(actor for actor in actors if actors[actor] == gender)
+        rng.shuffle(group)
+        for actor in group:
+            assigned[place % folds].append(actor)
+            place += 1
+    return {fold: sorted(group) for fold, group in assigned.items()}
+
+
+def validation_actors(training: Mapping[int, str], number: int, seed: str) -> list[int]:
+    """Choose `number` of the training actors for validation at random, alternating between genders.
+
+    `training` maps actors to genders.
+    """
+    if number >= len(training):
+        raise UserError(
+            f"validation_actors: {number} leave none of {len(training)} training actors to train on; lower it"
+        )
+    rng = random.Random(seed)
+    groups = []
+    for gender in sorted(set(training.values())):
+        group = sorted(actor for actor in training if training[actor] == gender)
+        rng.shuffle(group)
+        groups.append(group)
+    chosen: list[int] = []
+    while len(chosen) < number:
+        largest = max(groups, key=len)
+        chosen.append(largest.pop())
+    return sorted(chosen)
+
+
+def actor_folds(clips: pd.DataFrame, protocol: Protocol, validation: int, seed: str) -> pd.DataFrame:
+    """Split usable clips by actor; returns the columns fold, part, clip.
+
+    If the protocol names no validation actors, `validation` of the training actors are chosen. Copies of a recording
+    that two actors share are kept only in the later of their parts (train, val, test).
+    """
+    return _frame(clips, _parts_by_actor(clips, protocol, validation, seed))
+
+
+def random_folds(clips: pd.DataFrame, protocol: Protocol, validation: int, seed: str) -> pd.DataFrame:
+    """Split usable clips as `actor_folds` does, then exchange clips of the same emotion at random.
+
+    This measures leakage: actors are in all parts, but each part of each fold has as many clips of each emotion as in
+    `actor_folds` (except for copies of recordings), and each clip is tested as often.
+    """
+    rng = random.Random(f"random {seed}")
+    exchanged = np.arange(len(clips))
+    for emotion in clips["emotion"].unique():
+        places = np.flatnonzero(clips["emotion"] == emotion)
+        exchanged[places] = rng.sample(places.tolist(), len(places))
+    parts = _parts_by_actor(clips, protocol, validation, seed)
+    return _frame(clips, ((fold, codes[exchanged]) for fold, codes in parts))
+
+
+def _genders(clips: pd.DataFrame) -> dict[int, str]:
+    """Actor → gender."""
+    actors = clips.drop_duplicates("actor", keep="last")
+    return dict(zip(actors["actor"].astype(int), actors["gender"], strict=True))
+
+
+def _parts_by_actor(
+    clips: pd.DataFrame, protocol: Protocol, validation: int, seed: str
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each fold with test actors among the clips, and the part of each clip as a code of PARTS."""
+    genders = _genders(clips)
+    actors = clips["actor"].astype(int)
+    for fold, published in protocol.items():
+        test = set(published["test"]) & set(genders)
+        if len(test) < len(published["test"]):
+            log.warning("fold %d: %d of its %d test actors are present", fold, len(test), len(published["test"]))
+        if not test:
+            continue
+        training = {actor: gender for actor, gender in genders.items() if actor not in test}
+        val = set(published.get("val", ())) & set(training)
+        if not val:
+            val = set(validation_actors(training, validation, f"{seed} {fold}"))
+        code = {actor: TEST if actor in test else VAL if actor in val else TRAIN for actor in genders}
+        yield fold, actors.map(code).to_numpy(np.int8)
+
+
+def _frame(clips: pd.DataFrame, parts: Iterator[tuple[int, np.ndarray]]) -> pd.DataFrame:
+    """The folds as one frame, sorted by fold and part, without copies of a recording in an earlier part than another."""
+    names = clips["clip"].astype("category")
+    groups = clips["group"].astype("category").cat.codes.to_numpy()
+    folds = [pd.DataFrame({"fold": np.int16(), "part": pd.Categorical([], PARTS), "clip": names[:0]})]
+    for fold, codes in sorted(parts, key=lambda part: part[0]):
+        last = pd.Series(codes).groupby(groups).transform("max").to_numpy()
+        part = pd.Categorical.from_codes(codes.tolist(), dtype=pd.CategoricalDtype(list(PARTS)))
+        kept = pd.DataFrame({"fold": np.int16(fold), "part": part, "clip": names.array})[codes == last]
+        folds.append(kept.sort_values("part", kind="stable"))
+    return pd.concat(folds, ignore_index=True)

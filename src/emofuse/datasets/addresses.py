@@ -1,25 +1,26 @@
-"""What is published where: addresses.csv.
+"""Published files: where they are, and their sizes and checksums as far as they are known (addresses.csv).
 
-Each of its lines says where it is from. A name with several lines has several addresses, the first to be asked first.
-The line of a corpus has no file: its addresses are those of the folder that the corpus's files are in.
+The column `source` says where each line is from. A name with several lines has several addresses, in the order in which
+to try them. A line of a corpus names no file: its address is that of the folder with the corpus's files.
 """
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-REGISTRY = Path(__file__).resolve().parent
+from emofuse.utils.files import read_csv
+
+ADDRESSES = Path(__file__).with_name("addresses.csv")
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteFile:
     """A file on the web.
 
-    path: where it is kept, under the folder of archives; addresses: the first is asked first; size in bytes,
-    None where unknown; checksum "md5:…" or "sha256:…", of which the start is enough, "" where none is known.
+    path: where to keep it, relative to the folder of downloads; addresses: in the order in which to try them; size in
+    bytes, None if unknown; checksum: "md5:…" or "sha256:…", of which a prefix is enough, "" if unknown.
     """
 
     path: str
@@ -29,12 +30,12 @@ class Remote:
 
 
 @cache
-def registry() -> dict[str, Remote]:
-    """The files whose address is known, by name."""
-    known: dict[str, Remote] = {}
-    with (REGISTRY / "addresses.csv").open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            first = Remote(row["file"], (), int(row["bytes"] or 0) or None, row["checksum"])
-            found = known.get(row["name"], first)
-            known[row["name"]] = replace(found, addresses=(*found.addresses, row["address"]))
-    return known
+def addresses() -> dict[str, RemoteFile]:
+    """The files in addresses.csv by name."""
+    files = {}
+    for name, rows in read_csv(ADDRESSES).groupby("name", sort=False):
+        first = rows.iloc[0]
+        files[str(name)] = RemoteFile(
+            first["file"], tuple(rows["address"]), int(first["bytes"] or 0) or None, first["checksum"]
+        )
+    return files

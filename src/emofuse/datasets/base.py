@@ -1,26 +1,26 @@
-"""What every corpus has in common: the labels of a clip and the zip file ("shard") that holds clips."""
+"""What a corpus has to implement, and the types in which it describes its clips."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
 
-from emofuse.utils.errors import UserError
-from emofuse.utils.files import atomic
+if TYPE_CHECKING:
+    from emofuse.config import Corpus
+    from emofuse.datasets.addresses import RemoteFile
 
-TABLES = (".csv", ".json")  # members of a shard that are no clips
+TABLES = (".csv", ".json")  # members of a shard that are not clips
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip and what its name says about it.
+    """The labels of a clip, as its name gives them.
 
-    clip is the name without folder and ending; gender is "male" or "female", "" where the corpus does not say;
-    emotion is one of the corpus's EMOTIONS; intensity, statement and repetition are the corpus's own words.
+    clip is the name without folder and extension; gender is "male" or "female", "" if the corpus does not say;
+    emotion is one of the corpus's emotions; intensity, statement and repetition are the corpus's own terms.
     """
 
     clip: str
@@ -36,61 +36,12 @@ class NotAClip(Exception):
     """A name that is not one of the corpus's clips; str() is the reason in plain English."""
 
 
-def write_shard(path: str | Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write a stored (uncompressed) zip: fixed times, sorted names, so that the same members give the same bytes.
-
-    members: (name, bytes) pairs. They are written as they come, one in memory at a time, so they must come in sorted
-    order of name; ValueError where they do not, or where a name comes twice.
-    """
-    last = ""
-    with atomic(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in members:
-            if name <= last:
-                raise ValueError(f"shard {path}: member {name!r} after {last!r}; they must be sorted and unique")
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            entry.create_system = 3  # Unix, whatever wrote it: the default differs by platform, and so would the bytes
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, data)
-            last = name
-
-
-@lru_cache(maxsize=2)
-def _open(path: str, changed: int, size: int) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The opened zip. Its table of members is read once, not once a member: a shard holds hundreds."""
-    try:
-        state = path.stat()
-        yield _open(str(path), state.st_mtime_ns, state.st_size)
-    except FileNotFoundError:
-        corpus, shard = path.parts[-3], path.stem.rpartition("-")[2]
-        raise UserError(f"{path} is missing: run emofuse download {corpus} {shard}") from None
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]}; the index is of another download: run emofuse index again") from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it and run emofuse download again") from None
-
-
-def read_member(path: str | Path, name: str) -> bytes:
-    """The bytes of one member of a shard, data/<corpus>/raw/shard-<k>.zip; `UserError` where they cannot be had."""
-    with _reading(Path(path)) as archive:
-        return archive.read(name)
-
-
-def members(path: str | Path) -> list[str]:
-    """The names of a shard's members, sorted; folders left out. `UserError` where it cannot be read."""
-    with _reading(Path(path)) as archive:
-        return sorted(name for name in archive.namelist() if not name.endswith("/"))
-
-
 @dataclass(frozen=True)
-class Place:
-    """Where a file of a source goes: whose shard, None where its name hints at nobody, and its name in there.
+class Member:
+    """A file of a source as a member of a shard.
 
-    is_clip is false for a wrong name, which goes along for the index to say so.
+    actor decides the shard, None if the name gives no hint; name is the member's name; is_clip is False for a wrong
+    name, which is kept so that the index can report it.
     """
 
     actor: int | None
@@ -100,10 +51,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """One clip of a shard: the member that holds its picture, the one that holds its sound, and what it is.
+    """One clip of a shard.
 
-    clip is None for a name that is none of the corpus's; reason says why the clip cannot be used, "" where
-    nothing is known against it.
+    file and sound are the members with its picture and its sound; clip is None if the name is wrong; reason says why
+    the clip cannot be used, "" if nothing is known against it.
     """
 
     file: str
@@ -112,12 +63,66 @@ class Entry:
     reason: str = ""
 
 
-def entries(parse: Callable[[str], Clip], names: Iterable[str]) -> Iterator[Entry]:
-    """The clips of a shard where one member is one clip; tables (csv, json) are none."""
-    for name in names:
-        if PurePosixPath(name).suffix in TABLES:
-            continue
-        try:
-            yield Entry(name, name, parse(PurePosixPath(name).stem))
-        except NotAClip as error:
-            yield Entry(name, name, None, f"wrong name: {error}")
+class Published(NamedTuple):
+    """The extent of a corpus as it is published, whatever part of it is here."""
+
+    actors: tuple[int, ...]
+    clips: int
+
+
+class Dataset(ABC):
+    """A corpus: its emotions and actors, the names of its clips, and where its files are.
+
+    To add one, write a module `emofuse/datasets/<kind>.py` with a subclass and an instance of it named DATASET, and
+    add the kind to `KINDS` and to `config.Corpus.kind`. Every corpus implements `parse`. One whose clips come from
+    files also implements `member`, and `remote` if it is on the web; one that is computed implements `generate`. The
+    other methods have defaults. `corpus` is always the corpus's section of params.yaml.
+    """
+
+    emotions: tuple[str, ...]  # in the order of the class numbers
+    actors: tuple[int, ...] = ()  # everyone in the corpus, in order; empty for a computed one
+
+    @abstractmethod
+    def parse(self, stem: str) -> Clip:
+        """The labels in a clip's name (without folder and extension); raises `NotAClip` for any other name."""
+
+    def member(self, path: str, corpus: Corpus) -> Member | None:
+        """The member of a shard that a file of a source becomes; None if it is not of this corpus.
+
+        `path` is relative to the source. A file of the right type with a wrong name keeps its path as its name.
+        """
+        return None
+
+    def remote(self, bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[RemoteFile]:
+        """The published files that hold the clips of some actors; `bases` are the addresses of their folder."""
+        return []
+
+    def generate(self, corpus: Corpus, shard: int) -> Sequence[tuple[str, Callable[[], bytes]]] | None:
+        """The members of a shard of a computed corpus, in order of name; None if the clips come from files."""
+        return None
+
+    def tables(self, corpus: Corpus) -> tuple[str, ...]:
+        """The names of published tables that every shard carries besides its clips, such as votes."""
+        return ()
+
+    def table_rows(self, name: str, table: bytes, actors: Sequence[int]) -> bytes:
+        """The part of one of the `tables` that is about some actors; raises ValueError for another file's content."""
+        raise NotImplementedError
+
+    def entries(self, names: Sequence[str], read: Callable[[str], bytes], corpus: Corpus) -> Iterator[Entry]:
+        """The clips in a shard with these members, whose content `read` gives; by default each member is a clip."""
+        for name in names:
+            if PurePosixPath(name).suffix in TABLES:
+                continue
+            try:
+                yield Entry(name, name, self.parse(PurePosixPath(name).stem))
+            except NotAClip as error:
+                yield Entry(name, name, None, f"wrong name: {error}")
+
+    def published(self, corpus: Corpus) -> Published | None:
+        """The extent of the published corpus; None if there is nothing to compare a local copy with."""
+        return None
+
+    def bayes_accuracy(self, corpus: Corpus) -> dict[str, float] | None:
+        """The best possible accuracy for "audio", "video" and "audio_video"; None if it is not known."""
+        return None

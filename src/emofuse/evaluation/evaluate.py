@@ -15,8 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from emofuse import datasets as corpora
-from emofuse import paths, tracking
+from emofuse import datasets, paths, tracking
 from emofuse.datasets import shards
 from emofuse.evaluation import calibration, metrics
 from emofuse.paths import RunKey
@@ -55,7 +54,7 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
         *key.trained,
     ]
     with job("evaluate", params, key.asdict(), key.evaluation_record, inputs, key.scored, root), gpu.device() as device:
-        evaluate(key, run, corpora.emotions(params.corpus(corpus).kind), root, device)
+        evaluate(key, run, datasets.get(params.corpus(corpus).kind).emotions, root, device)
     tracking.evaluated(key, root)
 
 

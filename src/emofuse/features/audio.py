@@ -1,4 +1,4 @@
-"""Audio features: N log-mel segments of each clip, on the clock of its snippets."""
+"""The audio stage: N log-mel segments of each clip, aligned with its snippets of faces."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 import torchaudio
 
 from emofuse import paths
-from emofuse.datasets import base, shards
+from emofuse.datasets import shards
 from emofuse.features.media import BrokenClip, read_audio
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import array_file, write_table
+from emofuse.utils.files import array_file, write_csv
 from emofuse.utils.progress import Progress
 
 if TYPE_CHECKING:
     from emofuse.config import Audio, Params
 
-SILENCE = 1e-4  # −80 dB of full scale: the quietest recording of RAVDESS peaks 40 dB above it
-FLOOR = 1e-6
+SILENCE = 1e-4  # peak of −80 dBFS; the quietest recording of RAVDESS peaks 40 dB above it
+FLOOR = 1e-6  # added to the mel power before the logarithm
 TOGETHER = 16  # clips decoded one after the other, then transformed
-BLOCK = 16  # mel bands of one product
+BLOCK = 16  # mel bands per matrix product
 
 
 @dataclass(frozen=True)
 class _Bands:
-    """Some neighbouring mel bands: the bins of the spectrum that they hear, and their filters, (bins, bands)."""
+    """Adjacent mel bands: the bins of the spectrum where their filters are not zero, and the filters, (bins, bands)."""
 
     bins: slice
     bands: slice
@@ -41,10 +42,10 @@ class _Bands:
 
 @cache
 def _transforms(audio: Audio) -> tuple[torchaudio.transforms.Spectrogram, list[_Bands]]:
-    """The short-time Fourier transform, complex, and the mel bands.
+    """The complex short-time Fourier transform, and the mel filters.
 
-    A mel band hears few bins: products of some bands with the bins between them take a fraction of the time of one
-    with all the zeros.
+    A mel filter is zero in most bins: products of blocks of bands with their bins take a fraction of the time of one
+    product with the whole matrix.
     """
     fourier = torchaudio.transforms.Spectrogram(
         n_fft=audio.fft,
@@ -59,22 +60,22 @@ def _transforms(audio: Audio) -> tuple[torchaudio.transforms.Spectrogram, list[_
     blocks = []
     for first in range(0, audio.bands, BLOCK):
         bands = slice(first, min(first + BLOCK, audio.bands))
-        heard = torch.nonzero(filters[:, bands].sum(1))
-        bins = slice(int(heard[0]), int(heard[-1]) + 1)
+        nonzero = torch.nonzero(filters[:, bands].sum(1))
+        bins = slice(int(nonzero[0]), int(nonzero[-1]) + 1)
         blocks.append(_Bands(bins, bands, filters[bins, bands].contiguous()))
     return fourier, blocks
 
 
 def log_mel(samples: np.ndarray, audio: Audio) -> np.ndarray:
-    """The log-mel spectrogram of a clip, mean and variance normalised per band.
+    """The log-mel spectrogram of a clip, with mean and variance normalised per band.
 
-    `samples` float32 (samples,). Returns float32 (bands, time), one column every `hop_ms`, the first
-    centred on the first sample; with `trim_db`, without the quiet at both ends.
+    `samples` is float32 (samples,). Returns float32 (bands, time), one column every `hop_ms`, the first centred on the
+    first sample; with `trim_db`, quiet columns at both ends are removed.
     """
     with torch.inference_mode():
         fourier, blocks = _transforms(audio)
         spectrum_TF = fourier(torch.from_numpy(samples)).T
-        power_TF = torch.from_numpy(np.abs(spectrum_TF.numpy()) ** 2)  # NumPy's abs() is six times as fast as torch's
+        power_TF = torch.from_numpy(np.abs(spectrum_TF.numpy()) ** 2)  # six times as fast as torch's abs()
         mel_TB = torch.empty(len(power_TF), audio.bands)
         for block in blocks:
             torch.mm(power_TF[:, block.bins], block.filters, out=mel_TB[:, block.bands])
@@ -89,11 +90,10 @@ def log_mel(samples: np.ndarray, audio: Audio) -> np.ndarray:
 
 
 def segments(spectrogram_FT: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
-    """Cut N segments: the clip's time falls in N equal slices, each segment is centred on its slice.
+    """Cut N segments, each centred on one of N equal slices of the clip.
 
-    `spectrogram_FT` (bands, time), `duration` of the clip in seconds. Segments overlap in a short clip
-    and leave gaps in a long one; time outside the clip is zero, the mean of every band.
-    Returns float32 (N, bands, frames).
+    `spectrogram_FT` is (bands, time), `duration` that of the clip in seconds. Segments of a short clip overlap, those of
+    a long one leave gaps. Outside the clip they are zero, the mean of every band. Returns float32 (N, bands, frames).
     """
     bands, columns = spectrogram_FT.shape
     cut = np.zeros((audio.segments, bands, audio.frames), np.float32)
@@ -109,27 +109,27 @@ def segments(spectrogram_FT: np.ndarray, duration: float, audio: Audio) -> np.nd
 def clip_sound(data: bytes, duration: float, audio: Audio) -> np.ndarray:
     """The sound of one clip, float32 (samples,).
 
-    `data` is the file with its sound, `duration` the clip's length in seconds. Raises `BrokenClip` for a sound
-    track that cannot be decoded, is silent, or lasts for less than half of the clip.
+    `data` is the file with its sound, `duration` the clip's duration in seconds. Raises `BrokenClip` for a sound track
+    that cannot be decoded, is silent, or is shorter than half of the clip.
     """
     return usable(read_audio(data, audio.sample_rate), duration, audio)
 
 
 def usable(samples: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
-    """The sound that it is given, float32 (samples,); raises `BrokenClip` where it is silent or too short."""
-    heard = len(samples) / audio.sample_rate
-    if heard < duration / 2 or len(samples) <= audio.fft // 2:  # a transform needs half of its points
-        raise BrokenClip(f"the sound is too short: {heard:.1f} of {duration:.1f} seconds")
-    loudest = np.abs(samples).max()
-    if not np.isfinite(loudest):
-        raise BrokenClip("the sound is not all numbers")
-    if loudest < SILENCE:
+    """The samples, unchanged, float32 (samples,); raises `BrokenClip` if they are silent, invalid or too short."""
+    seconds = len(samples) / audio.sample_rate
+    if seconds < duration / 2 or len(samples) <= audio.fft // 2:  # reflection padding needs half a window
+        raise BrokenClip(f"the sound is too short: {seconds:.1f} of {duration:.1f} seconds")
+    peak = np.abs(samples).max()
+    if not np.isfinite(peak):
+        raise BrokenClip("the sound has samples that are not finite")
+    if peak < SILENCE:
         raise BrokenClip("the sound track is silent")
     return samples
 
 
 def clip_segments(samples: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
-    """The segments of one clip, float32 (N, bands, frames), of its sound and its length in seconds."""
+    """The segments of one clip, float32 (N, bands, frames), from its samples and its duration in seconds."""
     spectrogram_FT = log_mel(samples, audio)
     if audio.trim_db is not None:
         duration = spectrogram_FT.shape[1] * audio.hop_ms / 1000
@@ -137,7 +137,7 @@ def clip_segments(samples: np.ndarray, duration: float, audio: Audio) -> np.ndar
 
 
 def stage(params: Params, corpus: str, shard: int, root: Path = Path()) -> None:
-    """`emofuse audio`: compute the log-mel segments of one shard's clips to data/<corpus>/features/audio/."""
+    """`emofuse audio`: compute the log-mel segments of one shard's clips, to data/<corpus>/features/audio/."""
     section = params.corpus(corpus).audio
     if section is None:
         raise UserError(f"corpora.{corpus}: it has no sound, so there are no audio features")
@@ -161,18 +161,20 @@ def extract(
 ) -> None:
     """Write the features of one shard, clip by clip.
 
-    `rows` are the shard's usable rows of index.csv, `archive` its zip. Writes `output`, float16
-    (clips, N, bands, frames), zeros where a clip has no features, and `table`, in the same order: clip, row,
-    status ("ok" or why the clip has no features).
+    `rows` are the shard's usable rows of index.csv, `archive` is its zip. Writes `output`, float16
+    (clips, N, bands, frames), zeros for a clip without features, and `table`, in the same order: clip, row, status ("ok"
+    or why the clip has no features).
     """
     torch.set_num_threads(1)
     shape = (len(rows), audio.segments, audio.bands, audio.frames)
-    told: list[tuple[str, int, str]] = []
+    lines: list[tuple[str, int, str]] = []
     sounds: list[np.ndarray | BrokenClip] = []
     with array_file(output, np.float16, shape) as add:
         for number, row in enumerate(progress(rows)):
-            if not sounds:  # some clips at once: decoding and transforming in turn drive each other out of the caches
-                sounds = [_sound(ahead, archive, audio) for ahead in rows[number : number + TOGETHER]]
+            if (
+                not sounds
+            ):  # several at once: alternating decoding and transforming would evict each other's cache lines
+                sounds = [_sound(following, archive, audio) for following in rows[number : number + TOGETHER]]
             sound = sounds.pop(0)
             if isinstance(sound, BrokenClip):
                 add(None)
@@ -180,12 +182,12 @@ def extract(
             else:
                 add(clip_segments(sound, float(row["duration"]), audio))
                 status = "ok"
-            told.append((row["clip"], number, status))
-    write_table(table, ("clip", "row", "status"), told)
+            lines.append((row["clip"], number, status))
+    write_csv(table, pd.DataFrame(lines, columns=["clip", "row", "status"]))
 
 
 def _sound(row: Mapping[str, str], archive: Path, audio: Audio) -> np.ndarray | BrokenClip:
     try:
-        return clip_sound(base.read_member(archive, row["sound"]), float(row["duration"]), audio)
-    except BrokenClip as reason:
-        return reason
+        return clip_sound(shards.read_member(archive, row["sound"]), float(row["duration"]), audio)
+    except BrokenClip as error:
+        return error

@@ -1,8 +1,8 @@
-"""Faces: N snippets × T square crops of each clip's frames, on the clock of its audio segments.
+"""The faces stage: N snippets × T square crops of each clip's frames, aligned with its audio segments.
 
-The detector "centre" takes the centre square of every frame. "retinaface" looks for the face in a few key frames,
-and one square, of one size, follows it through the clip. A clip is decoded once, and of its frames only what is
-looked at and what is stored is ever converted to RGB.
+The detector "centre" uses the centre square of every frame. "retinaface" detects the face in a few key frames, and a
+square of constant size follows it through the clip. A clip is decoded once, and only the regions that are searched or
+stored are converted to RGB.
 """
 
 from __future__ import annotations
@@ -17,45 +17,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from emofuse import paths
-from emofuse.datasets import base, shards
+from emofuse.datasets import shards
 from emofuse.features.media import BrokenClip, Frames, cut, decode_frames
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import array_file, write_table
-from emofuse.utils.prefetch import ahead
+from emofuse.utils.files import array_file, write_csv
+from emofuse.utils.prefetch import prefetched
 from emofuse.utils.progress import Progress
 
 if TYPE_CHECKING:
     from emofuse.config import Faces, Params
 
-    # pictures uint8 (B, H, W, 3) RGB → for each, float32 (faces, 5): left, top, right, bottom in its pixels, score
+    # uint8 (B, H, W, 3) RGB → for each picture float32 (faces, 5): left, top, right, bottom in its pixels, score
     Detect = Callable[[np.ndarray], Sequence[np.ndarray]]
 
 Row = Mapping[str, str]
 
-KEYS = 3  # key frames to begin with, evenly spread
-TRIES = 3  # a frame in which there seems to be no face is searched at twice the size, then at twice that
-CLOSE = 1.25  # a close look takes in this much of the longer side of where the face should be
-ROUNDS = 6  # of close looks: again where the face was not where it should be, and between key frames that disagree
-SAME = 0.7  # overlap of the boxes of two key frames from which a straight line between them is trusted
-SMOOTH = 0.15  # seconds, the deviation of the bell over which the square's way is averaged
-NEAR = 1.5  # longer sides of a face that it may be away from where it was, or should be
-RIVAL = 0.25  # from this share of the area of the clip's face on another face is large
-MISSING = 0.25  # share of a clip that may be without a face
-BATCH = 2**27  # bytes: clips are gathered for the detector until their frames take this much
-DECODERS = 4  # more threads would decode faster than one can cut, and each holds a clip
+KEYS = 3  # initial key frames, evenly spaced
+TRIES = 3  # a frame without a detected face is searched again at twice the size, then at four times
+CLOSE = 1.25  # side of a close-up, relative to the longer side of the expected face
+ROUNDS = 6  # of close-ups: repeated if the face was not where expected, and between key frames that disagree
+SAME = 0.7  # intersection over union of two boxes from which linear interpolation between them is trusted
+SMOOTH = 0.15  # seconds, standard deviation of the Gaussian that smooths the square's path
+NEAR = 1.5  # maximum distance of a face from its expected position, in longer sides of the face
+RIVAL = 0.25  # area of another face, relative to the clip's, from which it counts as large
+MISSING = 0.25  # fraction of a clip that may be without a face
+BATCH = 2**27  # bytes: clips are collected for the detector until their frames take this much memory
+DECODERS = 4  # more threads would decode faster than the main thread crops, and each holds a clip in memory
 
-NOBODY = np.full(5, np.nan)
+NO_FACE = np.full(5, np.nan)
 
 
 @dataclass(frozen=True)
 class Track:
-    """The face of one clip: what was found in its K key frames, in order of time.
+    """The face of one clip in its K key frames, in order of time.
 
-    `times` (K,) in seconds; `faces` (K, 5): left, top, right, bottom in pixels and score, NaN where no face was
-    found; `rivals` is the share of the searched frames with a face that show another large one beside it.
+    `times` (K,) in seconds; `faces` (K, 5): left, top, right, bottom in pixels and score, NaN where no face was found;
+    `rivals`: of the searched frames with a face, the fraction that show another large one.
     """
 
     times: np.ndarray
@@ -64,17 +65,17 @@ class Track:
 
     @property
     def found(self) -> np.ndarray:
-        """Which key frames show a face, bool (K,)."""
+        """Whether each key frame shows a face, bool (K,)."""
         return ~np.isnan(self.faces[:, 4])
 
     @property
     def side(self) -> float:
-        """The longer side of the face, in pixels: the median, so that a mouth that opens does not zoom out."""
+        """The longer side of the face in pixels: the median, so that an opening mouth does not change the scale."""
         faces = self.faces[self.found]
         return float(np.median((faces[:, 2:4] - faces[:, :2]).max(1)))
 
     def at(self, times_B: np.ndarray) -> np.ndarray:
-        """Where the face is at other times, a straight line between key frames: float (B, 5)."""
+        """The face at other times, linearly interpolated between key frames: float (B, 5)."""
         times, faces = self.times[self.found], self.faces[self.found]
         return np.stack([np.interp(times_B, times, column) for column in faces.T], 1)
 
@@ -83,11 +84,11 @@ NO_TRACK = Track(np.empty(0), np.empty((0, 5)))
 
 
 @dataclass(frozen=True)
-class Looks:
-    """Parts of a clip's frames that the detector is to see.
+class Request:
+    """Regions of a clip's frames in which to detect faces.
 
-    `frames` are the frames' numbers, `corners` int (B, 2) left and top of the parts in pixels, `region` and `size`
-    the parts' width and height and those that they are scaled to.
+    `frames` are the B frames' numbers; `corners` int (B, 2) are left and top of the regions in pixels; `region` is the
+    width and height of the regions, `size` the width and height to which they are scaled.
     """
 
     frames: Sequence[int]
@@ -98,15 +99,16 @@ class Looks:
 
 A = TypeVar("A")
 
-# It yields looks, is sent for each the faces found there, float (faces, 5) in pixels of the frame, and returns what
-# it was after. So the way of one clip is told from top to bottom while the looks of many clips go in one batch.
-Tracker = Generator[Looks, Sequence[np.ndarray], A]
+# The search for the face of one clip, as a coroutine: it yields a Request, is resumed with the faces found in each
+# region, float (faces, 5) in pixels of the frame, and finally returns its result. `find` runs many in lock-step, so that
+# the code for one clip reads from top to bottom while the detector works on batches from many clips.
+Tracker = Generator[Request, Sequence[np.ndarray], A]
 
 
 def frame_times(duration: float, snippets: int, frames: int) -> np.ndarray:
-    """When the frames are taken, in seconds, (N, T).
+    """The times of the frames of each snippet, in seconds: (N, T).
 
-    The clip falls in N equal slices and each slice in T equal parts; a frame is taken at the middle of each.
+    The clip is divided into N equal slices, each slice into T equal parts, with a frame at the middle of each part.
     """
     count = snippets * frames
     return ((np.arange(count) + 0.5) * duration / count).reshape(snippets, frames)
@@ -115,19 +117,19 @@ def frame_times(duration: float, snippets: int, frames: int) -> np.ndarray:
 def follow(frames: Frames, detect_size: int) -> Tracker[Track]:
     """Find the face of a clip in its key frames.
 
-    It is searched for in a whole frame whose shorter side is scaled to `detect_size` and, unless that shows one face
-    and no other, in all of them; then verified by close looks, squares of `detect_size`, around where it should be.
-    Where a close look shows no face the whole frame is searched, larger. Where neighbours disagree there is another
-    key frame between them.
+    The middle key frame is searched, with its shorter side scaled to `detect_size`; unless it shows exactly one face,
+    all key frames are. Each position is then verified in a close-up, a square of `detect_size` around the expected
+    face. If a close-up shows no face, the frame is searched at a larger size. If neighbouring key frames disagree,
+    another is added between them.
     """
-    seen = yield from _look_around(frames, detect_size)
+    seen = yield from _search_key_frames(frames, detect_size)
     chosen = _largest(seen)
-    return (yield from _close_in(frames, detect_size, chosen, _rivals(seen, chosen)))
+    return (yield from _verify(frames, detect_size, chosen, _rivals(seen, chosen)))
 
 
 def follow_all(frames: Frames, detect_size: int) -> Tracker[list[Track]]:
-    """Find every face of a clip that is large beside its largest, each as `follow` finds the one of a clip; that one first."""
-    seen = yield from _look_around(frames, detect_size)
+    """Find all faces of a clip that are large compared with its largest, each as in `follow`, the largest first."""
+    seen = yield from _search_key_frames(frames, detect_size)
     tracks: list[Track] = []
     middle = frames.times[[len(frames.times) // 2]]
     least = RIVAL * max(_areas(faces).max(initial=0) for faces in seen.values())
@@ -137,16 +139,16 @@ def follow_all(frames: Frames, detect_size: int) -> Tracker[list[Track]]:
         if not found or _areas(np.stack(found)).max() < least:
             return tracks
         seen = {number: faces[(faces != chosen[number]).any(1)] for number, faces in seen.items()}
-        track = yield from _close_in(frames, detect_size, chosen)
+        track = yield from _verify(frames, detect_size, chosen)
         if track.found.any():
             here = track.at(middle)[0]
-            if all(overlap(here, other.at(middle)[0]) < SAME for other in tracks):  # one who was lost and found again
+            if all(overlap(here, other.at(middle)[0]) < SAME for other in tracks):  # not found before
                 tracks.append(track)
 
 
-def _look_around(frames: Frames, detect_size: int) -> Tracker[dict[int, np.ndarray]]:
-    """The faces in the key frame in the middle or, unless it shows one and no other, in all key frames."""
-    keys = _keys(frames)
+def _search_key_frames(frames: Frames, detect_size: int) -> Tracker[dict[int, np.ndarray]]:
+    """The faces in the middle key frame or, unless it shows exactly one, in all key frames: frame → (faces, 5)."""
+    keys = _key_frames(frames)
     sizes = [detect_size * 2**number for number in range(TRIES)]
     middle = keys[len(keys) // 2]
     seen = yield from _search(frames, [middle], sizes)
@@ -155,75 +157,75 @@ def _look_around(frames: Frames, detect_size: int) -> Tracker[dict[int, np.ndarr
     return seen
 
 
-def _close_in(
-    frames: Frames, detect_size: int, chosen: Mapping[int, np.ndarray], rivals: float = 0.0
-) -> Tracker[Track]:
-    """Verify a face by close looks, from where it was in some frames."""
-    keys = _keys(frames)
+def _verify(frames: Frames, detect_size: int, chosen: Mapping[int, np.ndarray], rivals: float = 0.0) -> Tracker[Track]:
+    """Verify a face that was chosen in some frames by close-ups."""
+    keys = _key_frames(frames)
     track = _track(frames, chosen, rivals)
     faces: dict[int, np.ndarray] = {}
     for _ in range(ROUNDS):
         if not keys or not track.found.any():
             break
         expected = dict(zip(keys, track.at(frames.times[keys]), strict=True))
-        seen = yield from _verify(frames, expected, round(track.side * CLOSE), detect_size)
+        seen = yield from _close_ups(frames, expected, round(track.side * CLOSE), detect_size)
         faces |= {key: _near(seen[key], expected[key]) for key in keys}
         track = _track(frames, faces, rivals)
         keys = [key for key in keys if overlap(faces[key], expected[key]) < SAME] + _between(faces)
     return track
 
 
-def _keys(frames: Frames) -> list[int]:
-    """The numbers of the key frames to begin with."""
+def _key_frames(frames: Frames) -> list[int]:
+    """The numbers of the initial key frames."""
     return list(np.unique(np.linspace(0, len(frames.pictures) - 1, KEYS).round().astype(int)).tolist())
 
 
 def _search(frames: Frames, numbers: Sequence[int], sizes: Sequence[int]) -> Tracker[dict[int, np.ndarray]]:
-    """The faces in whole frames: frame → (faces, 5). A frame without one is looked at in the next of the sizes."""
+    """The faces in whole frames: frame → (faces, 5). A frame without any is searched again at the next of the sizes."""
     whole = frames.width, frames.height
     seen = {number: np.empty((0, 5)) for number in numbers}
     for size in sizes:
-        left = [number for number in numbers if not len(seen[number])]
-        if left:
+        remaining = [number for number in numbers if not len(seen[number])]
+        if remaining:
             shrink = min(size / min(whole), 4 * size / max(whole))
             width, height = (max(1, round(side * shrink)) for side in whole)
-            replies = yield Looks(left, np.zeros((len(left), 2), int), whole, (width, height))
-            seen.update(zip(left, replies, strict=True))
+            replies = yield Request(remaining, np.zeros((len(remaining), 2), int), whole, (width, height))
+            seen.update(zip(remaining, replies, strict=True))
     return seen
 
 
-def _verify(frames: Frames, expected: Mapping[int, np.ndarray], side: int, size: int) -> Tracker[dict[int, np.ndarray]]:
-    """The faces where one should be, in squares of that side around it or, if there is none, anywhere in the frame."""
+def _close_ups(
+    frames: Frames, expected: Mapping[int, np.ndarray], side: int, size: int
+) -> Tracker[dict[int, np.ndarray]]:
+    """The faces in a square of that side around each expected face or, if there is none, anywhere in the frame."""
     numbers = list(expected)
     corners, side = _squares(np.stack([expected[number] for number in numbers]), side)
-    replies = yield Looks(numbers, corners, (side, side), (size, size))
+    replies = yield Request(numbers, corners, (side, side), (size, size))
     seen = dict(zip(numbers, replies, strict=True))
     return seen | (yield from _search(frames, [number for number in numbers if not len(seen[number])], [size * 2]))
 
 
 def _largest(seen: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """The clip's face in the frames that were searched: the largest of all, and from there on the largest near it."""
+    """The clip's face in each searched frame: the largest of all and, from there in both directions, the largest near it."""
     numbers = sorted(seen)
     first = max(numbers, key=lambda number: _areas(seen[number]).max(initial=0))
     chosen = {}
-    for way in (numbers[numbers.index(first) :], numbers[numbers.index(first) :: -1]):
-        last = seen[first][_areas(seen[first]).argmax()] if len(seen[first]) else NOBODY
-        for number in way:
+    for direction in (numbers[numbers.index(first) :], numbers[numbers.index(first) :: -1]):
+        last = seen[first][_areas(seen[first]).argmax()] if len(seen[first]) else NO_FACE
+        for number in direction:
             chosen[number] = _near(seen[number], last)
             last = last if np.isnan(chosen[number][4]) else chosen[number]
     return chosen
 
 
 def _near(faces: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The only face or, of several, the largest of those whose centre is near the box's: (5,), NaN for none."""
+    """The only face or, of several, the largest whose centre is near that of the box: (5,), NaN if there is none."""
     if len(faces) > 1:
-        away = np.abs((faces[:, :2] + faces[:, 2:4]) - (box[:2] + box[2:4])).max(1) / 2
-        faces = faces[away < NEAR * (box[2:4] - box[:2]).max()]
-    return faces[_areas(faces).argmax()] if len(faces) else NOBODY
+        distance = np.abs((faces[:, :2] + faces[:, 2:4]) - (box[:2] + box[2:4])).max(1) / 2
+        faces = faces[distance < NEAR * (box[2:4] - box[:2]).max()]
+    return faces[_areas(faces).argmax()] if len(faces) else NO_FACE
 
 
 def _rivals(seen: Mapping[int, np.ndarray], chosen: Mapping[int, np.ndarray]) -> float:
-    """The share of the frames with a chosen face that show another large one."""
+    """Of the frames with a chosen face, the fraction that show another large one."""
     large = [int((_areas(seen[n]) >= RIVAL * _areas(face[None])).sum()) for n, face in chosen.items()]
     return sum(number > 1 for number in large) / max(1, sum(number > 0 for number in large))
 
@@ -233,19 +235,19 @@ def _areas(faces: np.ndarray) -> np.ndarray:
 
 
 def _between(faces: Mapping[int, np.ndarray]) -> list[int]:
-    """Frames half way between neighbours of which one has no face, or whose faces are at different places."""
+    """Frames halfway between neighbours that disagree: only one has a face, or their faces differ in position."""
     numbers = sorted(faces)
     halfway = []
     for before, after in pairwise(numbers):
-        unlike = not overlap(faces[before], faces[after]) >= SAME
+        differ = not overlap(faces[before], faces[after]) >= SAME
         neither = np.isnan(faces[before][4]) and np.isnan(faces[after][4])
-        if after - before > 1 and unlike and not neither:
+        if after - before > 1 and differ and not neither:
             halfway.append((before + after) // 2)
     return halfway
 
 
 def overlap(face: np.ndarray, other: np.ndarray) -> float:
-    """Intersection over union of two boxes: left, top, right, bottom and what else there may be; NaN for no box."""
+    """Intersection over union of two boxes (left, top, right, bottom, …); NaN if one is NaN."""
     shared = np.clip(np.minimum(face[2:4], other[2:4]) - np.maximum(face[:2], other[:2]), 0, None).prod()
     areas = (face[2:4] - face[:2]).prod() + (other[2:4] - other[:2]).prod()
     return float(shared / (areas - shared))
@@ -257,64 +259,65 @@ def _track(frames: Frames, faces: Mapping[int, np.ndarray], rivals: float) -> Tr
 
 
 def find(
-    clips: Sequence[Frames], detect: Detect, detect_size: int, way: Callable[[Frames, int], Tracker[A]]
+    clips: Sequence[Frames], detect: Detect, detect_size: int, track: Callable[[Frames, int], Tracker[A]]
 ) -> list[A]:
-    """Find the faces of each of several clips, by `follow` or `follow_all`; what they want looked at in the same size goes in
-    one batch.
+    """Find the faces of several clips at once; `track` is `follow` or `follow_all`.
+
+    The trackers run in lock-step: each round gathers their requests, and those of one size go to `detect` in one batch.
     """
-    trackers = [way(frames, detect_size) for frames in clips]
-    tracks: dict[int, A] = {}
-    answers: dict[int, Any] = dict.fromkeys(range(len(clips)))
-    while answers:
-        looks: dict[tuple[int, int], dict[int, Looks]] = {}
-        for clip, answer in answers.items():
+    trackers = [track(frames, detect_size) for frames in clips]
+    results: dict[int, A] = {}
+    replies: dict[int, Any] = dict.fromkeys(range(len(clips)))  # None starts a tracker
+    while replies:
+        requests: dict[tuple[int, int], dict[int, Request]] = {}
+        for clip, reply in replies.items():
             try:
-                asked = trackers[clip].send(answer)
-                looks.setdefault(asked.size, {})[clip] = asked
+                request = trackers[clip].send(reply)
+                requests.setdefault(request.size, {})[clip] = request
             except StopIteration as end:
-                tracks[clip] = end.value
-        answers = {}
-        for size, wanted in looks.items():
-            parts = [
-                cut([clips[clip].pictures[number] for number in look.frames], look.corners, look.region, size)
-                for clip, look in wanted.items()
+                results[clip] = end.value
+        replies = {}
+        for size, batch in requests.items():
+            regions = [
+                cut([clips[clip].pictures[n] for n in request.frames], request.corners, request.region, size)
+                for clip, request in batch.items()
             ]
-            seen = iter(detect(np.concatenate(parts)))
-            for clip, look in wanted.items():
-                scale = np.tile(np.divide(look.region, size), 2)
-                answers[clip] = [_moved(next(seen), scale, corner) for corner in look.corners]
-    return [tracks[clip] for clip in range(len(clips))]
+            faces = iter(detect(np.concatenate(regions)))
+            for clip, request in batch.items():
+                scale = np.tile(np.divide(request.region, size), 2)
+                replies[clip] = [_in_frame(next(faces), scale, corner) for corner in request.corners]
+    return [results[clip] for clip in range(len(clips))]
 
 
-def _moved(faces: np.ndarray, scale: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Faces in pixels of a look as faces in pixels of its frame, to a tenth, as the table has them."""
+def _in_frame(faces: np.ndarray, scale: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """Faces in pixels of a region, converted to pixels of its frame, rounded to a tenth like those in the table."""
     boxes = (faces[:, :4] * scale + np.tile(corner, 2)).round(1)
     return np.concatenate((boxes, faces[:, 4:]), 1)
 
 
 def windows(track: Track, times_B: np.ndarray, margin: float) -> tuple[np.ndarray, int]:
-    """The square to cut at each time: left and top in pixels, int (B, 2), and its side.
+    """The square to crop at each time: left and top in pixels, int (B, 2), and the side.
 
-    All are of one size, the track's and `margin` of it more, half on each side. They follow the track smoothly: its
-    centre averaged over a bell of time, so that neither the detector's noise nor a corner of the track is seen.
-    At least one key frame must show a face.
+    All have the same side: the track's plus `margin`, a fraction of it, half on each side. Their centres follow the
+    track, smoothed by a Gaussian in time to remove the detector's noise and the corners of the interpolation. At least
+    one key frame must show a face.
     """
-    # Turned around its ends the track goes on there, so that they are not drawn towards the middle.
+    # Point reflection at both ends continues the track there, so that the ends are not pulled towards the middle.
     beyond = len(times_B) - 1
     times_P = np.pad(times_B, beyond, "reflect", reflect_type="odd")
     boxes_P5 = np.pad(track.at(times_B), ((beyond, beyond), (0, 0)), "reflect", reflect_type="odd")
-    bell_BP = np.exp(-(((times_B[:, None] - times_P) / SMOOTH) ** 2) / 2)
-    return _squares(bell_BP / bell_BP.sum(1, keepdims=True) @ boxes_P5, track.side * (1 + margin))
+    weights_BP = np.exp(-(((times_B[:, None] - times_P) / SMOOTH) ** 2) / 2)
+    return _squares(weights_BP / weights_BP.sum(1, keepdims=True) @ boxes_P5, track.side * (1 + margin))
 
 
 def _squares(boxes: np.ndarray, side: float) -> tuple[np.ndarray, int]:
-    """Squares around the centres of boxes: corners on whole pixels, int (B, 2), and the side, an even number."""
+    """Squares around the centres of boxes: corners in whole pixels, int (B, 2), and the side, an even number."""
     even = max(2, 2 * round(side / 2))
     return np.rint((boxes[:, :2] + boxes[:, 2:4] - even) / 2).astype(int), even
 
 
 def verdict(track: Track, times_F: np.ndarray) -> str:
-    """ "ok", or why a clip whose frames are at these times has no face that can be used."""
+    """Why a clip with frames at these times has no usable face; "ok" if it has one."""
     if track is NO_TRACK:
         return "ok"
     nearest = np.abs(times_F[:, None] - track.times).argmin(1)
@@ -325,7 +328,7 @@ def verdict(track: Track, times_F: np.ndarray) -> str:
 
 
 def crops(frames: Frames, track: Track, faces: Faces) -> np.ndarray:
-    """The N × T squares of a clip, uint8 (N, T, S, S, 3) RGB: around its face or, without a track, the centre."""
+    """The N × T crops of a clip, uint8 (N, T, S, S, 3) RGB: around its face, or the centre if there is no track."""
     if track is NO_TRACK:
         whole = np.array([[0, 0, frames.width, frames.height]])
         corners, side = _squares(whole.repeat(len(frames.times), 0), min(frames.width, frames.height) // 2 * 2)
@@ -336,21 +339,23 @@ def crops(frames: Frames, track: Track, faces: Faces) -> np.ndarray:
 
 
 def detector(faces: Faces, weights: Path | None) -> Detect | None:
-    """What `faces.detector` asks for: None for "centre", else RetinaFace with `weights`."""
+    """The detector of `faces.detector`: None for "centre", else RetinaFace with `weights`."""
     if faces.detector == "centre":
         return None
     if weights is None:
-        raise UserError(f"faces.detector: retinaface on {faces.body} needs a file of weights")
-    from emofuse.features.retinaface import Detector  # torch takes seconds to import; "centre" does without
+        raise UserError(f"faces.detector: retinaface on {faces.body} needs weights; run emofuse weights")
+    from emofuse.features.retinaface import (
+        Detector,  # imports torch, which takes seconds and which "centre" does not need
+    )
 
     return Detector(faces.body, weights, faces.score)
 
 
 def stage(params: Params, corpus: str, shard: int, threads: int = 1, root: Path = Path()) -> None:
-    """`emofuse faces`: cut the faces of one shard's clips to data/<corpus>/features/faces/."""
+    """`emofuse faces`: crop the faces of one shard's clips, to data/<corpus>/features/faces/."""
     section = params.corpus(corpus).faces
     if section is None:
-        raise UserError(f"corpora.{corpus}: it has no video, so there are no faces to cut")
+        raise UserError(f"corpora.{corpus}: it has no video, so there are no faces to crop")
     shards.check(shard, corpus, params.corpus(corpus).shards)
     clips, index = paths.raw(corpus, shard), paths.index(corpus)
     model = section.weights
@@ -365,10 +370,10 @@ def stage(params: Params, corpus: str, shard: int, threads: int = 1, root: Path 
 
 
 def _device(model: str | None) -> AbstractContextManager[object]:
-    """A GPU for a detector that has a model, which takes the one that is leased."""
+    """Reserves a GPU for a detector with a model."""
     if model is None:
         return nullcontext()
-    from emofuse.utils import gpu  # torch takes seconds to import
+    from emofuse.utils import gpu  # imports torch, which takes seconds
 
     return gpu.device()
 
@@ -385,41 +390,40 @@ def extract(
 ) -> None:
     """Write the faces of one shard, clip by clip.
 
-    `rows` are the shard's usable rows of index.csv, `archive` its zip, `weights` RetinaFace's; with more than one of
-    `threads` the others decode ahead. Writes `output`, uint8 (clips, N, T, S, S, 3) RGB, zeros where a clip has no
-    faces, and `table`, in the same order: clip, row, status ("ok" or why the clip has no faces), and the JSON lists
-    scores, boxes (left, top, right, bottom in pixels) and times (seconds) of the key frames, null where one shows no
-    face and empty where nothing was looked for.
-    Raises `UserError` for unusable weights and a full disk.
+    `rows` are the shard's usable rows of index.csv, `archive` is its zip, `weights` are RetinaFace's. With several
+    `threads`, all but one decode. Writes `output`, uint8 (clips, N, T, S, S, 3) RGB, zeros for a clip without faces,
+    and `table`, in the same order: clip, row, status ("ok" or why the clip has no faces), and as JSON lists the scores,
+    boxes (left, top, right, bottom in pixels) and times (seconds) of the key frames: null for a key frame without a
+    face, empty if there was no search. Raises `UserError` for unusable weights and a full disk.
     """
     detect = detector(faces, weights)
     shape = (len(rows), faces.snippets, faces.frames, faces.size, faces.size, 3)
-    told: list[tuple[str, int, str, str, str, str]] = []
+    lines: list[tuple[str, int, str, str, str, str]] = []
     decoders = min(threads - 1, DECODERS)
-    decoded = ahead(partial(_decode, archive, faces), progress(rows), decoders, results=decoders)
+    decoded = prefetched(partial(_decode, archive, faces), progress(rows), decoders, results=decoders)
     results = (result for clips in _batches(decoded) for result in _results(clips, detect, faces))
     with array_file(output, np.uint8, shape) as add:
         for number, (row, (squares, status, track)) in enumerate(zip(rows, results, strict=True)):
             add(squares)
             lists = (_json(track.faces[:, 4], 4), _json(track.faces[:, :4], 1), _json(track.times, 4))
-            told.append((row["clip"], number, status, *lists))
-    write_table(table, ("clip", "row", "status", "scores", "boxes", "times"), told)
+            lines.append((row["clip"], number, status, *lists))
+    write_csv(table, pd.DataFrame(lines, columns=["clip", "row", "status", "scores", "boxes", "times"]))
 
 
 def _decode(archive: Path, faces: Faces, row: Row) -> Frames | str:
-    """The frames of a clip, or why there are none."""
+    """The frames of a clip, or the reason why there are none."""
     duration = float(row["duration"])
     if not duration > 0:
-        return "it lasts no time"
+        return "its duration is zero"
     try:
-        data = base.read_member(archive, row["file"])
+        data = shards.read_member(archive, row["file"])
         return decode_frames(data, frame_times(duration, faces.snippets, faces.frames).ravel().tolist())
     except BrokenClip as error:
         return str(error)
 
 
 def _batches(clips: Iterable[Frames | str]) -> Iterator[list[Frames | str]]:
-    """Clips in groups that the detector sees together, as many as fit in BATCH, or one."""
+    """Clips in groups for the detector: as many as fit into BATCH, but at least one."""
     batch: list[Frames | str] = []
     size = 0
     for clip in clips:
@@ -427,7 +431,7 @@ def _batches(clips: Iterable[Frames | str]) -> Iterator[list[Frames | str]]:
         size += 0 if isinstance(clip, str) else clip.nbytes
         if size >= BATCH:
             yield batch
-            batch.clear()  # the one who took it has no other hold on the frames: they go before more are decoded
+            batch.clear()  # the consumer keeps no reference either, so memory is freed before more clips are decoded
             size = 0
     yield batch
 
@@ -435,7 +439,7 @@ def _batches(clips: Iterable[Frames | str]) -> Iterator[list[Frames | str]]:
 def _results(
     clips: Sequence[Frames | str], detect: Detect | None, faces: Faces
 ) -> Iterator[tuple[np.ndarray | None, str, Track]]:
-    """Crops, status and track of each clip."""
+    """The crops, status and track of each clip; no crops unless the status is "ok"."""
     readable = [clip for clip in clips if isinstance(clip, Frames)]
     tracks = iter(find(readable, detect, faces.detect_size, follow) if detect else [NO_TRACK] * len(readable))
     for clip in clips:
@@ -448,6 +452,6 @@ def _results(
 
 
 def _json(values: np.ndarray, digits: int) -> str:
-    """An array as a JSON list, rounded; what is NaN, be it a number or a whole row, is null."""
+    """An array as a JSON list, rounded; NaN, be it a number or a row, becomes null."""
     rounded = [None if np.isnan(value).any() else value for value in values.round(digits)]
     return json.dumps([value if value is None else value.tolist() for value in rounded])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from emofuse import datasets as corpora
+from emofuse import datasets
 from emofuse.config import Audio, Faces, Modality, Name, Network, Params, Positive, Section
 from emofuse.evaluation.evaluate import read_model
 from emofuse.models.network import EmotionNetwork
@@ -211,7 +211,7 @@ def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, roo
         kind=corpus.kind,
         protocol=protocol,
         seed=seed,
-        emotions=tuple(corpora.emotions(corpus.kind)),
+        emotions=datasets.get(corpus.kind).emotions,
         window=round(statistics.median(durations), 3),
         longest=max(durations),
         faces=corpus.faces if uses_faces else None,

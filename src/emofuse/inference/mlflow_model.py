@@ -52,5 +52,5 @@ def example() -> pd.DataFrame:
     from emofuse.config import Demo
     from emofuse.datasets import demo
 
-    _, clip = next(demo.make_shard(Demo(actors=4, takes=1), 0, 4))
+    clip = demo.encode(Demo(actors=4, takes=1), 1, "angry", 1)
     return pd.DataFrame({"clip": [clip]})

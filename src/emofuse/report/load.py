@@ -263,7 +263,7 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
     if corpus.demo is not None:
         from emofuse.datasets import demo
 
-        bayes = demo.bayes(corpus.demo)
+        bayes = demo.bayes()
     both = set(corpus.modalities) == {"audio", "video"}
     return CorpusResults(
         root=root,

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from emofuse import datasets as corpora
-from emofuse import paths
+from emofuse import datasets, paths
 from emofuse.data.augmentation import augment, mixup
 from emofuse.data.dataset import Features, to_input
 from emofuse.datasets import shards
@@ -35,7 +34,7 @@ from emofuse.tracking import TrainingRun
 from emofuse.utils import gpu
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic, read_table, sweep, write_table
-from emofuse.utils.prefetch import ahead
+from emofuse.utils.prefetch import prefetched
 
 if TYPE_CHECKING:
     from emofuse.config import Params, Run, Training
@@ -85,7 +84,7 @@ class Part:
             pinned = device.type == "cuda"  # the copy to the GPU then goes on beside the network
             return indices, {n: x.pin_memory() if pinned and not x.is_cuda else x for n, x in stored.items()}
 
-        for indices, stored in ahead(read, order, threads=1, results=AHEAD):
+        for indices, stored in prefetched(read, order, threads=1, results=AHEAD):
             moved = {name: batch.to(device, non_blocking=True) for name, batch in stored.items()}
             yield Batch(moved, torch.from_numpy(self.labels[indices]).to(device))
 
@@ -217,7 +216,7 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
                 fold,
                 seed,
                 run,
-                corpora.emotions(params.corpus(corpus).kind),
+                datasets.get(params.corpus(corpus).kind).emotions,
                 root / key.model,
                 root / key.checkpoint,
                 made.identity,

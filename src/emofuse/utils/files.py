@@ -1,4 +1,4 @@
-"""Writing files so that a name that exists is a file that is whole, and hashing them."""
+"""Reading and hashing files, and writing them atomically: a file is complete or it is not there."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emofuse.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the name of the file, and its suffix once more
 
 
 def unwritable(error: Exception) -> int | None:
-    """The operating system's error number, if something cannot be written; safetensors and torch have it in words."""
+    """The operating system's error number if a file cannot be written; safetensors and torch only have it in the message."""
     number = getattr(error, "errno", None)
-    if in_words := re.search(r"\(os error (\d+)\)", str(error)):
-        number = int(in_words[1])
+    if message := re.search(r"\(os error (\d+)\)", str(error)):
+        number = int(message[1])
     elif "PytorchStreamWriter failed writing" in str(error):
         number = errno.ENOSPC
     return number if number in UNWRITABLE else None
@@ -33,10 +36,10 @@ def unwritable(error: Exception) -> int | None:
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its name when the block ends without error.
+    """Yield a temporary path beside `path`, which is renamed to `path` if the block ends without an error.
 
-    A crash leaves the old file, or none, under the final name; the temporary file is removed
-    on an exception. A full disk or a read-only folder is a `UserError` that names the file.
+    After a crash, `path` is the old file, or absent. An exception removes the temporary file; a full disk or a
+    read-only folder is a `UserError` that names the file.
     """
     path = Path(path)
     temporary = None
@@ -68,22 +71,22 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Remove what killed processes have left half-written of these files; nobody may be writing them."""
+    """Remove the temporary files that killed processes have left beside these; nobody may be writing them now."""
     wanted = set(paths)
     for folder in {path.parent for path in wanted}:
-        for left in folder.glob(".*") if folder.is_dir() else ():
-            name = TEMPORARY.fullmatch(left.name)
+        for file in folder.glob(".*") if folder.is_dir() else ():
+            name = TEMPORARY.fullmatch(file.name)
             if name and folder / name[1] in wanted and Path(name[1]).suffix == name[2]:
-                left.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
 
 
 @contextmanager
 def array_file(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> Iterator[Callable[[Any], None]]:
-    """A .npy file of that type and shape, whole or not at all, written item by item along its first axis.
+    """Write a .npy file of that type and shape atomically, item by item along its first axis.
 
-    Yields what takes the next item, an array of shape[1:], or None for zeros. Its disk space is taken at once, so
-    that a full disk is known before the work. Written, not mapped: the pages of a map count as memory until they
-    are on the disk.
+    Yields a function that appends an item, an array of shape[1:], or None for zeros. Disk space is allocated first, so
+    that a full disk is noticed before the work. The file is not memory-mapped, because dirty pages of a map count as
+    memory of the process.
     """
     import numpy as np
 
@@ -103,28 +106,58 @@ def array_file(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> Iterator
                 stream.write(np.ascontiguousarray(values, kind).data)
 
         yield add
-        stream.truncate(size)  # zeros at the end, where the space was not taken before
+        stream.truncate(size)  # if the space was not allocated, zeros at the end are missing
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON in its own key order; NaN and infinities are refused."""
+    """Write `value` as indented JSON, keeping the order of keys; ValueError for NaN and infinities."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file that a stage wrote; a missing or broken one is a `UserError`."""
+    """Read a JSON file that a stage wrote; `UserError` if it is missing or invalid."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that writes it") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from None
+
+
+def read_csv(path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it") -> pd.DataFrame:
+    """Read a CSV file that `stage` wrote, with all columns as text and empty cells as "".
+
+    Raises `UserError` if it is missing, is not a CSV file, lacks one of `columns`, or is truncated.
+    """
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, index_col=False)
+        with Path(path).open("rb") as stream:
+            stream.seek(-1, os.SEEK_END)
+            ends_in_a_line = stream.read() != b"\n"
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run {stage}") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        raise UserError(f"{path}: no column {absent[0]}; run its stage again")
+    if ends_in_a_line and len(frame) and frame.iloc[-1, -1] == "":  # pandas pads short rows
+        raise UserError(f"{path}: it is truncated; run its stage again")
+    return frame
+
+
+def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
+    """Write the columns of a frame, without its index, as a CSV file, atomically."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_table(

@@ -1,23 +1,29 @@
-"""One process at a time in a working directory. The lock is the operating system's: a killed process gives it back."""
+"""File locks between processes. They are the operating system's: a killed process releases them."""
 
 from __future__ import annotations
 
+import logging
 import os
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from emofuse.utils.errors import UserError
 
-HELD = "EMOFUSE_LOCK_HELD"  # set for the jobs of the process that holds the lock
+log = logging.getLogger(__name__)
+
+HELD = "EMOFUSE_LOCK_HELD"  # environment variable of the jobs of the process that holds the working directory's lock
+POLL = 0.5  # seconds between attempts to take a lock
 _locks: list[FileLock] = []  # held until the process ends
 
 
 def hold(root: Path) -> None:
-    """Take the lock of a working directory for the life of this process, or raise `UserError` if another has it.
+    """Lock a working directory until this process ends; raises `UserError` if another process holds the lock.
 
-    Does nothing in a job of the process that has it.
+    Does nothing in a job of the process that holds it.
     """
     place = str(root.resolve())
     if os.environ.get(HELD) == place:
@@ -46,3 +52,29 @@ def _owner(path: Path) -> str:
         return f" (process {int(path.with_suffix('.pid').read_text())})"
     except (OSError, ValueError):
         return ""
+
+
+@contextmanager
+def one_of(names: Sequence[str], folder: Path, what: str) -> Iterator[int]:
+    """Lock one of several resources, identified by lock files in `folder`, and yield its index.
+
+    Waits while other processes hold all of them; `what` names the resources in the log ("GPUs").
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    locks = [FileLock(folder / f"{name}.lock") for name in names]
+    waiting = False
+    while True:
+        for index, lock in enumerate(locks):
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                continue
+            try:
+                yield index
+            finally:
+                lock.release()
+            return
+        if not waiting:
+            log.info("waiting: all %d %s are in use", len(names), what)
+            waiting = True
+        time.sleep(POLL)

@@ -1,8 +1,8 @@
-"""The demo corpus's faces: drawn from a visual cue, and the cue read back from the pixels.
+"""Synthetic faces: rendering a visual cue, and reading the cue back from the pixels.
 
-A face is a few large shapes in head coordinates: u to the right and v down, the origin between eyes and
-mouth, 1 = half the height of the head. A cue moves brows, eyes and mouth from rest to an apex; who the
-actor is changes the looks and the size of the shapes, never the move.
+A face consists of a few large shapes in head coordinates: u points right and v down, the origin is between eyes and
+mouth, and 1 is half the height of the head. A cue moves brows, eyes and mouth from rest to an apex. The actor determines
+the looks and sizes of the shapes, never the movement.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from functools import cache
 import numpy as np
 
 SIZE = 96  # side of the picture, in pixels
-RATE = 25  # frames a second
-PAD = 6  # the head moves this far at most, in pixels
+RATE = 25  # frames per second
+PAD = 6  # maximum movement of the head, in pixels
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where brows, eyes and mouth are, in head units; brows relative to the actor's own."""
+    """Positions of brows, eyes and mouth in head units; those of the brows are relative to the actor's."""
 
     brow_inner: float = 0.0  # up
     brow_outer: float = 0.0  # up
-    eye_open: float = 1.0  # of the actor's own
-    mouth_width: float = 0.28  # half of it
+    eye_open: float = 1.0  # relative to the actor's
+    mouth_width: float = 0.28  # half the width
     mouth_curve: float = 0.0  # how far the corners are above the middle
-    mouth_open: float = 0.015  # half of it
-    teeth: float = 0.0  # 1: the open mouth shows teeth, 0: it is dark
+    mouth_open: float = 0.015  # half the height of the opening
+    teeth: float = 0.0  # 1: the open mouth shows teeth; 0: it is dark
 
 
-# The discrete cues. No left and right: a mirrored clip keeps its cue.
+# The cues are symmetric: a mirrored clip keeps its cue.
 CUES: dict[str, Pose] = {
     "blank": Pose(),
     "narrow": Pose(-0.17, 0.07, 0.35, 0.14, -0.02, 0.02),
@@ -50,7 +50,7 @@ _SHIRTS = np.array([[60, 70, 96], [110, 60, 60], [66, 96, 74], [90, 88, 92], [15
 
 @dataclass(frozen=True)
 class Looks:
-    """What belongs to the actor: colours (RGB, 0 to 255), and lengths in head units."""
+    """The appearance of an actor: colours (RGB, 0 to 255) and lengths in head units."""
 
     skin: np.ndarray
     hair: np.ndarray
@@ -71,10 +71,10 @@ class Looks:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, female: bool) -> Looks:
-        """The looks of one actor."""
+        """Draw the looks of one actor."""
         tone = rng.uniform(0, len(_SKIN) - 1)
         skin = np.array([np.interp(tone, range(len(_SKIN)), _SKIN[:, c]) for c in range(3)], np.float32)
-        # Grey hair would be lost on dark skin, and with it the brows.
+        # Grey brows would be invisible on dark skin.
         hair = _HAIR[rng.integers(len(_HAIR) if tone < 1.5 else 2)]
         lips = (
             skin * np.array([0.86, 0.52, 0.52], np.float32)
@@ -102,7 +102,7 @@ class Looks:
 
 
 class _Canvas:
-    """Frames (T, H, W, 3) in float32 that shapes are painted on, smooth-edged, in head coordinates."""
+    """Frames, float32 (T, H, W, 3), on which antialiased shapes are painted in head coordinates."""
 
     def __init__(self, looks: Looks, frames: int, colour: np.ndarray) -> None:
         side = SIZE + 2 * PAD
@@ -115,7 +115,7 @@ class _Canvas:
     def box(
         self, u: float, v: float, half_width: float, half_height: float
     ) -> tuple[slice, slice, np.ndarray, np.ndarray]:
-        """The rows and columns of a box, and their coordinates: v (1, h, 1) and u (1, 1, w) from its middle."""
+        """Rows and columns of a box, and their coordinates relative to its centre: v (1, h, 1) and u (1, 1, w)."""
         side = self.pixels.shape[1]
         x, y = self.x0 + u * self.unit, self.y0 + v * self.unit
         reach_x, reach_y = half_width * self.unit + 2, half_height * self.unit + 2
@@ -126,7 +126,7 @@ class _Canvas:
         return rows, columns, down[None, :, None], across[None, None, :]
 
     def cover(self, distance: np.ndarray) -> np.ndarray:
-        """How much of each pixel is inside, from the signed distance to the edge in head units."""
+        """The coverage of each pixel, from the signed distance to the edge in head units."""
         return np.clip(np.float32(0.5) - distance * np.float32(self.unit), 0, 1)
 
     def paint(self, rows: slice, columns: slice, cover: np.ndarray, colour: np.ndarray) -> None:
@@ -134,14 +134,14 @@ class _Canvas:
         region += cover[..., None] * (np.asarray(colour, np.float32) - region)
 
     def ellipse(self, u: float, v: float, a: float, b: float, colour: np.ndarray, below: float = 9.0) -> None:
-        """An ellipse with half-axes a and b; of it only what lies above `below`."""
+        """An ellipse with half-axes a and b, clipped at v = `below`."""
         rows, columns, down, across = self.box(u, v, a, b)
         distance = (np.hypot(across / a, down / b) - 1) * min(a, b)
         self.paint(rows, columns, self.cover(np.maximum(distance, down + v - below)), colour)
 
 
 def _portrait(looks: Looks) -> _Canvas:
-    """The face without brows, eyes and mouth, one frame."""
+    """The face without brows, eyes and mouth: one frame."""
     canvas = _Canvas(looks, 1, looks.wall)
     width, skin = looks.head_width, looks.skin
     if looks.hair_long:
@@ -153,8 +153,8 @@ def _portrait(looks: Looks) -> _Canvas:
         canvas.ellipse(side * (width + 0.01), 0.03, 0.09, 0.17, skin * 0.88)
     canvas.ellipse(0, 0, width, 1.0, skin)
     canvas.ellipse(0, -0.06, width * 0.86, 0.86, np.minimum(skin * 1.04, 255))
-    # The fringe: the cap of the head above the hairline, lower at the temples.
-    # Wider than the head by a little, so that no skin shines through at its edge.
+    # The fringe: the top of the head above the hairline, lower at the temples, and slightly wider than the head so that
+    # no skin is visible at its edge.
     rows, columns, down, across = canvas.box(0, 0, width + 0.04, 1.04)
     head = (np.hypot(across / (width + 0.04), down / 1.04) - 1) * width
     canvas.paint(rows, columns, canvas.cover(np.maximum(head, down - looks.hairline - 0.30 * across**2)), looks.hair)
@@ -166,14 +166,14 @@ def _portrait(looks: Looks) -> _Canvas:
 
 
 def _animate(looks: Looks, poses: np.ndarray) -> np.ndarray:
-    """The face in the poses (T, parts), as float32 (T, side, side, 3) with a border of PAD."""
+    """The face in the poses (T, parts): float32 (T, side, side, 3), with a border of PAD pixels."""
     portrait = _portrait(looks)
     canvas = _Canvas(looks, len(poses), looks.wall)
     canvas.pixels[:] = portrait.pixels
     column = {part: poses[:, i, None, None].astype(np.float32) for i, part in enumerate(_PARTS)}
 
     for side in (-1, 1):
-        # Eye: white, iris, pupil, and the dark line of the upper lid.
+        # Eye: sclera, iris, pupil and the dark line of the upper lid.
         size = looks.eye_size
         rows, columns, down, across = canvas.box(side * looks.eye_apart, -0.14, size * 1.2, size * 1.2)
         height = np.maximum(0.72 * size * column["eye_open"], 0.006)
@@ -187,7 +187,7 @@ def _animate(looks: Looks, poses: np.ndarray) -> np.ndarray:
             canvas.paint(rows, columns, canvas.cover(np.maximum(distance - radius, inside)), colour)
         canvas.paint(rows, columns, canvas.cover(lid), looks.skin * 0.32)
 
-        # Brow: a thick line from its inner to its outer end.
+        # Brow: a thick line from the inner to the outer end.
         reach = looks.eye_size * 1.35
         rows, columns, down, across = canvas.box(side * looks.eye_apart, looks.brow_height, reach, 0.36)
         outward = np.clip((side * across / reach + 1) / 2, 0, 1)
@@ -197,7 +197,7 @@ def _animate(looks: Looks, poses: np.ndarray) -> np.ndarray:
         brow = np.maximum(np.abs(down - middle) - looks.brow_thick * (1.15 - 0.5 * outward), np.abs(across) - reach)
         canvas.paint(rows, columns, canvas.cover(brow), looks.hair * 0.75)
 
-    # Mouth: lips around an opening along a parabola, dark within, teeth in its upper part.
+    # Mouth: lips around an opening along a parabola, dark inside, with teeth in its upper part.
     rows, columns, down, across = canvas.box(0, looks.mouth_height, 0.52, 0.44)
     width, curve, half = column["mouth_width"], column["mouth_curve"], column["mouth_open"]
     along = np.clip(1 - (across / width) ** 2, 0, 1)
@@ -206,14 +206,14 @@ def _animate(looks: Looks, poses: np.ndarray) -> np.ndarray:
     opening = np.maximum(np.abs(down - middle) - half * np.sqrt(along), beyond)
     canvas.paint(rows, columns, canvas.cover(opening - 0.055 * np.sqrt(along)), looks.lips)
     canvas.paint(rows, columns, canvas.cover(opening), np.array([52, 16, 20]))
-    # The lower 30 % of a toothy mouth stays dark.
+    # The lower 30 % of a mouth with teeth stays dark.
     upper = np.maximum(opening + 0.012, down - middle - 0.3 * half)
     canvas.paint(rows, columns, canvas.cover(upper) * column["teeth"], np.array([250, 246, 236]))
     return canvas.pixels
 
 
 def _smooth(rng: np.random.Generator, count: int, every: int) -> np.ndarray:
-    """A slow random curve of about unit size: (count,)."""
+    """A slowly varying random curve of about unit amplitude: (count,)."""
     knots = rng.standard_normal(count // every + 3)
     at = np.arange(count) / every
     left = at.astype(int)
@@ -222,9 +222,9 @@ def _smooth(rng: np.random.Generator, count: int, every: int) -> np.ndarray:
 
 
 def render(cue: str, looks: Looks, rng: np.random.Generator, count: int) -> np.ndarray:
-    """One take of an actor: at rest first, then the cue.
+    """One take of an actor, from rest to the cue.
 
-    Returns uint8 (count, SIZE, SIZE, 3), RGB at RATE frames a second.
+    Returns uint8 (count, SIZE, SIZE, 3), RGB at RATE frames per second.
     """
     rest, apex = (np.array([getattr(CUES[name], part) for part in _PARTS]) for name in ("blank", cue))
     seconds = np.arange(count) / RATE
@@ -233,7 +233,7 @@ def render(cue: str, looks: Looks, rng: np.random.Generator, count: int) -> np.n
     strength = ramp**2 * (3 - 2 * ramp) * (rng.uniform(0.88, 1.08) + 0.05 * _smooth(rng, count, 8))
     poses = rest + strength[:, None] * (apex - rest)
 
-    # What every face does whatever its cue: small moves, and one blink.
+    # Every face, whatever its cue, moves slightly and blinks once.
     wobble = {"brow_inner": 0.012, "brow_outer": 0.012, "mouth_width": 0.012, "mouth_curve": 0.015, "mouth_open": 0.014}
     for part, size in wobble.items():
         poses[:, _PARTS.index(part)] += size * _smooth(rng, count, 4)
@@ -243,7 +243,7 @@ def render(cue: str, looks: Looks, rng: np.random.Generator, count: int) -> np.n
     poses[:, _PARTS.index("mouth_width")] = np.maximum(poses[:, _PARTS.index("mouth_width")], 0.08)
     pixels = _animate(looks, poses)
 
-    # The head sways: each frame is cut from the larger one between pixels, by two linear mixes.
+    # The head sways: each frame is cropped from the larger one at a sub-pixel position, by bilinear interpolation.
     rest_at = rng.uniform(-1.5, 1.5, 2)
     frames = np.empty((count, SIZE, SIZE, 3), np.float32)
     sway = np.stack([rest_at[axis] + 0.4 * _smooth(rng, count, 10) for axis in range(2)], 1)
@@ -261,7 +261,7 @@ def render(cue: str, looks: Looks, rng: np.random.Generator, count: int) -> np.n
 
 @cache
 def _templates() -> tuple[tuple[str, ...], np.ndarray]:
-    """How each cue but blank changes a face of average looks, in grey: (cues, side, side)."""
+    """The change of an average face by each cue other than blank, in grey: (cues, side, side)."""
     grey = np.array([150.0, 110.0, 84.0], np.float32)
     looks = Looks(skin=grey * 1.3, hair=grey * 0.4, shirt=grey, wall=grey, lips=grey, iris=grey * 0.5)
     poses = np.array([[getattr(pose, part) for part in _PARTS] for pose in CUES.values()])
@@ -269,23 +269,23 @@ def _templates() -> tuple[tuple[str, ...], np.ndarray]:
     return tuple(CUES)[1:], faces[1:] - faces[0]
 
 
-# Times that `read` wants frames at: at rest, and after the longest rise.
+# The times, in seconds, of the frames that `read` needs: at rest, and after the longest rise.
 REST = (0.0,)
 APEX = (0.5, 0.65, 0.8, 0.95, 1.1, 1.25)
 
 
 def read(frames: np.ndarray) -> str:
-    """The cue of a clip, by a matched filter on how its face changed.
+    """The cue of a clip, by a matched filter on the change of its face.
 
-    `frames`: uint8 (len(REST + APEX), SIZE, SIZE, 3), the frames on show at REST and then at APEX.
+    `frames`: uint8 (len(REST + APEX), SIZE, SIZE, 3), those displayed at REST and then at APEX.
     """
     grey = frames.astype(np.float32).mean(-1)
-    # The median passes over a blink.
+    # The median ignores a blink.
     change = np.median(grey[len(REST) :], axis=0) - grey[: len(REST)].mean(0)
     names, templates = _templates()
     support = (np.abs(templates) > 1).any(0)
     best, amount, found = 0.0, 0.0, "blank"
-    # Where in the picture the face is, is not known: every place it can be in is tried.
+    # The face's position in the picture is unknown, so every possible one is tried.
     for top in range(2 * PAD + 1):
         for left in range(2 * PAD + 1):
             place = slice(top, top + SIZE), slice(left, left + SIZE)
