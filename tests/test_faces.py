@@ -167,7 +167,7 @@ def test_frames_on_show_are_decoded_once(tmp_path: Path) -> None:
     assert frames.shown.tolist() == [0, 0, 1, 1, 2, 3, 3]
     middles = media.read_frames(data, [0.01, 0.35, 0.95])[:, 28:36, 44:52]
     assert np.abs(middles.mean((1, 2, 3)) - [levels[0], levels[3], levels[9]]).max() < 4
-    with pytest.raises(media.BrokenClip, match=r"truncated: the picture ends after 0\.9 of 2\.5 seconds"):
+    with pytest.raises(media.BrokenClip, match=r"truncated: the video ends after 0\.9 of 2\.5 seconds"):
         media.decode_frames(data, [0.5, 2.5])
 
 

@@ -1,4 +1,4 @@
-"""GPUs are leased one a process, and one whose holder dies is free again."""
+"""Resources such as GPUs are shared by file locks; a killed process releases its own."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from emofuse.utils import gpu
+from emofuse.utils import gpu, locks
 
 HOLD = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from emofuse.utils import gpu
+    from emofuse.utils import locks
     names, folder, seconds = sys.argv[1].split(), Path(sys.argv[2]), float(sys.argv[3])
-    with gpu.one_of(names, folder) as index:
+    with locks.one_of(names, folder, "GPUs") as index:
         print(index, time.time(), flush=True)
         time.sleep(seconds)
         print(time.time(), flush=True)
@@ -35,7 +35,7 @@ def holder(names: str, folder: Path, seconds: float) -> subprocess.Popen[str]:
     )
 
 
-def test_two_processes_never_have_one_gpu_and_both_gpus_are_used(tmp_path: Path) -> None:
+def test_no_two_processes_share_a_gpu_and_all_gpus_are_used(tmp_path: Path) -> None:
     processes = [holder("GPU-a GPU-b", tmp_path / "locks", 1.5) for _ in range(4)]
     spans: dict[int, list[tuple[float, float]]] = {0: [], 1: []}
     for process in processes:
@@ -48,29 +48,29 @@ def test_two_processes_never_have_one_gpu_and_both_gpus_are_used(tmp_path: Path)
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(times))
 
 
-def test_the_gpu_of_a_killed_job_is_free_again(tmp_path: Path) -> None:
+def test_gpu_of_a_killed_job_is_released(tmp_path: Path) -> None:
     process = holder("GPU-a", tmp_path / "locks", 60)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("0 ")
     process.send_signal(signal.SIGKILL)
     process.wait()
     started = time.monotonic()
-    with gpu.one_of(["GPU-a"], tmp_path / "locks") as index:
+    with locks.one_of(["GPU-a"], tmp_path / "locks", "GPUs") as index:
         assert index == 0
     assert time.monotonic() - started < 30
 
 
-def test_who_waits_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     process = holder("GPU-a", tmp_path / "locks", 2)
     assert process.stdout is not None
     process.stdout.readline()
-    with caplog.at_level("INFO"), gpu.one_of(["GPU-a"], tmp_path / "locks"):
+    with caplog.at_level("INFO"), locks.one_of(["GPU-a"], tmp_path / "locks", "GPUs"):
         pass
     process.wait()
-    assert caplog.messages == ["waiting for one of 1 GPUs, all of them taken"]
+    assert caplog.messages == ["waiting: all 1 GPUs are in use"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_is_the_cpu() -> None:
+def test_without_a_gpu_the_device_is_the_cpu() -> None:
     with gpu.device() as device:
         assert device == torch.device("cpu")

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a second is refused at once, and a killed one is in nobody's way."""
+"""One run at a time in a folder: a second is refused, and a killed one does not block others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emofuse.utils.files import atomic, sweep
 
 HOLD = (
     "import sys; from pathlib import Path; from emofuse.utils import locks;"
-    " locks.hold(Path(sys.argv[1])); print('at work', flush=True); sys.stdin.read()"
+    " locks.hold(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
 )
 
 
@@ -30,13 +30,11 @@ def holder(folder: Path) -> subprocess.Popen[str]:
         [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "at work\n"
+    assert process.stdout.readline() == "locked\n"
     return process
 
 
-def test_a_second_run_is_refused_until_the_first_has_ended_however_it_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_run_is_refused_until_the_first_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = holder(tmp_path)
     with pytest.raises(UserError, match=rf"another run is using this folder \(process {first.pid}\)"):
         locks.hold(tmp_path)
@@ -49,7 +47,7 @@ def test_a_second_run_is_refused_until_the_first_has_ended_however_it_ended(
     locks.hold(tmp_path)
 
 
-def test_the_jobs_of_the_run_that_holds_the_lock_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_of_the_run_that_holds_the_lock_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = holder(tmp_path)
     monkeypatch.setenv(locks.HELD, str(tmp_path.resolve()))
     locks.hold(tmp_path)
@@ -58,13 +56,13 @@ def test_the_jobs_of_the_run_that_holds_the_lock_pass(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.skipif(os.getuid() == 0 and not Path("/proc").is_dir(), reason="root may write anywhere")
-def test_a_folder_without_room_for_a_lock_is_one_line(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_locked_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".snakemake").write_text("a file, where the folder of the lock should be")
     with pytest.raises(UserError, match="cannot lock"):
         locks.hold(tmp_path)
 
 
-def test_what_a_killed_process_left_half_written_is_swept_and_nothing_else(tmp_path: Path) -> None:
+def test_only_temporary_files_of_killed_processes_are_swept(tmp_path: Path) -> None:
     kill = "import os, signal, sys; from emofuse.utils.files import atomic\nwith atomic(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)"
     for name in ("shard-0.zip", "shard-1.zip"):
         done = subprocess.run([sys.executable, "-c", kill, str(tmp_path / name)], check=False)

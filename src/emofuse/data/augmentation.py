@@ -1,4 +1,4 @@
-"""What training changes of a batch, on the device, the same for all frames of a clip."""
+"""Data augmentation of a batch on the device, the same for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def augment(stored: dict[str, torch.Tensor], training: Training) -> dict[str, torch.Tensor]:
-    """The network's inputs of a stored batch, by modality, as `to_input` makes them, each clip changed at random."""
+    """The network's inputs, by modality, from a stored batch: as from `to_input`, with each clip changed at random."""
     changed = {}
     if "video" in stored:
         changed["video"] = augment_video(stored["video"], training)
@@ -24,10 +24,10 @@ def augment(stored: dict[str, torch.Tensor], training: Training) -> dict[str, to
 
 
 def augment_video(faces_BNTHWC: torch.Tensor, training: Training) -> torch.Tensor:
-    """Random crop, horizontal flip and brightness, drawn once a clip (kinds after the third-party reading).
+    """Random crop, horizontal flip and brightness, drawn once per clip.
 
-    `faces_BNTHWC` is a stored batch, uint8, which is overwritten: in place and in bytes this takes a quarter of the
-    time that it takes in floats. Returns float32 (B, N, 3, T, H, W) in [0, 1].
+    `faces_BNTHWC` is a stored batch, uint8. It is overwritten, because working in place on bytes takes a quarter of the
+    time of floats. Returns float32 (B, N, 3, T, H, W) in [0, 1].
     """
     batch, size = len(faces_BNTHWC), faces_BNTHWC.shape[3]
     side = (size * (training.crop + (1 - training.crop) * torch.rand(batch))).round().long()
@@ -41,7 +41,7 @@ def augment_video(faces_BNTHWC: torch.Tensor, training: Training) -> torch.Tenso
         window = frames
         if length < size:
             window = frames[..., top : top + length, left : left + length]
-            window = window if window.device.type == "cpu" else window.float()  # a GPU resizes no bytes
+            window = window if window.device.type == "cpu" else window.float()  # CUDA cannot interpolate bytes
             window = F.interpolate(window, size=(size, size), mode="bilinear", align_corners=False)
             window = window.round_() if window.is_floating_point() else window
         if mirror or window is not frames:
@@ -51,8 +51,11 @@ def augment_video(faces_BNTHWC: torch.Tensor, training: Training) -> torch.Tenso
 
 
 def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tensor:
-    """SpecAugment: two masks of bands and two of time a clip; a shift of the bands, a change of pitch; a stretch
-    of the time, a change of tempo."""
+    """SpecAugment (Park et al., 2019), with two masks of bands and two of time per clip; also a random shift of the
+    bands (a change of pitch) and a random stretch of time (a change of tempo).
+
+    `segments_BNFT` is float32 (B, N, bands, frames); returns the same shape.
+    """
     batch, segments, bands, frames = segments_BNFT.shape
     device = segments_BNFT.device
     if training.stretch_time:
@@ -67,12 +70,12 @@ def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tens
         segments_BNFT = segments_BNFT.gather(2, source[:, None, :, None].expand_as(segments_BNFT))
     keep_BF = _keep(batch, bands, training.mask_bands, device)
     keep_BX = _keep(batch, segments * frames, training.mask_time, device)
-    # Zero is the mean of every band.
+    # Zero is the mean of each band.
     return segments_BNFT * keep_BF[:, None, :, None] * keep_BX.view(batch, segments, 1, frames)
 
 
 def _keep(batch: int, length: int, widest: float, device: torch.device) -> torch.Tensor:
-    """Zeros in two random spans, each up to `widest` of `length`, ones elsewhere: (batch, length)."""
+    """A mask (batch, length) with zeros in two random spans, each up to the fraction `widest` of the length, else ones."""
     width = torch.rand(batch, 2, 1, device=device) * widest * length
     start = torch.rand(batch, 2, 1, device=device) * (length - width)
     place = torch.arange(length, device=device)
@@ -82,10 +85,10 @@ def _keep(batch: int, length: int, widest: float, device: torch.device) -> torch
 def mixup(
     inputs: dict[str, torch.Tensor], targets_BC: torch.Tensor, alpha: float
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Mix each clip with another of the batch, its own share at least one half.
+    """Mix each clip with another clip of the batch (Zhang et al., 2018), keeping at least half of it.
 
-    So its likeliest emotion stays its own (or ties), which is what the metric loss goes by. The share is
-    max(λ, 1 − λ), λ from Beta(alpha, alpha), drawn once a clip.
+    Its most probable emotion is therefore unchanged (or tied), as the metric loss requires. The kept share is
+    max(λ, 1 − λ) with λ from Beta(alpha, alpha), drawn once per clip.
     """
     device = targets_BC.device
     share = torch.distributions.Beta(alpha, alpha).sample((len(targets_BC),)).to(device)

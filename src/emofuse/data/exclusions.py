@@ -1,4 +1,4 @@
-"""Why clips are not usable, counted: a reason is "kind" or "kind: detail"."""
+"""Counts of the reasons why clips are unusable. A reason is "kind" or "kind: detail"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def by_kind(reasons: Iterable[str]) -> dict[str, int]:
-    """Reason → clips, the commonest first: by kind, and in full where all clips of a kind have the same detail."""
+    """Reason → number of clips, in descending order: by kind, with the detail if it is the same for all clips of a kind."""
     kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for reason in reasons:
         kinds[reason.partition(":")[0]][reason] += 1

@@ -1,4 +1,4 @@
-"""Clips in and out: decoding with PyAV, encoding with ffmpeg through ffmpeg-python."""
+"""Reading and writing clips: decoding with PyAV, encoding with ffmpeg through ffmpeg-python."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
-# Seconds by which a good file may differ from the length it states: rounding, and the last packet's padding.
+# Seconds by which an intact file may be shorter than it states, through rounding and the last packet's padding.
 ROUNDING = 0.25
-# Much less where the file ends within a packet, which a whole one never does.
+# The same for a file that ends within a packet, which an intact file never does.
 CUT_ROUNDING = 0.05
-# Seconds that a sound track's own times may run away from its samples: a tenth of what a segment hears.
+# Maximum difference in seconds between a sound track's timestamps and its samples: a tenth of a segment.
 DRIFT = 0.1
-# Seconds around a span of sound that are resampled with it, and cut off after: a filter needs neighbours.
+# Seconds on both sides of a span of sound that are resampled with it and then removed: the filter needs context.
 EDGE = 0.05
-# Seconds of a clip that may show its last frame: the sound often goes on a little longer.
+# Seconds for which the last frame may stay visible; the sound is often slightly longer than the video.
 FROZEN = 0.5
 
-# Files that hold clips. Others that FFmpeg reads are lists of further files, or addresses of some.
+# Containers of clips. FFmpeg's other formats include lists of files and addresses, which a clip must not open.
 CONTAINERS = "mov,matroska,webm,avi,flv,mpeg,mpegts,asf,wav,w64,aiff,au,mp3,aac,flac,ogg"
 
-# Formats whose regions can be cut out plane by plane; others, rare, are converted whole.
+# Pixel formats that can be cropped plane by plane; frames in others, which are rare, are converted as a whole.
 PLANAR = ("yuv420p", "yuvj420p")
 
 
 class BrokenClip(Exception):
-    """A clip that cannot be read; the text is the plain reason, as `clips.csv` shows it: "kind" or "kind: detail"."""
+    """A clip that cannot be used; str() is the reason as it appears in clips.csv, "kind" or "kind: detail"."""
 
 
 @dataclass(frozen=True)
 class Streams:
-    """What a clip holds. `duration`, in seconds, is from its first frame to the end of its longest stream."""
+    """The content of a clip. `duration`, in seconds, is from its first frame to the end of its longest stream."""
 
     video: bool
     audio: bool
@@ -63,14 +63,14 @@ def _opened(source: bytes | Path) -> Iterator[av.container.InputContainer]:
             if any(track.codec_context is None for track in (*container.streams.video, *container.streams.audio)):
                 raise BrokenClip("cannot be decoded: a track's codec is unknown")
             yield container
-    except (av.error.FFmpegError, ValueError, IndexError) as error:  # the last where a track turns up late
+    except (av.error.FFmpegError, ValueError, IndexError) as error:  # IndexError if a track appears late
         if isinstance(error, av.error.EOFError) or _is_headless(source):
-            raise BrokenClip("truncated: it ends before it says what it holds") from None  # an mp4 may say so last
+            raise BrokenClip("truncated: its header is missing") from None  # the header may be at the end of an mp4
         raise BrokenClip(_cannot(error)) from None
 
 
 def _is_headless(source: bytes | Path) -> bool:
-    """Whether it is an mp4 without the part that says what it holds."""
+    """Whether it is an mp4 file without its header (the moov box)."""
     if isinstance(source, bytes):
         return source[4:8] == b"ftyp" and b"moov" not in source
     with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -78,31 +78,31 @@ def _is_headless(source: bytes | Path) -> bool:
 
 
 def _cannot(error: Exception) -> str:
-    if isinstance(error, av.error.ArgumentError):  # what FFmpeg says of a container that it must not open, too
-        return "cannot be decoded: it is damaged, or of a kind that holds no clip"
+    if isinstance(error, av.error.ArgumentError):  # also for containers that are not whitelisted
+        return "cannot be decoded: it is damaged, or not a video or audio file"
     return f"cannot be decoded: {getattr(error, 'strerror', None) or error}"
 
 
 def _picture(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The track of the picture; the cover of a song is none."""
+    """The video track; cover art does not count."""
     tracks = container.streams.video
     return next((track for track in tracks if not track.disposition & Disposition.attached_pic), None)
 
 
 def _seconds(ticks: int | None, stream: av.stream.Stream) -> float:
-    """A time in a stream's own units, in seconds; 0 where the file does not say."""
+    """A timestamp of a stream in seconds; 0 if the file does not state it."""
     return float(ticks * stream.time_base) if ticks and stream.time_base else 0.0
 
 
 def probe(source: bytes | Path) -> Streams:
-    """Look into a clip, the bytes of a file or a file, without decoding it.
+    """Inspect a clip, given as bytes or as a file, without decoding it.
 
-    Raises `BrokenClip` where it cannot be opened, and where it or a track ends before the length that it states.
+    Raises `BrokenClip` if it cannot be opened, or if it or a track ends before its stated duration.
     """
     with _opened(source) as container:
         picture = _picture(container)
         tracks = [*([picture] if picture else []), *container.streams.audio[:1]]
-        ends = {track.index: 0 for track in tracks}  # in the track's own units
+        ends = {track.index: 0 for track in tracks}  # in units of the track's time base
         cut = False
         for packet in container.demux(tracks) if tracks else ():
             time = packet.dts if packet.pts is None else packet.pts
@@ -113,39 +113,38 @@ def probe(source: bytes | Path) -> Streams:
         start = _seconds(tracks[0].start_time, tracks[0]) if tracks else 0.0
         end = max((_seconds(ends[track.index], track) for track in tracks), default=0.0)
         stated = (container.duration or 0) / av.time_base
-        promises = [((container.start_time or 0) / av.time_base + stated, end)]
+        stated_and_actual = [((container.start_time or 0) / av.time_base + stated, end)]
         for track in tracks:
             if track.duration:
-                says = _seconds((track.start_time or 0) + track.duration, track)
-                promises.append((says, _seconds(ends[track.index], track)))
+                stated_end = _seconds((track.start_time or 0) + track.duration, track)
+                stated_and_actual.append((stated_end, _seconds(ends[track.index], track)))
         streams = bool(picture), bool(container.streams.audio)
-    for says, lasts in promises:
-        if lasts < says - (CUT_ROUNDING if cut else ROUNDING):
-            raise BrokenClip(f"truncated: {lasts:.1f} of {says:.1f} seconds")
-    # The last packet may be padded: the stated length is the better one, unless it is far off.
+    for stated_end, actual in stated_and_actual:
+        if actual < stated_end - (CUT_ROUNDING if cut else ROUNDING):
+            raise BrokenClip(f"truncated: {actual:.1f} of {stated_end:.1f} seconds")
+    # The last packet may be padded, so the stated duration is more precise unless it is far off.
     length = end - start
     return Streams(*streams, stated if length - ROUNDING <= stated <= length else length)
 
 
 def read_audio(source: bytes | Path, sample_rate: int) -> np.ndarray:
-    """Decode a clip's sound to mono, on the clock of `read_frames`: from the moment of the first frame on.
+    """Decode a clip's sound to mono, synchronous with `read_frames`: time 0 is that of the first frame.
 
-    Where the sound starts before the picture, what is earlier is left out; where it starts after it, zeros
-    come first. Sound alone starts with its first sample.
+    Sound before the first frame is dropped; if the sound starts later, zeros are prepended. In a clip without video,
+    time 0 is that of the first sample.
 
-    Returns float32 samples (samples,) in [-1, 1] at `sample_rate` Hz.
-    Raises `BrokenClip` for a clip without a sound track or with one that cannot be decoded.
+    Returns float32 (samples,) in [-1, 1] at `sample_rate` Hz. Raises `BrokenClip` for a clip without a sound track or
+    with one that cannot be decoded.
     """
-    return _whole(sounds(source, [(0.0, math.inf)], sample_rate))
+    return _only(sounds(source, [(0.0, math.inf)], sample_rate))
 
 
 def sounds(
     source: bytes | Path, spans: Iterable[tuple[float, float]], sample_rate: int
 ) -> Iterator[np.ndarray | BrokenClip]:
-    """The sound of each of some spans, as `read_audio` has that of a clip, or why it has none; in one pass.
+    """Decode spans of a clip's sound in one pass: for each the samples, as from `read_audio`, or why there are none.
 
-    `spans` are start and end in seconds, in rising order of both; those that begin at 0 have all that is earlier.
-    Raises `BrokenClip` for a clip without a sound track.
+    `spans` are start and end in seconds, both in ascending order. Raises `BrokenClip` for a clip without a sound track.
     """
     waiting = deque(_Span(start, end) for start, end in spans)
     with _opened(source) as container:
@@ -153,7 +152,7 @@ def sounds(
             raise BrokenClip("no sound track")
         picture = _picture(container)
         zero = None if picture is None else _seconds(picture.start_time, picture)
-        lost: tuple[float, str] | None = None  # since when nothing can be decoded, and why
+        lost: tuple[float, str] | None = None  # time from which decoding fails, and the reason
         time = 0.0
         for frames in _decoded(container, container.streams.audio[0]):
             if isinstance(frames, str):
@@ -181,7 +180,7 @@ def sounds(
 
 @dataclass
 class _Span:
-    """Part of a clip's sound, from `start` to `end` in seconds, while it is decoded."""
+    """A span of a clip's sound, from `start` to `end` in seconds, during decoding."""
 
     start: float
     end: float
@@ -189,7 +188,7 @@ class _Span:
     spoilt: str = ""
 
     def samples(self, zero: float, sample_rate: int) -> np.ndarray | BrokenClip:
-        """The sound of the span, `zero` being the clip's own time at its beginning; see `read_audio`."""
+        """The samples of the span; `zero` is the timestamp of time 0. See `read_audio`."""
         frames = self.frames
         if self.spoilt:
             return BrokenClip(self.spoilt)
@@ -199,11 +198,11 @@ class _Span:
         if len({(frame.format.name, frame.layout.name, frame.sample_rate) for frame in frames}) > 1:
             return BrokenClip("the sound changes its format")
         if first.format.name.startswith("s16") and first.layout.name == "mono" and first.sample_rate == sample_rate:
-            # What the resampler does, without the time it takes to be called.
+            # The same result as the resampler's, without its overhead.
             planes = [np.frombuffer(f.planes[0], np.int16, f.samples) for f in frames]  # type: ignore[call-overload]
             mono = np.concatenate(planes) * np.float32(2**-15)
         else:
-            # One long frame, for the same reason.
+            # One long frame, because of the resampler's overhead per call.
             samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
             whole = av.AudioFrame.from_ndarray(samples, format=first.format.name, layout=first.layout.name)
             whole.sample_rate = first.sample_rate
@@ -214,7 +213,7 @@ class _Span:
             gap = last.time - start - sum(frame.samples for frame in frames[:-1]) / first.sample_rate
             if abs(gap) > DRIFT:
                 return BrokenClip(
-                    f"the sound track is out of step: its times and its samples differ by {gap:.1f} seconds"
+                    f"the sound track is out of sync: its timestamps and samples differ by {gap:.1f} seconds"
                 )
         early = round((zero + self.start - start) * sample_rate)
         mono = mono[early:] if early >= 0 else np.pad(mono, (-early, 0))
@@ -225,11 +224,11 @@ class _Span:
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of a clip as the decoder left them, so that only what is looked at is ever converted to RGB.
+    """Frames of a clip in the decoder's format, so that only the regions that are needed are converted to RGB.
 
-    `pictures` are F frames of one size in order of time, `times` (F,) when they come on show, in seconds from
-    the clip's first frame, and `shown` the number of the one that is on show at each of the times asked for.
-    `damaged` counts those of which the decoder made up a part.
+    `pictures` are F frames of one size in order of time; `times` (F,) are their timestamps in seconds from the clip's
+    first frame; `shown` is the number of the frame that is visible at each of the requested times; `damaged` counts the
+    frames that the decoder had to conceal errors in.
     """
 
     pictures: list[av.VideoFrame]
@@ -251,31 +250,31 @@ class Frames:
 
 
 def decode_frames(source: bytes | Path, times: Sequence[float]) -> Frames:
-    """Decode the frames on show at the given times.
+    """Decode the frames that are visible at the given times.
 
-    `times` are seconds from the first frame, in rising order; a time just past the end gets the last frame.
-    Raises `BrokenClip` for a clip without a picture, and for one whose picture ends long before the last time.
+    `times` are in seconds from the first frame, in ascending order; a time just after the end gives the last frame.
+    Raises `BrokenClip` for a clip without video, and for one whose video ends long before the last time.
     """
-    return _whole(pictures(source, [times]))
+    return _only(pictures(source, [times]))
 
 
 def pictures(
-    source: bytes | Path, looks: Iterable[Sequence[float]], largest: int | None = None
+    source: bytes | Path, series: Iterable[Sequence[float]], largest: int | None = None
 ) -> Iterator[Frames | BrokenClip]:
-    """The frames on show at each of some series of times, as `decode_frames` has them, or why there are none; in one pass.
+    """Decode several series of frames in one pass: for each, what `decode_frames` returns, or why there is nothing.
 
-    `looks` are in rising order of their first times and of their last. Frames with a side longer than `largest` pixels
-    are scaled down to it. Raises `BrokenClip` for a clip without a picture.
+    `series` are times in seconds, ascending in their first and in their last times. Frames with a side longer than
+    `largest` pixels are scaled down to it. Raises `BrokenClip` for a clip without video.
     """
-    waiting = deque(map(_Look, looks))
+    waiting = deque(map(_Series, series))
     with _opened(source) as container:
         stream = _picture(container)
         if stream is None:
             raise BrokenClip("no video track")
-        stream.codec_context.thread_count = 1  # clips are decoded side by side, which wastes nothing
+        stream.codec_context.thread_count = 1  # clips are decoded in parallel, which is more efficient
         start, moment = 0.0, 0.0
         last: av.VideoFrame | None = None
-        lost = ""  # why nothing can be decoded since the last frame
+        lost = ""  # why decoding has failed since the last frame
         for frames in _decoded(container, stream):
             if isinstance(frames, str):
                 lost = lost or frames
@@ -288,32 +287,32 @@ def pictures(
                     waiting[0].spoilt = lost
                 else:
                     if (frame.width, frame.height, frame.format.name) != (last.width, last.height, last.format.name):
-                        lost = "the picture changes its size or format"
-                    for look in waiting:
-                        if look.times[0] >= frame.time - start:
+                        lost = "the video changes its size or format"
+                    for wanted in waiting:
+                        if wanted.times[0] >= frame.time - start:
                             break
-                        look.show(last, moment, frame.time - start, lost, largest)
+                        wanted.show(last, moment, frame.time - start, lost, largest)
                 lost = ""
                 last, moment = frame, frame.time - start
-                while waiting and waiting[0].is_whole:
+                while waiting and waiting[0].is_complete:
                     yield waiting.popleft().frames()
                 if not waiting:
                     return
-        shown = _seconds(last.duration, stream) if last else 0.0  # long where there is one frame a second
-        for look in waiting:
+        shown = _seconds(last.duration, stream) if last else 0.0  # long at, say, one frame per second
+        for wanted in waiting:
             if last is None:
                 yield BrokenClip(lost or "the video track is empty")
-            elif lost or look.times[-1] > moment + max(FROZEN, shown):
-                end = f"truncated: the picture ends after {moment:.1f} of {look.times[-1]:.1f} seconds"
+            elif lost or wanted.times[-1] > moment + max(FROZEN, shown):
+                end = f"truncated: the video ends after {moment:.1f} of {wanted.times[-1]:.1f} seconds"
                 yield BrokenClip(lost or end)
             else:
-                look.show(last, moment, math.inf, "", largest)
-                yield look.frames()
+                wanted.show(last, moment, math.inf, "", largest)
+                yield wanted.frames()
 
 
 @dataclass
-class _Look:
-    """Frames on show at some times, while they are decoded."""
+class _Series:
+    """The frames that are visible at some times, during decoding."""
 
     times: Sequence[float]
     pictures: list[av.VideoFrame] = field(default_factory=list)
@@ -323,12 +322,12 @@ class _Look:
     spoilt: str = ""
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         return bool(self.spoilt) or len(self.shown) == len(self.times)
 
     def show(self, frame: av.VideoFrame, moment: float, until: float, lost: str, largest: int | None) -> None:
-        """A frame was on show from `moment` until then, unless something was lost meanwhile."""
-        if self.is_whole:
+        """A frame is visible from `moment` until then, unless some of the frames in between were `lost`."""
+        if self.is_complete:
             return
         self.spoilt = lost
         count = bisect_left(self.times, until)
@@ -346,30 +345,30 @@ class _Look:
 
 
 def _prepared(frame: av.VideoFrame, largest: int | None) -> av.VideoFrame:
-    """A frame as it is worked on: upright, in planes, and no larger than `largest`."""
+    """A frame for further processing: upright, in planes, and no larger than `largest`."""
     side = max(frame.width, frame.height)
     if largest and side > largest:
         width, height = (max(2, round(length * largest / side)) for length in (frame.width, frame.height))
     else:
         width, height = frame.width, frame.height
     kind = frame.format.name if frame.format.name in PLANAR else "gbrp"
-    made = frame if kind == frame.format.name else None
-    if made is None or (width, height) != (frame.width, frame.height):
-        made = frame.reformat(width, height, format=kind, threads=1)
-    turns = round(frame.rotation / 90) % 4  # of a telephone that was held upright, against the clock
+    converted = frame if kind == frame.format.name else None
+    if converted is None or (width, height) != (frame.width, frame.height):
+        converted = frame.reformat(width, height, format=kind, threads=1)
+    turns = round(frame.rotation / 90) % 4  # counterclockwise, for videos of upright telephones
     if turns:
-        upright = np.rot90(made.to_ndarray(format="rgb24"), turns)
-        made = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright, np.uint8), format="rgb24").reformat(
+        upright = np.rot90(converted.to_ndarray(format="rgb24"), turns)
+        converted = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright, np.uint8), format="rgb24").reformat(
             format="gbrp"
         )
-    return made
+    return converted
 
 
 A = TypeVar("A")
 
 
-def _whole(parts: Iterator[A | BrokenClip]) -> A:
-    """The one part there is; raises what it is broken by."""
+def _only(parts: Iterator[A | BrokenClip]) -> A:
+    """The only part; raised if it is a `BrokenClip`."""
     part = next(parts)
     parts.close()  # type: ignore[attr-defined]
     if isinstance(part, BrokenClip):
@@ -378,7 +377,7 @@ def _whole(parts: Iterator[A | BrokenClip]) -> A:
 
 
 def _decoded(container: av.container.InputContainer, stream: Any) -> Iterator[list[Any] | str]:
-    """The frames of each packet of a track, or why it cannot be decoded; those after it may be."""
+    """The frames of each packet of a track, or why it cannot be decoded; later packets may still be decodable."""
     for packet in container.demux(stream):
         try:
             yield packet.decode()
@@ -387,7 +386,7 @@ def _decoded(container: av.container.InputContainer, stream: Any) -> Iterator[li
 
 
 def read_frames(source: bytes | Path, times: Sequence[float]) -> np.ndarray:
-    """The frames on show at the given times, whole: uint8 (len(times), H, W, 3) in RGB; see `decode_frames`."""
+    """The complete frames visible at the given times, uint8 (len(times), H, W, 3) RGB; see `decode_frames`."""
     frames = decode_frames(source, times)
     return np.stack([picture.to_ndarray(format="rgb24", threads=1) for picture in frames.pictures])[frames.shown]
 
@@ -395,17 +394,16 @@ def read_frames(source: bytes | Path, times: Sequence[float]) -> np.ndarray:
 def cut(
     pictures: Sequence[av.VideoFrame], corners: np.ndarray, region: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Cut regions of one size out of frames and scale them, antialiased.
+    """Crop regions of one size from frames and scale them with antialiasing.
 
-    `corners` int (B, 2) are left and top of each picture's region in pixels; `region` and `size` are width and
-    height, before and after. Where a region leaves the frame, the frame's border goes on.
-    Returns uint8 (B, height, width, 3) RGB: what the whole frame in RGB would give, within a few levels of 255,
-    at the cost of the region alone.
+    `corners` int (B, 2) are left and top of each frame's region in pixels; `region` and `size` are width and height
+    before and after scaling. Outside the frame, its border pixels are repeated. Returns uint8 (B, height, width, 3) RGB,
+    equal to a crop of the complete frame in RGB within a few levels of 255, at the cost of converting only the region.
     """
     scaled = np.empty((len(pictures), size[1], size[0], 3), np.uint8)
-    reformatter = VideoReformatter()  # keeps the scaler's tables from one frame to the next
+    reformatter = VideoReformatter()  # keeps the scaler's tables between frames
     first = pictures[0]
-    # Where nothing is to be scaled, libswscale leaves out the last columns of a width that is no multiple of 16.
+    # Without scaling, libswscale omits the last columns of a width that is not a multiple of 16.
     more = -size[0] % 16 if region == size else 0
     patch = av.VideoFrame(region[0] + more, region[1], first.format.name)
     patch.colorspace, patch.color_range = first.colorspace, first.color_range
@@ -422,7 +420,7 @@ def cut(
 
 
 def _block(plane_HW: np.ndarray, left: int, top: int, rows: int, columns: int) -> np.ndarray:
-    """Some rows and columns of a plane, its border going on where they leave it."""
+    """A block of a plane, with border pixels repeated outside the plane."""
     height, width = plane_HW.shape
     if 0 <= left <= width - columns and 0 <= top <= height - rows:
         return plane_HW[top : top + rows, left : left + columns]
@@ -431,22 +429,22 @@ def _block(plane_HW: np.ndarray, left: int, top: int, rows: int, columns: int) -
 
 
 def _half_block(plane_HW: np.ndarray, left: int, top: int, rows: int, columns: int) -> np.ndarray:
-    """The same of a plane of colour at half the resolution, between two of its pixels where the place is odd."""
+    """The same for a chroma plane at half resolution: at odd positions, the mean of two of its pixels."""
     (y, down), (x, right) = divmod(top, 2), divmod(left, 2)
     block = _block(plane_HW, x, y, rows + down, columns + right)
     here, there = block[:rows, :columns], block[down:, right:]
-    return (here & there) + ((here ^ there) >> 1) if down or right else block  # their mean, without leaving uint8
+    return (here & there) + ((here ^ there) >> 1) if down or right else block  # the mean, computed in uint8
 
 
 def _planes(frame: av.VideoFrame) -> list[np.ndarray]:
-    """A frame's own memory, an array (height, width) for each plane."""
-    planes: tuple[Any, ...] = frame.planes  # buffers, of which their types say nothing
+    """Views of a frame's memory: an array (height, width) per plane."""
+    planes: tuple[Any, ...] = frame.planes  # buffers, although their type stubs do not say so
     return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in planes]
 
 
 @cache
 def ffmpeg_binary() -> str:
-    """The system's ffmpeg or, where there is none, the one that comes with imageio-ffmpeg."""
+    """The system's ffmpeg or, if there is none, that of imageio-ffmpeg."""
     if binary := shutil.which("ffmpeg"):
         return binary
     import imageio_ffmpeg
@@ -455,12 +453,12 @@ def ffmpeg_binary() -> str:
 
 
 def write_clip(path: Path | str, frames_THWC: np.ndarray, rate: float, samples: np.ndarray, sample_rate: int) -> None:
-    """Encode an mp4 clip, H.264 and AAC, the same bytes each time.
+    """Encode an mp4 clip (H.264 and AAC), with the same bytes each time.
 
-    `frames_THWC` uint8 RGB with even H and W, at `rate` frames a second; `samples` float (samples,) in
-    [-1, 1] at `sample_rate` Hz.
+    `frames_THWC` is uint8 RGB with even H and W, at `rate` frames per second; `samples` is float (samples,) in [-1, 1]
+    at `sample_rate` Hz.
     """
-    import ffmpeg  # ffmpeg-python: only builds the command line
+    import ffmpeg  # ffmpeg-python, which only builds the command line
 
     height, width = frames_THWC.shape[1:3]
     with tempfile.TemporaryDirectory(prefix="emofuse-") as folder:

@@ -1,8 +1,8 @@
-"""RetinaFace: the network, priors and decoding of the package retinaface-pytorch, run in batches.
+"""RetinaFace in batches, with the network, priors and decoding of the package retinaface-pytorch.
 
-The package's own `predict_jsons` takes one image at a time and makes its priors anew, in a Python loop,
-for each; here a batch goes through the network at once and priors are kept per image size. Beside the
-package's ResNet-50 there is the MobileNetV1 × 0.25 body of the Pytorch_Retinaface family.
+The package's own `predict_jsons` processes one image at a time and recomputes the priors for each in a Python loop.
+Here the network processes batches, and the priors are cached per image size. Besides the package's ResNet-50 there is
+the MobileNetV1 × 0.25 body of Pytorch_Retinaface.
 
 Source: Deng et al., "RetinaFace: Single-shot multi-level face localisation in the wild", CVPR 2020.
 """
@@ -32,13 +32,13 @@ from torchvision.ops import batched_nms
 
 from emofuse.utils.errors import UserError
 
-# As in the package's predict_single.py, and in the training of both bodies.
+# As in the package's predict_single.py and in the training of both bodies.
 PRIOR_SIZES = [[16, 32], [64, 128], [256, 512]]
 PRIOR_STEPS = [8, 16, 32]
 VARIANCES = (0.1, 0.2)
 NMS_OVERLAP = 0.4
 
-BATCH = 64  # pictures in the network at once: more is no faster and takes more memory
+BATCH = 64  # pictures per forward pass; larger batches are no faster and take more memory
 
 
 def mobilenet() -> nn.Module:
@@ -62,13 +62,13 @@ def mobilenet() -> nn.Module:
 class Network(RetinaFace):
     """The package's RetinaFace on any body.
 
-    `layers` names the body's three outputs, of 2, 4 and 8 × `body_channels`; `channels` is the width of
-    the pyramid, context modules and heads. `forward` takes (B, 3, H, W) and returns box offsets
-    (B, P, 4), logits (B, P, 2) and landmark offsets (B, P, 10) for P priors.
+    `layers` names the body's three outputs, with 2, 4 and 8 × `body_channels`; `channels` is the width of the pyramid,
+    context modules and heads. `forward` takes (B, 3, H, W) and returns box offsets (B, P, 4), logits (B, P, 2) and
+    landmark offsets (B, P, 10) for P priors.
     """
 
     def __init__(self, body: nn.Module, layers: dict[str, int], body_channels: int, channels: int) -> None:
-        nn.Module.__init__(self)  # RetinaFace's own builds a ResNet-50 and nothing else
+        nn.Module.__init__(self)  # RetinaFace's own __init__ always builds a ResNet-50
         self.body = IntermediateLayerGetter(body, layers)
         self.fpn = FPN([body_channels * 2, body_channels * 4, body_channels * 8], channels)
         self.ssh1 = SSH(channels, channels)
@@ -81,7 +81,7 @@ class Network(RetinaFace):
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a body's weights want their pixels: channel order, then (value - mean) / deviation, on 0 to 255."""
+    """The input normalisation of a body's weights: channel order, then (value - mean) / deviation, for 0 to 255."""
 
     order: list[int]
     mean: tuple[float, float, float]
@@ -89,9 +89,9 @@ class Pixels:
 
 
 PIXELS = {
-    # albumentations' Normalize, which the package applies to RGB: ImageNet's mean and deviation.
+    # ImageNet's mean and deviation in RGB: the package uses albumentations' Normalize.
     "resnet50": Pixels([0, 1, 2], (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
-    # Pytorch_Retinaface reads images with OpenCV, so BGR, and takes the mean away.
+    # Pytorch_Retinaface reads images with OpenCV, hence BGR, and subtracts the mean.
     "mobilenet0.25": Pixels([2, 1, 0], (104.0, 117.0, 123.0), (1.0, 1.0, 1.0)),
 }
 
@@ -104,7 +104,7 @@ def build(body: str) -> Network:
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """`network` with each batch normalisation folded into the convolution before it: the same, a quarter faster."""
+    """Fold each batch normalisation into the preceding convolution: the same result, a quarter faster."""
     for module in list(network.modules()):
         for (name, layer), (next_name, following) in pairwise(list(module.named_children())):
             if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
@@ -114,10 +114,10 @@ def fold(network: nn.Module) -> nn.Module:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict: a torch file, or a zip of one, as the package's release is.
+    """Read a state dict from a torch file, or from a zip with one, as the package's release is.
 
-    Nothing but tensors is unpickled, and the `module.` that a network trained in parallel leaves before
-    each name goes. Raises `UserError` where there is no such file or it holds something else.
+    Only tensors are unpickled. The prefix `module.` of networks trained in parallel is removed. Raises `UserError` if
+    the file does not exist or has other content.
     """
     try:
         data = path.read_bytes()
@@ -127,25 +127,25 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         if zipfile.is_zipfile(io.BytesIO(data)):
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 names = archive.namelist()
-                if len(names) == 1:  # torch's own files are zips of several
+                if len(names) == 1:  # torch's own files are zips of several members
                     data = archive.read(names[0])
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, AttributeError):
-        raise UserError(f"{path}: not a file of weights; delete it and fetch it again") from None
+        raise UserError(f"{path}: not a file of weights; delete it and run emofuse weights again") from None
 
 
 class Detector:
-    """Finds faces in pictures of one size, a batch at a time; on CUDA at half precision."""
+    """Detects faces in batches of pictures of one size, with half precision on CUDA."""
 
     def __init__(self, body: str, weights: Path, score: float, device: str | None = None) -> None:
         """Load `weights` into the network on `body`.
 
-        A face counts from `score` on. `device` is torch's, by default CUDA where there is some.
-        Raises `UserError` where the weights are missing or are another network's.
+        `score` is the minimum score of a face. `device` is CUDA by default if available. Raises `UserError` if the
+        weights are missing or are those of another network.
         """
         self.score = score
-        torch.set_num_threads(1)  # clips and shards run side by side, and threads change the last bits
+        torch.set_num_threads(1)  # shards run in parallel, and the number of threads changes rounding
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.precision = torch.float16 if self.device.type == "cuda" else torch.float32
         network = build(body)
@@ -164,10 +164,10 @@ class Detector:
 
     @torch.inference_mode()
     def __call__(self, pictures_BHWC: np.ndarray) -> list[np.ndarray]:
-        """Find the faces in pictures, uint8 (B, H, W, 3) RGB.
+        """Detect the faces in pictures, uint8 (B, H, W, 3) RGB.
 
-        Returns for each picture float32 (faces, 5), best first: left, top, right, bottom in its pixels and
-        score in [0, 1]; faces is 0 where there is none.
+        Returns for each picture float32 (faces, 5), in descending order of score: left, top, right, bottom in pixels
+        and score in [0, 1]; (0, 5) if there is no face.
         """
         found: list[np.ndarray] = []
         for start in range(0, len(pictures_BHWC), BATCH):
@@ -183,7 +183,7 @@ class Detector:
 
     @torch.inference_mode()
     def candidates(self, pictures_BHWC: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the network says at each of its P priors, before any choice.
+        """The network's output for each of its P priors, before thresholding and suppression.
 
         Returns boxes (B, P, 4), left, top, right, bottom in pixels of the picture, and scores (B, P) in [0, 1].
         """
@@ -197,7 +197,7 @@ class Detector:
         return boxes.view_as(offsets_BP4), logits_BP2.float().softmax(-1)[..., 1]
 
     def _priors_for(self, width: int, height: int) -> torch.Tensor:
-        """Priors (P, 4) as centre and size, in parts of an image of that size."""
+        """The priors for an image size, (P, 4): centre and size as fractions of the image."""
         if (width, height) not in self._priors:
             priors = priorbox(PRIOR_SIZES, PRIOR_STEPS, clip=False, image_size=(height, width))
             self._priors[width, height] = priors.to(self.device)

@@ -1,4 +1,4 @@
-"""What is printed for people: file names, messages of libraries and the like cannot move the cursor or break a line."""
+"""Messages on the terminal: file names and messages of libraries in them cannot move the cursor or add lines."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sys
 
 
 def printable(text: str) -> str:
-    """Text of one line, with what a terminal would obey written out."""
+    """Text on one line, with control characters escaped."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def complain(error: Exception) -> None:
-    """Print a user's mistake as the one line that it is."""
+    """Print an error as one line on stderr."""
     print(f"emofuse: error: {printable(str(error))}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""The one exception that a user is meant to read."""
+"""The exception for errors that users can fix."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; the message says what, where and what to do.
+    """An error in the user's input or environment; the message says what, where, and what to do.
 
-    The command line prints it as one line and exits with 2; it never shows a traceback.
+    The command line prints it as one line, without a traceback, and exits with status 2.
     """

@@ -1,4 +1,4 @@
-"""Numbers as people write them."""
+"""Formatting of numbers in text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """1, 2, 3, 7 as `1–3, 7`."""
+    """Format 1, 2, 3, 7 as `1–3, 7`."""
     parts: list[list[int]] = []
     for number in sorted(set(numbers)):
         if parts and number == parts[-1][-1] + 1:
