@@ -127,7 +127,7 @@ def test_shards_divide_only_the_requested_actors(tmp_path: Path) -> None:
             {"readme.txt": b""},
             "see corpora.voices in params.yaml and EMOFUSE_VOICES_SOURCE",
         ),
-        ({}, {"wrong-name.wav": b""}, "no clip of voices is there"),
+        ({}, {"wrong-name.wav": b""}, "it contains no clip of voices"),
         ({}, {f"a/{FIRST}": b"one", f"b/{FIRST}": b"other"}, "two files differ"),
         ({}, {FIRST: b"one", FIRST.replace("wav", "flac"): b"other"}, "two files differ"),
         ({}, {"all.zip": b"no zip"}, "all.zip is not a readable zip file"),

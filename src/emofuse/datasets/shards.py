@@ -79,7 +79,7 @@ def _open(path: str, modified: int, size: int) -> zipfile.ZipFile:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The open zip; kept open, because reading its table of contents anew for each of hundreds of members is slow."""
+    """The open zip. It is cached, because reading its directory again for each of hundreds of members is slow."""
     try:
         state = path.stat()
         yield _open(str(path), state.st_mtime_ns, state.st_size)

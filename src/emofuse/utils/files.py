@@ -71,7 +71,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Remove the temporary files that killed processes have left beside these; nobody may be writing them now."""
+    """Remove the temporary files that killed processes have left beside these files, which no process may be writing."""
     wanted = set(paths)
     for folder in {path.parent for path in wanted}:
         for file in folder.glob(".*") if folder.is_dir() else ():

@@ -126,7 +126,9 @@ def download(name: str, corpus: Corpus, shard: int, source: str | None, root: Pa
     absent = sorted(set(expected) - present)
     place = source or addresses()[corpus.kind].addresses[0]
     if expected and len(absent) == len(expected):
-        raise UserError(f"{place}: no clip of {name} is there; see corpora.{name} in params.yaml and {_setting(name)}")
+        raise UserError(
+            f"{place}: it contains no clip of {name}; see corpora.{name} in params.yaml and {_setting(name)}"
+        )
     if absent and corpus.actors != "all":
         raise UserError(
             f"corpora.{name}.actors: no clip of {_list(absent)} in {place}; add the clips or remove the actors"

@@ -108,7 +108,7 @@ def fetch(files: Sequence[RemoteFile], folder: Path, setting: str) -> list[Path]
 
 
 def _is_present(path: Path, file: RemoteFile) -> bool:
-    """Whether a file is there and is the published one."""
+    """Whether a file exists and is the published one."""
     try:
         verify_file(path, file)
     except (FileNotFoundError, WrongContent):
@@ -149,7 +149,7 @@ def _fetch(
     for address in sorted(file.addresses, key=lambda address: failures[_host(address)] >= FAILURES):
         host = _host(address)
         try:
-            # The order of the two locks matters: whoever holds the file's lock never waits for a connection.
+            # In this order, a process that holds the lock of a file never waits for a connection, so there is no deadlock.
             with _connection(host), FileLock(lock):
                 if not _is_present(target, file):
                     _fetch_from(session, address, file, target, meter)
@@ -169,14 +169,15 @@ def _fetch(
 
 
 def _host(address: str) -> str:
-    return urlsplit(address).netloc
+    """The host and port of an address, without a user's name and password."""
+    return urlsplit(address).netloc.rpartition("@")[2]
 
 
 @contextmanager
 def _connection(host: str) -> Iterator[None]:
     """One of the CONNECTIONS to a host that this user's processes on this machine share."""
     folder = Path(tempfile.gettempdir()) / f"emofuse-connections-{os.getuid()}"
-    names = [f"{host.replace('/', '_').replace(':', '_')}-{number}" for number in range(CONNECTIONS)]
+    names = [f"{host.replace(':', '_')}-{number}" for number in range(CONNECTIONS)]
     with one_of(names, folder, what=f"connections to {host}"):
         yield
 

@@ -95,7 +95,7 @@ def members(demo: Demo, shard: int, shards: int) -> list[tuple[str, Callable[[],
 
 
 def _generator(seed: int, actor: int, emotion: str | None = None, take: int = 0) -> np.random.Generator:
-    """The random numbers of an actor or of a clip, independent of which others are made."""
+    """The random numbers of an actor or of a clip, independent of which others are generated."""
     place = 0 if emotion is None else 1 + EMOTIONS.index(emotion)
     return np.random.default_rng([seed % 2**64, actor, place, take])
 
