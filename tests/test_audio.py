@@ -1,4 +1,4 @@
-"""Log-mel segments: the right size, the right moment, and a reason for every clip without them."""
+"""Log-mel segments: size, position in time, and a reason for every clip without them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def clip_bytes(folder: Path, samples: np.ndarray) -> bytes:
 def remuxed(
     data: bytes, keep: tuple[str, ...] = ("video", "audio"), late: float = 0.0, container: str = "mp4"
 ) -> bytes:
-    """The same packets in a new file: only some tracks, the sound `late` by some seconds or, below zero, the picture."""
+    """The same packets in a new file, with only some tracks; the sound, or if negative the video, is delayed by `late` seconds."""
     copy = io.BytesIO()
     with av.open(io.BytesIO(data)) as source, av.open(copy, "w", format=container) as target:
         tracks = [track for track in source.streams if track.type in keep]
@@ -52,7 +52,7 @@ def remuxed(
 
 
 def film(folder: Path, moments: tuple[float, ...], late: float = 0.0, seconds: float = 3.0) -> bytes:
-    """Black and silent but for flashes and clicks, together once the sound track is played `late` seconds late."""
+    """A black, silent clip with flashes and clicks that coincide if the sound is delayed by `late` seconds."""
     frames = np.zeros((round(seconds * 25), 64, 64, 3), np.uint8)
     time = np.arange(round((seconds - late) * RATE)) / RATE + late
     samples = np.zeros_like(time)
@@ -63,7 +63,7 @@ def film(folder: Path, moments: tuple[float, ...], late: float = 0.0, seconds: f
     return (folder / "film.mp4").read_bytes()
 
 
-def test_the_segments_are_where_the_sound_is() -> None:
+def test_segments_are_where_the_sound_is() -> None:
     time = np.arange(2 * 16000) / 16000
     samples = np.where((time >= 1.0) & (time < 1.5), np.sin(2 * np.pi * 1000 * time), 0).astype(np.float32)
     cut = audio.segments(audio.log_mel(samples, SMALL), 2.0, SMALL)
@@ -80,19 +80,19 @@ def test_every_band_has_mean_zero_and_variance_one() -> None:
     np.testing.assert_allclose(spectrogram.std(1), 1, atol=1e-2)
 
 
-def test_a_louder_clip_has_the_same_features() -> None:
+def test_features_do_not_depend_on_loudness() -> None:
     samples = np.random.default_rng(0).normal(0, 0.1, 24000).astype(np.float32)
     np.testing.assert_allclose(audio.log_mel(samples, SMALL), audio.log_mel(samples * 4, SMALL), atol=2e-2)
 
 
-def test_a_segment_outside_a_short_clip_is_padded() -> None:
+def test_segments_of_a_short_clip_are_padded() -> None:
     spectrogram = np.ones((32, 5), np.float32)
     cut = audio.segments(spectrogram, 0.05, SMALL)
     assert cut.shape == (4, 32, 20)
     assert set(np.unique(cut)) == {0.0, 1.0}
 
 
-def test_an_fft_too_short_for_the_bands_is_refused() -> None:
+def test_fft_too_short_for_the_bands_is_refused() -> None:
     with pytest.raises(ValueError, match="mel bands empty"):
         Audio(bands=256, fft=512, window_ms=32.0)
     with pytest.raises(ValueError, match="fft: 512 points are fewer than the 640 samples of a window"):
@@ -101,7 +101,7 @@ def test_an_fft_too_short_for_the_bands_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore:At least one mel filterbank")
 @given(st.sampled_from([8000, 16000, 48000]), st.integers(20, 300), st.sampled_from([256, 400, 512, 1024, 2048]))
-def test_parameters_are_refused_exactly_where_a_mel_band_is_empty(sample_rate: int, bands: int, fft: int) -> None:
+def test_parameters_are_refused_if_and_only_if_a_mel_band_is_empty(sample_rate: int, bands: int, fft: int) -> None:
     mel = torchaudio.functional.melscale_fbanks(fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate)
     try:
         Audio(sample_rate=sample_rate, bands=bands, fft=fft, window_ms=4.0)
@@ -111,7 +111,7 @@ def test_parameters_are_refused_exactly_where_a_mel_band_is_empty(sample_rate: i
     assert refused == bool((mel.sum(0) == 0).any())
 
 
-def test_the_spectrogram_is_torchaudios() -> None:
+def test_spectrogram_equals_torchaudios() -> None:
     samples = np.random.default_rng(0).normal(0, 0.1, 20000).astype(np.float32)
     section = Audio(bands=80, fft=1024, hop_ms=12.5)
     theirs = torchaudio.transforms.MelSpectrogram(
@@ -123,7 +123,7 @@ def test_the_spectrogram_is_torchaudios() -> None:
     np.testing.assert_allclose(audio.log_mel(samples, section), expected, atol=1e-4)
 
 
-def test_each_clip_has_a_row_and_a_bad_one_its_reason(tmp_path: Path) -> None:
+def test_each_clip_has_a_row_and_each_bad_clip_a_reason(tmp_path: Path) -> None:
     tone = (0.3 * np.sin(np.arange(16000) * 0.3)).astype(np.float32)
     members = {
         "a.mp4": clip_bytes(tmp_path, tone),
@@ -146,7 +146,7 @@ def test_each_clip_has_a_row_and_a_bad_one_its_reason(tmp_path: Path) -> None:
     assert not features[1:].any()
 
 
-def test_trimming_cuts_the_quiet_ends_only() -> None:
+def test_trimming_removes_only_quiet_ends() -> None:
     time = np.arange(3 * 16000) / 16000
     loud = ((time >= 1.0) & (time < 1.3)) | ((time >= 1.7) & (time < 2.0))
     samples = np.where(loud, 0.5, 0.0005) * np.sin(2 * np.pi * 500 * time)
@@ -158,7 +158,7 @@ def test_trimming_cuts_the_quiet_ends_only() -> None:
 
 @pytest.mark.parametrize("container", ["mp4", "flv"])
 @pytest.mark.parametrize("late", [0.0, 0.4, -0.4])
-def test_the_sound_is_on_the_clock_of_the_picture(tmp_path: Path, container: str, late: float) -> None:
+def test_sound_is_synchronous_with_the_video(tmp_path: Path, container: str, late: float) -> None:
     moments = (0.52, 1.24, 2.2)
     data = remuxed(film(tmp_path, moments, late), late=late, container=container)
     samples = media.read_audio(data, RATE)
@@ -169,10 +169,10 @@ def test_the_sound_is_on_the_clock_of_the_picture(tmp_path: Path, container: str
 
 
 @pytest.mark.parametrize("late", [0.0, 0.4, -0.4])
-def test_segment_and_snippet_of_one_number_are_one_moment(
+def test_segment_and_snippet_with_the_same_number_are_simultaneous(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: float
 ) -> None:
-    """A click and a flash together, in the features that the stages wrote of them."""
+    """A simultaneous click and flash appear in the same position of both stages' features."""
     # Two moments a clip, each in the middle of a slice of half a second; before the second one there may be no sound.
     pairs = {1: (1, 3), 2: (2, 4), 3: (1, 5)}
     stem = "Actor_02/01-01-{:02d}-01-01-01-02.mp4"
@@ -212,7 +212,7 @@ variants: {proposed: {}}
         assert set(np.argsort(loudness[number])[-2:]) == set(pair)
 
 
-def test_a_shard_that_is_gone_or_of_another_index_is_one_line(tmp_path: Path) -> None:
+def test_missing_shard_or_member_is_one_line(tmp_path: Path) -> None:
     archive = tmp_path / "data" / "toy" / "raw" / "shard-3.zip"
     row = {"clip": "a", "sound": "a.mp4", "duration": "1.0"}
     with pytest.raises(UserError, match="is missing: run emofuse download toy 3"):

@@ -1,4 +1,4 @@
-"""Real clips, damaged: each has a row and a plain reason, is counted, and stops nothing."""
+"""Damaged real clips: each has a row with a plain reason, is counted, and does not stop a stage."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ variants: {proposed: {}}
 
 
 def made(folder: Path, picture: np.ndarray, samples: np.ndarray, seconds: float = 1.5, rate: float = 10) -> bytes:
-    """A film of one picture, uint8 (H, W, 3), and a sound."""
+    """A clip of a still picture, uint8 (H, W, 3), with sound."""
     frames = np.repeat(picture[None], round(seconds * rate), axis=0)
     media.write_clip(folder / "made.mp4", frames, rate, samples[: round(seconds * RATE)], RATE)
     return (folder / "made.mp4").read_bytes()
@@ -176,7 +176,9 @@ def test_truncated_clip_has_a_reason_or_nearly_all_of_its_sound(shared_data: Pat
         (VOICE.format(1), 0.5, "truncated: 1.5 of 3.5 seconds"),
     ],
 )
-def test_a_clip_cut_off_says_how_much_is_left(shared_data: Path, file: str, part: float, reason: str) -> None:
+def test_reason_of_a_truncated_clip_says_how_much_is_left(
+    shared_data: Path, file: str, part: float, reason: str
+) -> None:
     whole = (shared_data / file).read_bytes()
     with pytest.raises(media.BrokenClip) as broken:
         media.probe(whole[: int(part * len(whole))])
@@ -184,7 +186,7 @@ def test_a_clip_cut_off_says_how_much_is_left(shared_data: Path, file: str, part
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
-def test_a_film_whose_table_comes_last_is_truncated_too(
+def test_truncated_mp4_with_its_header_at_the_end_has_a_reason(
     stills: dict[int, np.ndarray], tmp_path: Path, part: float
 ) -> None:
     film = made(tmp_path, stills[1], np.resize(TONE, 2 * RATE))
@@ -222,7 +224,7 @@ def test_known_bad_clips_of_cremad_are_excluded(shared_data: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("file", [FILM, FLASH, VOICE.format(1)])
-def test_the_sound_is_what_the_decoder_gives_from_the_first_frame_on(shared_data: Path, file: str) -> None:
+def test_sound_starts_at_the_first_frame(shared_data: Path, file: str) -> None:
     data = (shared_data / file).read_bytes()
     with av.open(io.BytesIO(data)) as container:
         video = container.streams.video
@@ -235,7 +237,7 @@ def test_the_sound_is_what_the_decoder_gives_from_the_first_frame_on(shared_data
 
 
 def sound(samples: np.ndarray, codec: str, container: str, rate: int = RATE, jump: float = 0.0) -> bytes:
-    """A recording; after half of it the packets' times jump by some seconds."""
+    """A recording whose timestamps jump by some seconds in the middle."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as target:
         stream = target.add_stream(codec, rate=rate, layout="mono")
@@ -273,7 +275,7 @@ def test_unusable_sound_has_a_reason(data: bytes, reason: str) -> None:
         audio.clip_sound(data, 2.0, SMALL)
 
 
-def test_an_unknown_codec_and_odd_letters_in_a_title(stills: dict[int, np.ndarray], tmp_path: Path) -> None:
+def test_unknown_codec_is_a_reason_and_invalid_metadata_is_not(stills: dict[int, np.ndarray], tmp_path: Path) -> None:
     film = made(tmp_path, stills[1], np.resize(TONE, 2 * RATE))
     for look in (media.probe, lambda data: media.read_frames(data, [0.1])):
         with pytest.raises(media.BrokenClip, match="cannot be decoded: a track's codec is unknown"):

@@ -1,8 +1,8 @@
-"""The user's literal commands, from download to the paper's table, on stand-ins of both corpora.
+"""The documented commands, from the download to the paper's table, with synthetic stand-ins for both corpora.
 
-A server on 127.0.0.1 has made clips as Zenodo and the hosts of CREMA-D have the real ones: the same paths, names,
-archives, metadata and endings. A clone of the repository differs from a user's in two files of addresses and checksums,
-which say what that server has, and in the sizes of params.yaml.
+A server on 127.0.0.1 serves synthetic clips in the same way as Zenodo and the hosts of CREMA-D serve the real ones: with
+the same paths, names, archives, metadata and extensions. The clone of the repository differs from a user's only in the
+two files with addresses and checksums, which describe that server, and in the sizes in params.yaml.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ TRAINING = {"epochs": 2, "warmup_epochs": 1, "clips_per_emotion": 2, "threads": 
 
 
 def clip(folder: Path, actor: int, emotion: str, take: int, *options: str) -> bytes:
-    """A made clip as mp4 or, with options for ffmpeg, as flv."""
+    """A synthetic clip as mp4 or, with options for ffmpeg, as flv."""
     path = folder / f"{actor}-{emotion}-{take}.mp4"
     frames, samples = demo.render(SEED, actor, emotion, take)
     media.write_clip(path, frames, demo_face.RATE, samples, demo_voice.SAMPLE_RATE)
@@ -69,7 +69,7 @@ def clip(folder: Path, actor: int, emotion: str, take: int, *options: str) -> by
 
 
 def ravdess_archives(folder: Path) -> dict[str, bytes]:
-    """Per-actor zips, in which each clip lies a second time under the name of its version without sound."""
+    """A zip per actor, with each clip also under the name of its version without sound."""
     archives = {}
     for actor in ACTORS["ravdess"]:
         buffer = io.BytesIO()
@@ -118,13 +118,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for name, data in clips.items():
             served.files[f"/cs-cooper-lab/crema-d-mirror/-/raw/main/VideoFlash/{name}.flv"] = data
             served.files[f"/media/CheyneyComputerScience/CREMA-D/master/VideoFlash/{name}.flv"] = data
-        # One clip is with the official host alone.
+        # Only the official host has one of the clips.
         del served.files["/cs-cooper-lab/crema-d-mirror/-/raw/main/VideoFlash/1001_DFA_ANG_XX.flv"]
         yield served
 
 
 def write_registry(folder: Path, server: Server) -> None:
-    """What is published, and where, is what the server has; the paths of the addresses are the real ones."""
+    """Describe the server as the place where everything is published; the paths of the addresses are the real ones."""
     rows = addresses()
     for row in rows:
         row["address"] = re.sub(r"https://[^/]+", server.address, row["address"])
@@ -141,7 +141,7 @@ def write_registry(folder: Path, server: Server) -> None:
 
 
 def clone(folder: Path, server: Server) -> Path:
-    """A clone of the working tree, for which the server is all the web there is, with tiny sizes."""
+    """A clone of the working tree with tiny sizes that downloads everything from the server."""
     copy_tree(folder)
     write_registry(folder / "src" / "emofuse" / "datasets", server)
     tree = yaml.safe_load((folder / "params.yaml").read_text())
@@ -180,7 +180,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("engine", ["by_snakemake", "by_dvc"])
-def test_the_papers_table_has_numbers_for_both_corpora(request: pytest.FixtureRequest, engine: str) -> None:
+def test_table_of_the_paper_has_numbers_for_both_corpora(request: pytest.FixtureRequest, engine: str) -> None:
     folder: Path = request.getfixturevalue(engine)
     text = (folder / "results" / "paper.md").read_text().replace("\\_", "_")
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -196,10 +196,10 @@ def test_both_engines_give_the_same_scores(by_snakemake: Path, by_dvc: Path) -> 
     assert made == results(by_dvc)
 
 
-def test_every_clip_came_from_the_server_once_an_engine(by_snakemake: Path, by_dvc: Path, server: Server) -> None:
+def test_every_clip_is_downloaded_once_per_engine(by_snakemake: Path, by_dvc: Path, server: Server) -> None:
     flv = [path for path in server.asked if path.endswith(".flv")]
     clips = 6 * 2 * 6
-    assert len(flv) == 2 * (clips + 1)  # one is asked of the mirror in vain
+    assert len(flv) == 2 * (clips + 1)  # the mirror lacks one
     assert sum(path.startswith("/media/") for path in flv) == 2
     assert sum("Video_Speech" in path for path in server.asked) == 2 * 6
 

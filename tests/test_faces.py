@@ -26,7 +26,7 @@ RATE = 10.0
 
 
 def encode(path: Path, levels: list[int], height: int = 64, width: int = 96) -> bytes:
-    """A clip whose frames are plain grey of the given levels, with pure blue left and right of the centre square."""
+    """A clip of uniform grey frames with the given levels, pure blue on both sides of the centre square."""
     frames = np.zeros((len(levels), height, width, 3), np.uint8)
     frames[..., 2] = 255
     side = (width - height) // 2
@@ -79,7 +79,7 @@ def test_centre_crops_show_the_right_moments_of_the_centre_square(tmp_path: Path
     assert table == [{"clip": "a", "row": "0", "status": "ok", "scores": "[]", "boxes": "[]", "times": "[]"}]
 
 
-def test_a_bad_clip_gets_its_reason_and_zeros_and_harms_no_other(tmp_path: Path) -> None:
+def test_bad_clip_has_a_reason_and_zeros_and_does_not_affect_others(tmp_path: Path) -> None:
     good = encode(tmp_path / "good.mp4", [200] * 10)
     clips = {"a": (good, 1.0), "b": (b"not a film", 1.0), "c": (b"", 1.0), "d": (good, 0.0), "e": (good, 1.0)}
     extract(tmp_path, clips, CENTRE)
@@ -93,14 +93,14 @@ def test_a_bad_clip_gets_its_reason_and_zeros_and_harms_no_other(tmp_path: Path)
     assert crops[0].mean() > 150
 
 
-def test_an_empty_shard_is_empty(tmp_path: Path) -> None:
+def test_empty_shard_has_empty_features(tmp_path: Path) -> None:
     extract(tmp_path, {}, CENTRE)
     crops, table = read(tmp_path)
     assert crops.shape == (0, 3, 2, 32, 32, 3)
     assert table == []
 
 
-def test_a_stop_half_way_leaves_what_was_there(tmp_path: Path) -> None:
+def test_interruption_keeps_the_previous_files(tmp_path: Path) -> None:
     clip = encode(tmp_path / "a.mp4", [100] * 10)
     (tmp_path / "faces.csv").write_text("old")
 
@@ -114,7 +114,7 @@ def test_a_stop_half_way_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "faces.csv", "shard.zip"]
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         extract(tmp_path, {"a": (b"", 1.0)}, CENTRE)
 
 
-def test_centre_does_without_torch() -> None:
+def test_centre_does_not_import_torch() -> None:
     code = "import sys, emofuse.features.faces; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -135,10 +135,8 @@ def test_retinaface_without_weights_is_one_line(tmp_path: Path) -> None:
         faces.detector(Faces(body="mobilenet0.25"), tmp_path / "none.pth")
 
 
-def test_clips_wait_for_each_other_no_longer_than_their_frames_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However clips are gathered, and whoever decodes them, each gets what it gets alone."""
+def test_batches_of_clips_are_limited_by_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results do not depend on batches or on the number of decoding threads."""
     clips = {name: (encode(tmp_path / f"{name}.mp4", square_levels(n)), 1.0) for n, name in enumerate("abcdefg")}
     clips["d"] = (b"not a film", 1.0)
     monkeypatch.setattr(faces, "detector", lambda *_: bright)
@@ -154,12 +152,12 @@ def test_clips_wait_for_each_other_no_longer_than_their_frames_fit(
 
 
 def films(path: Path, frames_THWC: np.ndarray) -> media.Frames:
-    """All frames of a clip with these, encoded and decoded."""
+    """All frames of a clip with these pictures, after encoding and decoding."""
     media.write_clip(path, frames_THWC, RATE, np.zeros(int(len(frames_THWC) / RATE * 16000), np.float32), 16000)
     return media.decode_frames(path.read_bytes(), ((np.arange(len(frames_THWC)) + 0.5) / RATE).tolist())
 
 
-def test_frames_on_show_are_decoded_once(tmp_path: Path) -> None:
+def test_visible_frames_are_decoded_once(tmp_path: Path) -> None:
     levels = [20 * number + 30 for number in range(10)]
     data = encode(tmp_path / "a.mp4", levels)
     frames = media.decode_frames(data, [0.01, 0.05, 0.35, 0.36, 0.44, 0.95, 1.3])
@@ -183,8 +181,8 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_cut_is_what_the_whole_frame_in_rgb_would_give(tmp_path: Path, name: str) -> None:
-    """Whatever the range, matrix and resolution of the colours, inside and beyond the border."""
+def test_crop_equals_that_of_the_complete_frame_in_rgb(tmp_path: Path, name: str) -> None:
+    """For every range, matrix and resolution of the colours, inside and outside the frame."""
     codec, pixels, suffix, more = FORMATS[name]
     rng = np.random.default_rng(1)
     frames = np.stack(
@@ -213,7 +211,7 @@ def test_a_cut_is_what_the_whole_frame_in_rgb_would_give(tmp_path: Path, name: s
 @pytest.mark.parametrize(
     "clip", ["ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4", "cremad/VideoFlash/1001_DFA_HAP_XX.flv"]
 )
-def test_a_cut_of_a_real_frame_is_the_whole_frames(shared_data: Path, clip: str) -> None:
+def test_crop_of_a_real_frame_equals_that_of_the_complete_frame(shared_data: Path, clip: str) -> None:
     data, moments = (shared_data / clip).read_bytes(), [0.1, 0.9, 1.7]
     decoded, whole = media.decode_frames(data, moments), media.read_frames(data, moments)
     for left, top in ((150, 60), (151, 60), (150, 61), (151, 61)):
@@ -234,7 +232,7 @@ def test_a_cut_of_a_real_frame_is_the_whole_frames(shared_data: Path, clip: str)
     st.integers(1, 24),
 )
 @example(height=20, width=20, left=0, top=0, side=9, size=18)  # not scaled, and no multiple of 16
-def test_any_cut_of_a_plain_frame_is_plain(height: int, width: int, left: int, top: int, side: int, size: int) -> None:
+def test_crop_of_a_uniform_frame_is_uniform(height: int, width: int, left: int, top: int, side: int, size: int) -> None:
     frame = av.VideoFrame.from_ndarray(np.full((2 * height, 2 * width, 3), (10, 200, 90), np.uint8), format="rgb24")
     plain = frame.reformat(format="yuv420p")
     patch = media.cut([plain], np.array([[left, top]]), (2 * side, 2 * side), (size, size))
@@ -243,7 +241,7 @@ def test_any_cut_of_a_plain_frame_is_plain(height: int, width: int, left: int, t
 
 
 def bright(pictures_BHWC: np.ndarray) -> list[np.ndarray]:
-    """A face wherever it is bright, one for each stretch of bright columns."""
+    """Stands in for the detector: each run of bright columns is a face."""
     found = []
     for picture in pictures_BHWC:
         light = np.pad(picture[..., 0] > 128, 1)
@@ -257,7 +255,7 @@ def bright(pictures_BHWC: np.ndarray) -> list[np.ndarray]:
 
 
 def scene(*squares: tuple[float, float, int], height: int = 128, width: int = 192) -> np.ndarray:
-    """A dark frame with bright squares: centre x, centre y and side of each."""
+    """A dark frame with bright squares, given by centre x, centre y and side."""
     frame = np.full((height, width, 3), 16, np.uint8)
     for x, y, side in squares:
         frame[round(y - side / 2) : round(y + side / 2), round(x - side / 2) : round(x + side / 2)] = 235
@@ -279,7 +277,7 @@ def centres(decoded: media.Frames, track: faces.Track) -> np.ndarray:
     return corners + side / 2
 
 
-def test_a_still_face_takes_one_search_and_three_close_looks(tmp_path: Path) -> None:
+def test_still_face_needs_one_search_and_three_close_ups(tmp_path: Path) -> None:
     looked: list[tuple[int, ...]] = []
 
     def detect(pictures: np.ndarray) -> list[np.ndarray]:
@@ -294,7 +292,7 @@ def test_a_still_face_takes_one_search_and_three_close_looks(tmp_path: Path) -> 
         assert track.times.tolist() == pytest.approx([0, 1.0, 1.9])
 
 
-def test_the_square_follows_the_face_and_never_changes_size(tmp_path: Path) -> None:
+def test_square_follows_the_face_at_constant_size(tmp_path: Path) -> None:
     x, y = np.linspace(40, 150, 40), np.linspace(40, 80, 40)
     decoded, track = follow(tmp_path / "a.mp4", [scene((a, b, 32)) for a, b in zip(x, y, strict=True)])
     assert faces.verdict(track, decoded.times) == "ok"
@@ -307,7 +305,7 @@ def test_the_square_follows_the_face_and_never_changes_size(tmp_path: Path) -> N
     assert np.ptp(light.sum((1, 2))) < 0.1 * light.sum((1, 2)).mean()
 
 
-def test_a_face_that_moves_at_once_is_looked_at_more_often(tmp_path: Path) -> None:
+def test_moving_face_gets_more_key_frames(tmp_path: Path) -> None:
     x = np.concatenate((np.full(17, 40), np.linspace(40, 150, 10), np.full(13, 150)))
     decoded, track = follow(tmp_path / "a.mp4", [scene((a, 60, 32)) for a in x])
     assert len(track.times) > 4
@@ -315,7 +313,7 @@ def test_a_face_that_moves_at_once_is_looked_at_more_often(tmp_path: Path) -> No
     assert np.abs(centres(decoded, track)[:, 0] - x).mean() < 5
 
 
-def test_the_detectors_noise_does_not_shake_the_square() -> None:
+def test_noise_of_the_detector_does_not_move_the_square() -> None:
     rng = np.random.default_rng(1)
     times = np.arange(96) / 30
     keys = times[::4]  # many, as where a face was lost and found
@@ -328,15 +326,15 @@ def test_the_detectors_noise_does_not_shake_the_square() -> None:
     assert np.abs(corners + side / 2 - [115, 70]).max() < 4
 
 
-def test_the_largest_face_is_the_clips_and_stays_it(tmp_path: Path) -> None:
-    """Towards the end another one is larger."""
+def test_largest_face_is_followed_throughout_the_clip(tmp_path: Path) -> None:
+    """Although another face is larger towards the end."""
     frames = [scene((40, 60, 40), (150, 60, 12))] * 28 + [scene((40, 60, 26), (150, 60, 30))] * 12
     decoded, track = follow(tmp_path / "a.mp4", frames)
     assert faces.verdict(track, decoded.times) == "ok"
     assert np.abs(centres(decoded, track) - [40, 60]).max() < 3
 
 
-def test_two_large_faces_are_a_reason(tmp_path: Path) -> None:
+def test_clip_with_two_large_faces_is_unusable(tmp_path: Path) -> None:
     both, one = scene((40, 60, 40), (150, 60, 34)), scene((40, 60, 40))
     for frames, reason in (
         ([both] * 40, "two faces"),
@@ -350,14 +348,14 @@ def test_two_large_faces_are_a_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dark", "reason"), [(0, "ok"), (6, "ok"), (18, "no face: in 4.%.*"), (40, "no face: in 100%.*")]
 )
-def test_a_face_may_be_away_for_a_moment(tmp_path: Path, dark: int, reason: str) -> None:
+def test_face_may_be_missing_for_a_moment(tmp_path: Path, dark: int, reason: str) -> None:
     decoded, track = follow(tmp_path / "a.mp4", [scene((60, 60, 32))] * (40 - dark) + [scene()] * dark)
     assert re.fullmatch(reason, faces.verdict(track, decoded.times))
     if reason == "ok":
         assert np.abs(centres(decoded, track) - [60, 60]).max() < 2
 
 
-def test_a_small_face_is_searched_for_again(tmp_path: Path) -> None:
+def test_small_face_is_searched_at_a_larger_size(tmp_path: Path) -> None:
     seen: list[int] = []
 
     def short_sighted(pictures: np.ndarray) -> list[np.ndarray]:
@@ -370,7 +368,7 @@ def test_a_small_face_is_searched_for_again(tmp_path: Path) -> None:
     assert np.abs(track.faces[:, :4] - [52, 52, 68, 68]).max() < 1.5
 
 
-def test_a_clip_without_a_face_says_so_and_borrows_no_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clip_without_a_face_has_a_reason_and_no_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faces, "detector", lambda *_: bright)
     face, nobody = scene((120, 60, 32)), scene()
     stories = {"a": [face] * 10, "b": [nobody] * 10, "c": [nobody] * 7 + [face] * 3, "d": [face] * 10}
@@ -407,9 +405,7 @@ def real_clips(shared_data: Path, pattern: str) -> dict[str, bytes]:
     [(REAL[0], 24), (REAL[1], 12), *(pytest.param(each, 1, marks=pytest.mark.slow) for each in REAL)],
     ids=["ravdess", "cremad", "ravdess, every frame", "cremad, every frame"],
 )
-def test_the_squares_are_where_every_frame_at_full_size_has_its_face(
-    shared_data: Path, pattern: str, step: int
-) -> None:
+def test_squares_agree_with_detection_in_every_frame_at_full_size(shared_data: Path, pattern: str, step: int) -> None:
     params = Faces(body="mobilenet0.25")
     detect = faces.detector(params, shared_data / "weights" / "mobilenet0.25_Final.pth")
     assert detect is not None
@@ -432,7 +428,7 @@ def test_the_squares_are_where_every_frame_at_full_size_has_its_face(
     assert min(overlaps) >= 0.75
 
 
-def test_real_clips_get_centred_faces(shared_data: Path, tmp_path: Path) -> None:
+def test_faces_of_real_clips_are_centred(shared_data: Path, tmp_path: Path) -> None:
     weights = shared_data / "weights" / "mobilenet0.25_Final.pth"
     clips = {}
     for pattern in REAL:

@@ -1,4 +1,4 @@
-"""What others made, at its worst: one line for the user or a result in its own folder, and nothing of it is run."""
+"""Malicious and damaged input: it gives a one-line error or a result in its own folder, and is never executed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from test_training import make_corpus, run_key, trained
 
 from emofuse import config, paths
 from emofuse.data.download import clips, sources, zenodo
-from emofuse.data.download import http as http_
+from emofuse.data.download import http as downloads
 from emofuse.data.protocols import protocol_path, read_protocol
 from emofuse.datasets import cremad, shards
 from emofuse.datasets.addresses import RemoteFile
@@ -56,16 +56,16 @@ JSON = st.recursive(
 
 
 def examples(number: int) -> settings:
-    """So many, each of which writes the test's file anew."""
+    """Settings with that number of examples, each of which overwrites the test's file."""
     return settings(max_examples=number, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Refused(str):
-    """A message of one line that does nothing to a terminal."""
+    """A message on one line without control characters."""
 
 
 def tried(call: Callable[[], Any], names: str = "") -> Any:
-    """What a call gives, or `Refused`, whose message has `names` in it."""
+    """The result of a call, or `Refused` with a message that contains `names`."""
     try:
         return call()
     except UserError as error:
@@ -124,7 +124,7 @@ def test_no_name_in_a_zip_leads_out_of_the_shard(names: list[str], kind: str) ->
 
 
 def compressed() -> bytes:
-    """Two clips and a note, packed in every way that Python reads."""
+    """A zip of two clips and a note with all compression methods that Python can read."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         ways = (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -157,7 +157,7 @@ LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
 
 
 def claiming(member: bytes, **fields: int) -> bytes:
-    """A zip of one deflated clip whose two headers say something else than what is so."""
+    """A zip of one deflated clip whose headers make false claims."""
     zip_file = bytearray(zipped({FIRST: member}))
     for field, value in fields.items():
         local, central, form = {
@@ -185,14 +185,14 @@ def claiming(member: bytes, **fields: int) -> bytes:
         WHOLE.replace("é".encode(), b"\xff\xfe"),
     ],
 )
-def test_a_zip_that_says_what_is_not_so_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_zip_with_false_claims_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "all.zip").write_bytes(content)
     made = tried(lambda: clips.download("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path), "all.zip")
     assert isinstance(made, Refused)
     assert everything(tmp_path / "data") <= {Path("voices"), Path("voices/raw")}
 
 
-def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "all.zip").write_bytes(zipped({FIRST: b"\0" * 1001}))
     monkeypatch.setattr(sources, "LARGEST", 1000)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
@@ -201,7 +201,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_one_name_with_two_contents_in_a_zip_is_one_line(tmp_path: Path) -> None:
+def test_two_contents_under_one_name_in_a_zip_are_one_line(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr(FIRST, b"one")
         archive.writestr(FIRST, b"other")
@@ -220,7 +220,7 @@ VOTES = st.binary(max_size=60) | st.builds(
 @given(VOTES)
 @example(b'"",fileName,A,D,F,H,N,S\n"3001",1001_DFA_ANG_XX,9,0,0,0,0,0\n')
 @example(b'"",fileName,A,D,F,H,N,S\n"3001",1001_DFA_ANG_XX,9\n')
-def test_a_table_of_votes_is_read_or_refused(table: bytes) -> None:
+def test_table_of_votes_is_read_or_refused(table: bytes) -> None:
     try:
         made = cremad.DATASET.table_rows(cremad.VOTES, table, cremad.ACTORS)
     except ValueError:
@@ -243,21 +243,23 @@ FILES = st.lists(
 
 @examples(100)
 @given(FILES.map(lambda found: {"files": found}) | JSON)
-def test_a_host_may_list_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: object) -> None:
+def test_any_answer_with_checksums_is_used_or_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: object
+) -> None:
     monkeypatch.setattr(zenodo, "fetch", lambda files, folder, setting: [folder / file.path for file in files])
     (tmp_path / "record-7.json").write_text(json.dumps(listed))
     for name, known in zenodo.read_record("https://host/records/7/files/a.zip", tmp_path, "SETTING").items():
         file = RemoteFile(str(name), (), *known)
         try:
-            http_.verify(io.BytesIO(b"12345"), file)
-        except http_.WrongContent:
+            downloads.verify(io.BytesIO(b"12345"), file)
+        except downloads.WrongContent:
             continue
         assert file.size == 5
 
 
 @pytest.fixture
 def asked() -> Iterator[tuple[str, list[str]]]:
-    """A host, and what it was asked for."""
+    """A server and the paths of the requests to it."""
     requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -286,7 +288,7 @@ def asked() -> Iterator[tuple[str, list[str]]]:
         "rtsptext\n{}/a",
     ],
 )
-def test_a_clip_that_is_a_list_of_others_asks_for_none(asked: tuple[str, list[str]], tmp_path: Path, clip: str) -> None:
+def test_clip_that_is_a_playlist_opens_no_other_file(asked: tuple[str, list[str]], tmp_path: Path, clip: str) -> None:
     host, requests = asked
     real = tmp_path / "real.wav"
     real.write_bytes(b"")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,13 +32,8 @@ def write_protocol(data: Path, clips: list[tuple[str, int, str]], tests: dict[in
     """clips.csv and folds.csv below data/<corpus>/splits/<protocol>; the first clip is unusable."""
     write_clips(data.parents[3], data.parents[1].name, data.name, clips, broken=1)
     usable = [row for row in read_csv(data / "clips.csv") if row["usable"] == "true"]
-    made = splits.actor_folds(usable, {fold: {"test": actors} for fold, actors in tests.items()}, 1, "seed")
-    rows: list[dict[str, object]] = [
-        {"fold": fold, "part": part, "clip": clip}
-        for fold, parts in made.items()
-        for part, names in parts.items()
-        for clip in names
-    ]
+    protocol = {fold: {"test": actors} for fold, actors in tests.items()}
+    rows = splits.actor_folds(pd.DataFrame(usable), protocol, 1, "seed").to_dict("records")
     write_csv(data / "folds.csv", rows)
 
 

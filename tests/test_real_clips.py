@@ -66,8 +66,8 @@ def test_clips_become_faces_and_segments(
         assert all(clip.any() for clip in features)
 
 
-def test_a_job_keeps_to_the_threads_it_is_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Snakemake grants them by OMP_NUM_THREADS; DVC, which runs one job at a time, says nothing."""
+def test_job_uses_only_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake sets OMP_NUM_THREADS; DVC, which runs one job at a time, does not."""
     granted: list[int] = []
 
     def extract(rows: object, archive: Path, section: object, output: Path, table: Path, *others: Any) -> None:
@@ -94,8 +94,8 @@ def test_a_job_keeps_to_the_threads_it_is_granted(tmp_path: Path, monkeypatch: p
         assert granted.pop() == expected
 
 
-def test_the_recordings_alone_become_folds(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six actors of the 24, so that it is quick: a partial corpus."""
+def test_audio_recordings_become_folds(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uses 6 of the 24 actors, a partial corpus, to be quick."""
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
     text = (ROOT / "params.yaml").read_text()
     old = "title: RAVDESS, speech recordings\n"

@@ -30,7 +30,7 @@ def detector(weights: Path) -> retinaface.Detector:
 
 @pytest.fixture(scope="module")
 def stills(shared_data: Path) -> np.ndarray:
-    """A still of each of 8 actors, uint8 (8, 224, 398, 3)."""
+    """A still image of each of 8 actors, uint8 (8, 224, 398, 3)."""
     files = sorted((shared_data / "faces").glob("*.png"))
     return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
 
@@ -41,7 +41,7 @@ def untrained(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_still_has_one_face(detector: retinaface.Detector, stills: np.ndarray) -> None:
+def test_every_still_image_has_one_face(detector: retinaface.Detector, stills: np.ndarray) -> None:
     assert stills.shape == (8, 224, 398, 3)
     for found in detector(stills):
         assert found.shape == (1, 5)
@@ -51,12 +51,12 @@ def test_every_still_has_one_face(detector: retinaface.Detector, stills: np.ndar
         assert 25 < top < 60 < 160 < bottom < 200
 
 
-def test_a_batch_finds_what_single_frames_do(detector: retinaface.Detector, stills: np.ndarray) -> None:
+def test_batch_gives_the_same_faces_as_single_frames(detector: retinaface.Detector, stills: np.ndarray) -> None:
     for still, found in zip(stills, detector(stills), strict=True):
         assert np.allclose(detector(still[None])[0], found, atol=0.01)
 
 
-def test_more_pictures_than_one_batch_are_told_apart(
+def test_pictures_of_several_batches_keep_their_order(
     detector: retinaface.Detector, stills: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     none = np.full_like(stills[0], 127)
@@ -68,32 +68,32 @@ def test_more_pictures_than_one_batch_are_told_apart(
         assert np.allclose(found, again, atol=0.01)
 
 
-def test_a_mirrored_frame_has_a_mirrored_box(detector: retinaface.Detector, stills: np.ndarray) -> None:
+def test_mirrored_frame_has_a_mirrored_box(detector: retinaface.Detector, stills: np.ndarray) -> None:
     straight, mirrored = detector(np.stack([stills[0], stills[0, :, ::-1]]))
     left, top, right, bottom = straight[0, :4]
     assert np.allclose(mirrored[0, :4], [398 - right, top, 398 - left, bottom], atol=6)
 
 
-def test_two_faces_are_two_faces(detector: retinaface.Detector, stills: np.ndarray) -> None:
+def test_two_faces_are_both_detected(detector: retinaface.Detector, stills: np.ndarray) -> None:
     (found,) = detector(np.concatenate((stills[0], stills[1]), axis=1)[None])
     assert len(found) == 2
     assert found[0, 4] >= found[1, 4]
     assert sorted((found[:, 0] > 398).tolist()) == [False, True]
 
 
-def test_nothing_in_nothing(detector: retinaface.Detector) -> None:
+def test_blank_picture_has_no_face(detector: retinaface.Detector) -> None:
     (found,) = detector(np.full((1, 90, 160, 3), 127, np.uint8))
     assert found.shape == (0, 5)
     assert detector(np.empty((0, 90, 160, 3), np.uint8)) == []
 
 
-def test_weights_fill_the_network_exactly(weights: Path) -> None:
+def test_weights_match_the_network_exactly(weights: Path) -> None:
     state, network = retinaface.read_weights(weights), retinaface.build(BODY).state_dict()
     assert state.keys() == network.keys()
     assert all(state[name].shape == network[name].shape for name in state)
 
 
-def test_prefixed_and_zipped_weights_are_the_same_weights(tmp_path: Path) -> None:
+def test_prefixed_and_zipped_weights_are_equivalent(tmp_path: Path) -> None:
     plain = untrained(tmp_path)
     state = retinaface.read_weights(plain)
     prefixed = tmp_path / "prefixed.pth"
@@ -131,7 +131,7 @@ class Evil:
         return print, ("code ran",)
 
 
-def test_a_pickle_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickle_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, buffer = tmp_path / "evil.pth", io.BytesIO()
     torch.save({"weight": Evil()}, buffer, _use_new_zipfile_serialization=False)
     path.write_bytes(buffer.getvalue())
@@ -142,14 +142,14 @@ def test_a_pickle_runs_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The package's own detector of one image at a time."""
+    """The package's own detector, for one image at a time."""
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer release
     return importlib.import_module("retinaface.predict_single")
 
 
 @pytest.fixture(scope="module")
 def frames(shared_data: Path) -> dict[str, np.ndarray]:
-    """Three frames of a real clip of each corpus, whole: uint8 (3, H, W, 3)."""
+    """Three complete frames of a real clip of each corpus: uint8 (3, H, W, 3)."""
     clips = {
         "ravdess": shared_data / "ravdess_av" / "Actor_05" / "01-01-03-01-01-02-05.mp4",
         "cremad": shared_data / "cremad" / "VideoFlash" / "1001_DFA_HAP_XX.flv",
@@ -158,10 +158,10 @@ def frames(shared_data: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the package builds its body in torchvision's old way
-def test_resnet50_says_what_the_package_says(
+def test_resnet50_gives_the_packages_detections(
     package: ModuleType, frames: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before any choice, at every prior, on frames of real clips; then after it."""
+    """Compares every prior on frames of real clips, then the detections."""
     torch.manual_seed(1)
     model = package.Model(max_size=160)
     model.eval()
@@ -192,7 +192,7 @@ def test_resnet50_says_what_the_package_says(
 def test_mobilenet_in_the_packages_detector_finds_the_same_boxes(
     package: ModuleType, detector: retinaface.Detector, weights: Path, frames: dict[str, np.ndarray], longer: int
 ) -> None:
-    """Its own `predict_jsons`, with the other body and that body's pixels."""
+    """Compares with the package's `predict_jsons`, given the MobileNet body and its normalisation."""
     model = package.Model(max_size=longer)
     model.model = retinaface.build(BODY)
     model.model.load_state_dict(retinaface.read_weights(weights))
