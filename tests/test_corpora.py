@@ -6,6 +6,7 @@ import csv
 import zipfile
 from collections import Counter
 from itertools import product
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -307,6 +308,11 @@ def test_published_extent_depends_on_the_vocal_channels() -> None:
     assert (len(song.actors), song.clips) == (23, 1012)
     assert RAVDESS.published(corpus("ravdess", vocal=["speech", "song"])).clips == 2452
     assert CREMAD.published(corpus("cremad")) == (CREMAD.actors, 7442)
+
+
+def test_params_yaml_accepts_all_kinds() -> None:
+    assert get_args(Corpus.model_fields["kind"].annotation) == datasets.KINDS
+    assert all(isinstance(datasets.get(kind), base.Dataset) for kind in datasets.KINDS)
 
 
 def test_unknown_kind_is_an_error() -> None:

@@ -7,7 +7,6 @@ two files with addresses and checksums, which describe that server, and in the s
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import json
@@ -19,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pandas as pd
 import pytest
 import yaml
 from micro import commit, copy_tree, ran, run
@@ -102,8 +102,7 @@ def cremad_clips(folder: Path) -> dict[str, bytes]:
 
 
 def addresses() -> list[dict[str, str]]:
-    with ADDRESSES.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    return files.read_csv(ADDRESSES).to_dict("records")
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +131,10 @@ def write_registry(folder: Path, server: Server) -> None:
         if row["name"] in paths.WEIGHTS:
             row |= {"bytes": str(len(WEIGHTS)), "checksum": f"md5:{hashlib.md5(WEIGHTS).hexdigest()}"}
     clips = {Path(path).stem: data for path, data in server.files.items() if path.endswith(".flv")}
-    files.write_table(folder / "addresses.csv", list(rows[0]), rows)
-    files.write_table(
-        folder / "cremad_files.csv",
-        ["clip", "flv_bytes", "flv_sha256", "wav_bytes", "wav_sha256"],
-        [[name, len(data), hashlib.sha256(data).hexdigest(), 0, ""] for name, data in sorted(clips.items())],
-    )
+    files.write_csv(folder / "addresses.csv", pd.DataFrame(rows))
+    listed = [(name, len(data), hashlib.sha256(data).hexdigest(), 0, "") for name, data in sorted(clips.items())]
+    columns = ["clip", "flv_bytes", "flv_sha256", "wav_bytes", "wav_sha256"]
+    files.write_csv(folder / "cremad_files.csv", pd.DataFrame(listed, columns=columns))
 
 
 def clone(folder: Path, server: Server) -> Path:

@@ -141,15 +141,15 @@ def read_csv(path: Path | str, columns: Sequence[str] = (), stage: str = "the st
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, index_col=False)
         with Path(path).open("rb") as stream:
             stream.seek(-1, os.SEEK_END)
-            ends_in_a_line = stream.read() != b"\n"
+            cut = stream.read() != b"\n"
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run {stage}") from None
-    except (ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
+    except ValueError as error:  # including pandas' own errors and UnicodeDecodeError
+        raise UserError(f"{path} is not a CSV file ({str(error).strip()}): delete it and run its stage again") from None
     absent = [column for column in columns if column not in frame]
     if absent:
         raise UserError(f"{path}: no column {absent[0]}; run its stage again")
-    if ends_in_a_line and len(frame) and frame.iloc[-1, -1] == "":  # pandas pads short rows
+    if cut and len(frame) and frame.iloc[-1, -1] == "":  # pandas fills up short rows
         raise UserError(f"{path}: it is truncated; run its stage again")
     return frame
 
