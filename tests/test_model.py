@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from emofuse import config
 from emofuse.config import Network
 from emofuse.models.attention import Gate, SelfAttention, attention
-from emofuse.models.audio import AudioBranch
-from emofuse.models.audio import Trunk as AudioTrunk
+from emofuse.models.backbones import ResNet2d, ResNet3d
+from emofuse.models.branches import AudioBranch, VideoBranch
 from emofuse.models.fusion import Concatenation, CrossAttention, JointSelfAttention, LateAverage
 from emofuse.models.network import EmotionNetwork
-from emofuse.models.video import Trunk as VideoTrunk
-from emofuse.models.video import VisualBranch
 
 SMALL = {
     "video": {"backbone": "r3d_10", "width": 8},
@@ -175,7 +173,7 @@ def test_late_average_scores_are_the_log_of_the_averaged_probabilities(
 
 
 def test_the_visual_branch_attends_over_positions_then_channels_then_snippets() -> None:
-    branch = VisualBranch(small(attention=dict.fromkeys(KINDS, "gate")), snippets=3, face_size=32).double().eval()
+    branch = VideoBranch(small(attention=dict.fromkeys(KINDS, "gate")), snippets=3, face_size=32).double().eval()
     stir(branch)
     faces = inputs()["video"].double()
     with torch.no_grad():
@@ -193,13 +191,13 @@ def test_the_trunks_at_full_width_are_torchvisions() -> None:
     from torchvision.models.video import r3d_18
 
     reference = r3d_18().eval()
-    ours = VideoTrunk("r3d_18", 64).eval()
+    ours = ResNet3d("r3d_18", 64).eval()
     ours.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
     clip = torch.randn(1, 3, 4, 32, 32)
     torch.testing.assert_close(reference.fc(ours(clip).mean((2, 3, 4))), reference(clip))
 
     flat = resnet18().eval()
-    grey = AudioTrunk("resnet18", 64).eval()
+    grey = ResNet2d("resnet18", 64).eval()
     state = {k: v for k, v in flat.state_dict().items() if not k.startswith("fc.")}
     state["conv1.weight"] = state["conv1.weight"].sum(1, keepdim=True)
     grey.load_state_dict(state)
@@ -211,7 +209,7 @@ def test_the_trunks_at_full_width_are_torchvisions() -> None:
 @pytest.mark.parametrize("backbone", ["r3d_10", "r3d_18", "r3d_50", "r3d_101"])
 @pytest.mark.parametrize("width", [1, 2])
 def test_channels_and_positions_are_those_of_the_last_map(backbone: str, width: int) -> None:
-    trunk = VideoTrunk(backbone, width).eval()
+    trunk = ResNet3d(backbone, width).eval()
     for size in (17, 32, 48, 112):
         maps = trunk(torch.zeros(1, 3, 2, size, size))
         assert maps.shape[1] == trunk.channels
@@ -219,8 +217,8 @@ def test_channels_and_positions_are_those_of_the_last_map(backbone: str, width: 
 
 
 def test_the_published_sizes_give_the_published_positions_and_channels() -> None:
-    assert [VideoTrunk("r3d_18", 64).positions(size) for size in (112, 256)] == [7 * 7, 16 * 16]
-    deep = VideoTrunk("r3d_50", 64)
+    assert [ResNet3d("r3d_18", 64).positions(size) for size in (112, 256)] == [7 * 7, 16 * 16]
+    deep = ResNet3d("r3d_50", 64)
     assert [deep.positions(size) for size in (112, 256)] == [4 * 4, 8 * 8]
     assert deep.channels == 2048
 
@@ -231,7 +229,7 @@ def test_faces_are_normalised_as_those_that_the_published_weights_were_trained_o
     torchvisions = R3D_18_Weights.KINETICS400_V1.transforms()
     kinetics = ([0.4345, 0.4051, 0.3775], [0.2768, 0.2713, 0.2737])  # mean.py of kenshohara/3D-ResNets-PyTorch
     for backbone, (mean, std) in (("r3d_18", (torchvisions.mean, torchvisions.std)), ("r3d_50", kinetics)):
-        branch = VisualBranch(small(video={"backbone": backbone, "width": 2}), snippets=1, face_size=32)
+        branch = VideoBranch(small(video={"backbone": backbone, "width": 2}), snippets=1, face_size=32)
         fed: list[torch.Tensor] = []
         branch.trunk.register_forward_pre_hook(lambda _, arguments, fed=fed: fed.append(arguments[0]))
         colours_CT = torch.tensor(mean)[:, None] + torch.tensor(std)[:, None] * torch.tensor([0.0, 1.0])

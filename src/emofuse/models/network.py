@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from emofuse.models.audio import AudioBranch
+from emofuse.models.branches import AudioBranch, VideoBranch
 from emofuse.models.fusion import Concatenation, CrossAttention, JointSelfAttention, LateAverage
-from emofuse.models.video import VisualBranch
 
 if TYPE_CHECKING:
     from emofuse.config import Network
@@ -31,7 +30,7 @@ class EmotionNetwork(nn.Module):
         if "video" in self.modalities:
             if face_size is None:
                 raise ValueError("a network with video needs the size of the faces")
-            self.video = VisualBranch(network, moments, face_size)
+            self.video = VideoBranch(network, moments, face_size)
         if "audio" in self.modalities:
             self.audio = AudioBranch(network, moments)
         both = len(self.modalities) == 2

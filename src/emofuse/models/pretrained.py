@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file
 
-from emofuse.models.video import HARA
+from emofuse.models.backbones import HARA
 from emofuse.utils.errors import UserError
 
 if TYPE_CHECKING:
