@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class AveragedNetwork:
+
+class AveragedNetwork(Generic[M]):
     """A network whose weights and buffers follow those of another: average ← decay × average + (1 − decay) × value.
 
     The decay rises from 0 to `decay` over the first steps, so that the random initial weights are soon forgotten. With
@@ -16,8 +19,8 @@ class AveragedNetwork:
     its steps in a tensor: a decay that depends on that count would make the CPU wait for the GPU in every step.
     """
 
-    def __init__(self, source: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(source) if decay else source
+    def __init__(self, source: M, decay: float) -> None:
+        self.network: M = copy.deepcopy(source) if decay else source
         self.decay = decay
         pairs = list(zip(self.network.state_dict().values(), source.state_dict().values(), strict=True))
         self._averages = [average for average, _ in pairs if average.is_floating_point()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
@@ -14,12 +13,7 @@ from emofuse.utils.files import atomic
 INTERVAL = 10.0  # seconds of training between checkpoints, which is what an interruption can cost
 
 
-class Stateful(Protocol):
-    """A network, a loss or an optimizer."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+Parts = Mapping[str, torch.nn.Module | torch.optim.Optimizer]  # what has a state to save, by name
 
 
 @dataclass
@@ -42,7 +36,7 @@ class Checkpoint:
         self.path, self.identity = path, identity
         self._saved_at = 0.0
 
-    def restore(self, parts: Mapping[str, Stateful]) -> Progress:
+    def restore(self, parts: Parts) -> Progress:
         """Load the state of each part and return the progress; without a valid checkpoint, change nothing."""
         saved = torch.load(self.path, map_location="cpu", weights_only=True) if self.path.is_file() else {}
         if saved.get("identity") != self.identity:
@@ -53,7 +47,7 @@ class Checkpoint:
         self._saved_at = progress.seconds
         return progress
 
-    def save(self, parts: Mapping[str, Stateful], progress: Progress) -> None:
+    def save(self, parts: Parts, progress: Progress) -> None:
         """Write a checkpoint, unless the last one is less than INTERVAL old."""
         if progress.seconds - self._saved_at < INTERVAL:
             return

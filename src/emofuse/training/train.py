@@ -26,7 +26,7 @@ from emofuse.paths import RunKey
 from emofuse.provenance.job import job
 from emofuse.tracking import TrainingRun
 from emofuse.training.averaging import AveragedNetwork
-from emofuse.training.checkpoint import Checkpoint, Progress
+from emofuse.training.checkpoint import Checkpoint, Parts, Progress
 from emofuse.training.initialisation import load_pretrained
 from emofuse.training.model_file import write_model
 from emofuse.training.sampling import epoch_batches
@@ -107,7 +107,9 @@ def train(
     optimizer = build_optimizer(parameters, criterion, training)
     averaged = AveragedNetwork(network, training.average_decay)
 
-    state = {"network": network, "averaged": averaged.network, "criterion": criterion, "optimizer": optimizer}
+    state: Parts = {
+        "network": network, "averaged": averaged.network, "criterion": criterion, "optimizer": optimizer,
+    }  # fmt: skip
     progress = checkpoint.restore(state)
     if progress.history:
         log.info("resumed after epoch %d of %d", len(progress.history), training.epochs)
