@@ -46,7 +46,7 @@ def scored(draw: st.DrawFn) -> Scored:
 @st.composite
 def classified(draw: st.DrawFn) -> Classified:
     """The confidence of some clips, at and between the edges of bins, and whether they are correctly classified."""
-    shares = st.floats(0, 1) | st.integers(0, BINS).map(lambda place: place / BINS)
+    shares = st.floats(0, 1) | st.integers(0, BINS).map(lambda number: number / BINS)
     clips = draw(st.lists(st.tuples(shares, st.booleans()), min_size=1, max_size=40))
     return np.array([share for share, _ in clips]), np.array([correct for _, correct in clips])
 
@@ -125,12 +125,12 @@ def test_scaling_probabilities_equals_scaling_scores(clips: Scored, temperature:
 def bin_by_bin(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
     """ECE by equation 3 of Guo et al."""
     error = 0.0
-    for place in range(BINS):
-        edges = np.linspace(0, 1, BINS + 1)[place : place + 2]
+    for number in range(BINS):
+        edges = np.linspace(0, 1, BINS + 1)[number : number + 2]
         inside = [
             index
             for index, value in enumerate(confidence)
-            if edges[0] < value <= edges[1] or (place == 0 and value == 0)
+            if edges[0] < value <= edges[1] or (number == 0 and value == 0)
         ]
         if inside:
             accuracy = sum(correct[index] for index in inside) / len(inside)
@@ -148,9 +148,9 @@ def test_the_calibration_error_equals_its_definition(clips: Classified) -> None:
     assert bins.clips.sum() == len(clips[0])
     assert (np.isnan(bins.accuracy) == (bins.clips == 0)).all()
     edges = np.arange(BINS + 1) / BINS
-    there = bins.clips > 0
-    assert (bins.confidence[there] >= edges[:-1][there] - 1e-9).all()
-    assert (bins.confidence[there] <= edges[1:][there] + 1e-9).all()
+    filled = bins.clips > 0
+    assert (bins.confidence[filled] >= edges[:-1][filled] - 1e-9).all()
+    assert (bins.confidence[filled] <= edges[1:][filled] + 1e-9).all()
 
 
 @given(st.sets(st.integers(0, 10), min_size=1))
