@@ -22,7 +22,9 @@ from conftest import ROOT
 from mlflow.tracking import MlflowClient
 
 from emofuse import config
-from emofuse.datasets import demo, demo_face, demo_voice, ravdess
+from emofuse.datasets import demo, ravdess
+from emofuse.datasets.demo import face as demo_face
+from emofuse.datasets.demo import voice as demo_voice
 from emofuse.features import media
 from emofuse.provenance.records import Record, everything
 

@@ -1,4 +1,4 @@
-"""Calibration: the temperature, what it does to probabilities, and the table and figure of it."""
+"""Calibration: the temperature, its effect on probabilities, and its table and figure."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from emofuse.evaluation.calibration import (
 from emofuse.report import figures, load, tables
 
 Scored = tuple[torch.Tensor, NDArray[np.int64]]
-Told = tuple[NDArray[np.float64], NDArray[np.bool_]]
+Classified = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
 @st.composite
 def scored(draw: st.DrawFn) -> Scored:
-    """Scores and labels of some clips, right and wrong, sure and unsure."""
+    """Scores and labels of some clips, correct and incorrect, confident and not."""
     shape = draw(st.tuples(st.integers(1, 20), st.integers(2, 6)))
     eighths = draw(hnp.arrays(np.int64, shape, elements=st.integers(-40, 40)))
     labels = draw(hnp.arrays(np.int64, shape[0], elements=st.integers(0, shape[1] - 1)))
@@ -44,16 +44,16 @@ def scored(draw: st.DrawFn) -> Scored:
 
 
 @st.composite
-def told(draw: st.DrawFn) -> Told:
-    """The confidence of some clips, on and between the edges of bins, and whether each was told right."""
-    shares = st.floats(0, 1) | st.integers(0, BINS).map(lambda place: place / BINS)
+def classified(draw: st.DrawFn) -> Classified:
+    """The confidence of some clips, at and between the edges of bins, and whether they are correctly classified."""
+    shares = st.floats(0, 1) | st.integers(0, BINS).map(lambda number: number / BINS)
     clips = draw(st.lists(st.tuples(shares, st.booleans()), min_size=1, max_size=40))
-    return np.array([share for share, _ in clips]), np.array([right for _, right in clips])
+    return np.array([share for share, _ in clips]), np.array([correct for _, correct in clips])
 
 
 @st.composite
 def rounded(draw: st.DrawFn) -> NDArray[np.float64]:
-    """Probabilities as predictions.csv has them: to 6 decimals."""
+    """Probabilities as in predictions.csv, with 6 decimals."""
     scores, _ = draw(scored())
     return scores.mul(draw(st.sampled_from([0.1, 1, 4]))).softmax(1).numpy().round(6)
 
@@ -63,7 +63,7 @@ def loss(scores: torch.Tensor, labels: NDArray[np.int64], temperature: float) ->
 
 
 @given(scored())
-def test_no_temperature_is_better_on_the_clips_that_it_was_fitted_on(clips: Scored) -> None:
+def test_no_temperature_is_better_on_the_clips_it_was_fitted_on(clips: Scored) -> None:
     found = calibration.temperature(*clips)
     assert 1 / LIMIT <= found <= LIMIT
     others = (1.0, 1 / LIMIT, LIMIT, max(0.99 * found, 1 / LIMIT), min(1.01 * found, LIMIT))
@@ -75,7 +75,7 @@ def test_the_temperature_scales_with_the_scores(clips: Scored, factor: float) ->
     scores, labels = clips
     found, scaled = calibration.temperature(scores, labels), calibration.temperature(factor * scores, labels)
     expected = min(max(factor * found, 1 / LIMIT), LIMIT)
-    if found == LIMIT:  # the best may be beyond it
+    if found == LIMIT:  # the optimum may be beyond it
         assert scaled >= expected * (1 - 1e-6)
     elif found == 1 / LIMIT:
         assert scaled <= expected * (1 + 1e-6)
@@ -84,63 +84,63 @@ def test_the_temperature_scales_with_the_scores(clips: Scored, factor: float) ->
 
 
 @given(scored(), st.floats(-100, 100))
-def test_what_is_added_to_all_scores_of_a_clip_changes_nothing(clips: Scored, added: float) -> None:
+def test_a_constant_added_to_all_scores_of_a_clip_has_no_effect(clips: Scored, added: float) -> None:
     scores, labels = clips
     assert calibration.temperature(scores + added, labels) == pytest.approx(
         calibration.temperature(scores, labels), rel=1e-6
     )
 
 
-def test_the_temperature_that_scores_were_made_with_is_found() -> None:
+def test_the_temperature_of_simulated_scores_is_recovered() -> None:
     generator = np.random.default_rng(0)
     scores = torch.from_numpy(generator.normal(0, 2, (20_000, 8)))
-    labels = np.array([generator.choice(8, p=chances) for chances in scores.softmax(1).numpy()])
+    labels = np.array([generator.choice(8, p=probabilities) for probabilities in scores.softmax(1).numpy()])
     assert calibration.temperature(2.5 * scores, labels) == pytest.approx(2.5, rel=0.03)
 
 
 @pytest.mark.parametrize("size", [1, 1e4])
-def test_without_a_best_temperature_it_is_the_limit(size: float) -> None:
+def test_without_an_optimum_the_temperature_is_the_limit(size: float) -> None:
     scores, labels = size * torch.eye(4), np.arange(4)
-    assert calibration.temperature(scores, labels) == 1 / LIMIT  # all right: the surer the better
-    assert calibration.temperature(scores, (labels + 1) % 4) == LIMIT  # all wrong
+    assert calibration.temperature(scores, labels) == 1 / LIMIT  # all are correct
+    assert calibration.temperature(scores, (labels + 1) % 4) == LIMIT  # all are incorrect
 
 
 @given(rounded(), st.floats(1 / LIMIT, LIMIT))
-def test_tempering_changes_no_prediction(chances: NDArray[np.float64], temperature: float) -> None:
-    made = tempered(chances, temperature)
-    np.testing.assert_allclose(made.sum(1), 1)
-    assert (made > 0).all()
-    assert (made.argmax(1) == chances.argmax(1)).all()
+def test_temperature_scaling_changes_no_prediction(probabilities: NDArray[np.float64], temperature: float) -> None:
+    scaled = tempered(probabilities, temperature)
+    np.testing.assert_allclose(scaled.sum(1), 1)
+    assert (scaled > 0).all()
+    assert (scaled.argmax(1) == probabilities.argmax(1)).all()
 
 
 @given(scored(), st.floats(1 / LIMIT, LIMIT))
-def test_tempering_probabilities_is_tempering_scores(clips: Scored, temperature: float) -> None:
-    scores, labels = clips[0] / 4, clips[1]  # none as unlikely as what is rounded to nothing
-    chances = scores.softmax(1)
-    made = tempered(chances.numpy(), temperature)
-    np.testing.assert_allclose(made, (scores / temperature).softmax(1).numpy(), rtol=1e-9)
-    assert negative_log_likelihood(made, labels) == pytest.approx(loss(scores, labels, temperature))
+def test_scaling_probabilities_equals_scaling_scores(clips: Scored, temperature: float) -> None:
+    scores, labels = clips[0] / 4, clips[1]  # so that no probability is rounded to 0
+    probabilities = scores.softmax(1)
+    scaled = tempered(probabilities.numpy(), temperature)
+    np.testing.assert_allclose(scaled, (scores / temperature).softmax(1).numpy(), rtol=1e-9)
+    assert negative_log_likelihood(scaled, labels) == pytest.approx(loss(scores, labels, temperature))
 
 
-def bin_by_bin(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """ECE as equation 3 of Guo et al. writes it."""
+def bin_by_bin(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """ECE by equation 3 of Guo et al."""
     error = 0.0
-    for place in range(BINS):
-        edges = np.linspace(0, 1, BINS + 1)[place : place + 2]
+    for number in range(BINS):
+        edges = np.linspace(0, 1, BINS + 1)[number : number + 2]
         inside = [
             index
             for index, value in enumerate(confidence)
-            if edges[0] < value <= edges[1] or (place == 0 and value == 0)
+            if edges[0] < value <= edges[1] or (number == 0 and value == 0)
         ]
         if inside:
-            accuracy = sum(right[index] for index in inside) / len(inside)
-            sure = sum(confidence[index] for index in inside) / len(inside)
-            error += len(inside) / len(confidence) * abs(accuracy - sure)
+            accuracy = sum(correct[index] for index in inside) / len(inside)
+            mean_confidence = sum(confidence[index] for index in inside) / len(inside)
+            error += len(inside) / len(confidence) * abs(accuracy - mean_confidence)
     return error
 
 
-@given(told())
-def test_the_calibration_error_is_as_defined(clips: Told) -> None:
+@given(classified())
+def test_the_calibration_error_equals_its_definition(clips: Classified) -> None:
     found = expected_calibration_error(*clips)
     assert 0 <= found <= 1
     assert found == pytest.approx(bin_by_bin(*clips))
@@ -148,19 +148,19 @@ def test_the_calibration_error_is_as_defined(clips: Told) -> None:
     assert bins.clips.sum() == len(clips[0])
     assert (np.isnan(bins.accuracy) == (bins.clips == 0)).all()
     edges = np.arange(BINS + 1) / BINS
-    there = bins.clips > 0
-    assert (bins.confidence[there] >= edges[:-1][there] - 1e-9).all()
-    assert (bins.confidence[there] <= edges[1:][there] + 1e-9).all()
+    filled = bins.clips > 0
+    assert (bins.confidence[filled] >= edges[:-1][filled] - 1e-9).all()
+    assert (bins.confidence[filled] <= edges[1:][filled] + 1e-9).all()
 
 
 @given(st.sets(st.integers(0, 10), min_size=1))
-def test_there_is_no_error_where_bins_are_as_right_as_they_are_sure(tenths: set[int]) -> None:
-    confidence = np.repeat([right / 10 for right in tenths], 10)
-    right = np.concatenate([np.arange(10) < right for right in tenths])
-    assert expected_calibration_error(confidence, right) == pytest.approx(0, abs=1e-12)
+def test_there_is_no_error_if_accuracy_equals_confidence(tenths: set[int]) -> None:
+    confidence = np.repeat([correct / 10 for correct in tenths], 10)
+    correct = np.concatenate([np.arange(10) < correct for correct in tenths])
+    assert expected_calibration_error(confidence, correct) == pytest.approx(0, abs=1e-12)
 
 
-def test_all_sure_and_all_wrong_is_the_whole_error() -> None:
+def test_the_error_is_one_if_all_are_confident_and_incorrect() -> None:
     assert expected_calibration_error(np.ones(5), np.zeros(5, dtype=bool)) == 1
 
 

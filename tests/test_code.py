@@ -111,8 +111,8 @@ TRAINED = {"train", "evaluate", *REPORTS}
         ("models/losses.py", CODE, TRAINED, EVERY - TRAINED),
         ("features/faces.py", CODE, {"faces"}, EVERY - {"faces"}),
         ("data/protocols.py", CODE, {"splits", *REPORTS}, {"download", "index", "faces", "audio", "train", "evaluate"}),
-        ("data/remote.py", CODE, {"download", "weights"}, EVERY - {"download", "weights"}),
-        ("data/shards.py", CODE, {"download", "faces", "audio", "splits", "train"}, set()),
+        ("data/download/http.py", CODE, {"download", "weights"}, EVERY - {"download", "weights"}),
+        ("datasets/shards.py", CODE, {"download", "faces", "audio", "splits", "train"}, set()),
         ("evaluation/calibration.py", CODE, {"evaluate", *REPORTS}, EVERY - TRAINED | {"train"}),
         ("report/page.html.j2", "<!-- -->", REPORTS, EVERY - REPORTS),
         ("datasets/ravdess.py", CODE, set(), EVERY),
@@ -197,7 +197,7 @@ def test_the_closure_follows_late_and_relative_imports_but_not_those_of_type_che
 
 def test_what_snakemake_starts_with_imports_nothing_slow() -> None:
     program = (
-        "import sys; from emofuse import config, paths; from emofuse.data import download, protocols;"
+        "import sys; from emofuse import config, paths; from emofuse.data import protocols; from emofuse.data.download import clips;"
         " from emofuse.provenance import adopt, code, records; from emofuse.utils import locks; config.load();"
         " print([m for m in ('torch', 'mlflow', 'matplotlib', 'pandas', 'dvc', 'snakemake', 'scipy') if m in sys.modules])"
     )

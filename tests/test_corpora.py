@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from emofuse import datasets
 from emofuse.config import Audio, Corpus, Faces
-from emofuse.data import shards
-from emofuse.datasets import base, cremad, ravdess
+from emofuse.datasets import base, cremad, ravdess, shards
 from emofuse.utils.errors import UserError
 
 
@@ -91,7 +90,7 @@ def test_ravdess_says_what_is_wrong_with_a_name(stem: str, reason: str) -> None:
 
 
 def test_cremad_reads_the_7442_published_names_and_no_other_of_its_codes() -> None:
-    with (cremad.REGISTRY / "cremad.csv").open(newline="", encoding="utf-8") as stream:
+    with (cremad.REGISTRY / "cremad_files.csv").open(newline="", encoding="utf-8") as stream:
         published = [row["clip"] for row in csv.DictReader(stream)]
     clips = [cremad.parse(stem) for stem in published]
     assert len(clips) == 7442

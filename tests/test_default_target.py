@@ -25,8 +25,10 @@ from micro import commit, copy_tree, ran, run
 from web import Server, serving
 
 from emofuse import paths
-from emofuse.data import registry as published
-from emofuse.datasets import cremad, demo, demo_face, demo_voice, ravdess
+from emofuse.datasets import addresses as published
+from emofuse.datasets import cremad, demo, ravdess
+from emofuse.datasets.demo import face as demo_face
+from emofuse.datasets.demo import voice as demo_voice
 from emofuse.features import media
 from emofuse.utils import files
 
@@ -132,7 +134,7 @@ def write_registry(folder: Path, server: Server) -> None:
     clips = {Path(path).stem: data for path, data in server.files.items() if path.endswith(".flv")}
     files.write_table(folder / "addresses.csv", list(rows[0]), rows)
     files.write_table(
-        folder / "cremad.csv",
+        folder / "cremad_files.csv",
         ["clip", "flv_bytes", "flv_sha256", "wav_bytes", "wav_sha256"],
         [[name, len(data), hashlib.sha256(data).hexdigest(), 0, ""] for name, data in sorted(clips.items())],
     )
@@ -141,7 +143,7 @@ def write_registry(folder: Path, server: Server) -> None:
 def clone(folder: Path, server: Server) -> Path:
     """A clone of the working tree, for which the server is all the web there is, with tiny sizes."""
     copy_tree(folder)
-    write_registry(folder / "src" / "emofuse" / "data", server)
+    write_registry(folder / "src" / "emofuse" / "datasets", server)
     tree = yaml.safe_load((folder / "params.yaml").read_text())
     for name, actors in ACTORS.items():
         section = tree["corpora"][name]

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emofuse.config import Demo
-from emofuse.datasets import base, demo, demo_face, demo_voice
+from emofuse.datasets import base, demo
+from emofuse.datasets.demo import face as demo_face
+from emofuse.datasets.demo import voice as demo_voice
 from emofuse.features import media
 
 SEED = 7  # not the seed that results are judged on

@@ -21,9 +21,12 @@ from web import Server, serving
 
 from emofuse import config, paths
 from emofuse.config import Demo
-from emofuse.data import download, registry, remote, weights
-from emofuse.data.registry import Remote
+from emofuse.data.download import clips as download
+from emofuse.data.download import http as remote
+from emofuse.data.download import weights
+from emofuse.datasets import addresses as registry
 from emofuse.datasets import base, cremad, ravdess
+from emofuse.datasets.addresses import Remote
 from emofuse.utils.errors import UserError
 
 FIRST = "03-01-03-01-01-01-01.wav"
@@ -398,9 +401,11 @@ def test_real_cremad_clips_come_from_the_mirror_or_else_from_the_official_host(
     server: Server, tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = sorted((shared_data / "cremad" / "VideoFlash").glob("*.flv"))
-    lines = (cremad.REGISTRY / "cremad.csv").read_text().splitlines(keepends=True)
+    lines = (cremad.REGISTRY / "cremad_files.csv").read_text().splitlines(keepends=True)
     stems = {clip.stem for clip in clips}
-    (tmp_path / "cremad.csv").write_text("".join(line for line in lines if line[:15] in {"clip,flv_bytes,", *stems}))
+    (tmp_path / "cremad_files.csv").write_text(
+        "".join(line for line in lines if line[:15] in {"clip,flv_bytes,", *stems})
+    )
     monkeypatch.setattr(cremad, "REGISTRY", tmp_path)
     section = corpus("cremad", shards=list(range(8)))
     server.files = {f"/{host}/VideoFlash/{clip.name}": clip.read_bytes() for clip in clips for host in ("m", "o")}

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from test_corpora import VOTES, corpus
 
-from emofuse.data import download, index
+from emofuse.data import index
+from emofuse.data.download import clips as download
 from emofuse.datasets import base, cremad
 from emofuse.features import media
 from emofuse.utils.errors import UserError

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emofuse import config
-from emofuse.data import download, protocols
+from emofuse.data import protocols
+from emofuse.data.download import clips as download
 from emofuse.utils.errors import UserError
 
 TEXT = (ROOT / "params.yaml").read_text()

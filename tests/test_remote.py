@@ -23,8 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from web import Server, serving
 
-from emofuse.data import connection, registry, remote
-from emofuse.data.registry import Remote
+from emofuse.data.download import connection
+from emofuse.data.download import http as remote
+from emofuse.datasets import addresses as registry
+from emofuse.datasets.addresses import Remote
 from emofuse.utils.errors import UserError
 
 CONTENT = random.Random(1).randbytes(1_000_000)
@@ -121,7 +123,7 @@ def test_a_file_that_became_shorter_is_fetched_anew(server: Server, tmp_path: Pa
 def test_a_killed_process_leaves_no_file_and_is_gone_on_from(server: Server, tmp_path: Path) -> None:
     server.faults["/file"] = ["silent"]
     program = (
-        "import sys; from pathlib import Path; from emofuse.data import remote; from emofuse.data.registry import Remote;"
+        "import sys; from pathlib import Path; from emofuse.data import remote; from emofuse.datasets.addresses import Remote;"
         "remote.fetch([Remote('file', (sys.argv[1],))], Path(sys.argv[2]), 'X')"
     )
     child = subprocess.Popen([sys.executable, "-c", program, f"{server.address}/file", str(tmp_path)])
@@ -250,7 +252,7 @@ def test_many_processes_make_two_connections_to_a_host(server: Server, tmp_path:
         server.files[f"/{number}"] = b"content"
         server.faults[f"/{number}"] = ["paired"]
     program = (
-        "import sys; from pathlib import Path; from emofuse.data import remote; from emofuse.data.registry import Remote;"
+        "import sys; from pathlib import Path; from emofuse.data import remote; from emofuse.datasets.addresses import Remote;"
         "remote.fetch([Remote('file', (sys.argv[1],))], Path(sys.argv[2]), 'X')"
     )
     children = [
@@ -401,7 +403,7 @@ def test_the_clips_of_cremad_are_those_of_its_lfs_pointers(shared_data: Path) ->
     for line in (shared_data / "cremad" / "lfs_pointer_index.csv").read_text().splitlines()[1:]:
         path, size, checksum = line.split(",")
         pointers[path] = size, checksum
-    lines = [line.split(",") for line in (registry.REGISTRY / "cremad.csv").read_text().splitlines()[1:]]
+    lines = [line.split(",") for line in (registry.REGISTRY / "cremad_files.csv").read_text().splitlines()[1:]]
     listed = {f"VideoFlash/{clip}.flv": (size, checksum) for clip, size, checksum, *_ in lines}
     listed |= {f"AudioWAV/{clip}.wav": (size, checksum) for clip, _, _, size, checksum in lines}
     assert len(listed) == 2 * 7442

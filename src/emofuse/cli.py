@@ -26,14 +26,14 @@ ROOT = Path()
 
 def download(params: Params, corpus: str, shard: int) -> None:
     """Fetch the clips of one shard, from where the corpus's source says, to data/<corpus>/raw/."""
-    from emofuse.data import download as stages
+    from emofuse.data.download import clips as stages
 
     stages.stage(params, corpus, shard)
 
 
 def source(params: Params, corpus: str) -> None:
     """Write data/<corpus>/source.json: digests of the clips at their source, for DVC to see when they change."""
-    from emofuse.data import download as stages
+    from emofuse.data.download import clips as stages
     from emofuse.provenance import adopt as elsewhere
     from emofuse.utils.files import write_json
 
@@ -44,7 +44,7 @@ def source(params: Params, corpus: str) -> None:
 
 def weights(params: Params, name: str) -> None:
     """Fetch pretrained weights to data/weights/, checked by hash."""
-    from emofuse.data import weights as stages
+    from emofuse.data.download import weights as stages
 
     stages.stage(params, name)
 
@@ -120,7 +120,7 @@ def score(params: Params, corpus: str, protocol: str, predictions: str, output: 
     from emofuse.utils.files import write_json
 
     emotions = datasets.emotions(params.corpus(corpus).kind)
-    scored = external.score(Path(predictions), ROOT / "data" / corpus, protocol, emotions)
+    scored = external.score(Path(predictions), corpus, protocol, emotions, ROOT)
     if output is not None:
         write_json(output, scored.record())
     print(scored.text())

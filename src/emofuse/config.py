@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from emofuse import paths
 from emofuse.data.protocols import KFOLD, RANDOM, protocol_path, read_protocol
-from emofuse.data.shards import FOLDERS
+from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import RunKey
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError

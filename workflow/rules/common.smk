@@ -8,7 +8,9 @@ from pathlib import Path
 
 from emofuse import config as parameters
 from emofuse import paths
-from emofuse.data import download, protocols, shards
+from emofuse.data import protocols
+from emofuse.data.download import clips
+from emofuse.datasets import shards
 from emofuse.paths import RunKey
 from emofuse.provenance import adopt
 from emofuse.provenance.code import digest
@@ -73,7 +75,7 @@ def code(stage):
 
 def source(wildcards):
     """The digest of a shard's clips at their source."""
-    return download.at_source(PARAMS, wildcards.corpus, int(wildcards.shard))
+    return clips.at_source(PARAMS, wildcards.corpus, int(wildcards.shard))
 
 
 def or_more(megabytes):

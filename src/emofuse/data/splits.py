@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from emofuse import paths
 from emofuse.data import exclusions as reasons
-from emofuse.data import shards
 from emofuse.data.protocols import RANDOM, protocol_path, read_protocol
+from emofuse.datasets import shards
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_table, write_table

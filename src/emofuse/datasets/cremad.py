@@ -2,7 +2,7 @@
 
 A clip is named actor_sentence_emotion_level. Pictures and sound are in VideoFlash/*.flv, sound also in
 AudioWAV/*.wav. cremad_actors.csv beside this file is taken from the corpus's VideoDemographics.csv, and
-data/cremad.csv from the Git LFS pointers of its repository; both are under the Open Database License
+cremad_files.csv from the Git LFS pointers of its repository; both are under the Open Database License
 1.0 (opendatacommons.org/licenses/odbl/1.0), their contents under the Database Contents License.
 """
 
@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from emofuse.data.registry import REGISTRY, Remote, registry
+from emofuse.datasets.addresses import REGISTRY, Remote, registry
 from emofuse.datasets.base import TABLES, Clip, Entry, NotAClip, Place
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def remote(bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[
     """The published files with the clips of some actors, and with the votes where those are the labels."""
     suffixes = {VIDEO: "flv", SOUND: "wav"}
     files = []
-    with (REGISTRY / "cremad.csv").open(newline="", encoding="utf-8") as stream:
+    with (REGISTRY / "cremad_files.csv").open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
             if int(row["clip"][:4]) in actors:
                 for folder in _folders(corpus):

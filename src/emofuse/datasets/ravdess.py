@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from emofuse.data.registry import Remote, registry
+from emofuse.datasets.addresses import Remote, registry
 from emofuse.datasets.base import Clip, NotAClip, Place
 
 if TYPE_CHECKING:

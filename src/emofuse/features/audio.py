@@ -14,8 +14,7 @@ import torch
 import torchaudio
 
 from emofuse import paths
-from emofuse.data import shards
-from emofuse.datasets import base
+from emofuse.datasets import base, shards
 from emofuse.features.media import BrokenClip, read_audio
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from emofuse.config import Params
-from emofuse.data import shards
+from emofuse.datasets import shards
 from emofuse.provenance import publish
 from emofuse.provenance.chain import Chain, State
 from emofuse.provenance.records import FOLDERS, SUFFIX, Record

@@ -21,8 +21,8 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parents[1]
 
 STAGES = {
-    "download": "emofuse.data.download",
-    "weights": "emofuse.data.weights",
+    "download": "emofuse.data.download.clips",
+    "weights": "emofuse.data.download.weights",
     "index": "emofuse.data.index",
     "faces": "emofuse.features.faces",
     "audio": "emofuse.features.audio",

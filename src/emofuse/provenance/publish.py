@@ -22,7 +22,7 @@ from typing import Any
 
 from emofuse import paths
 from emofuse.config import Params
-from emofuse.data.shards import FOLDERS
+from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import PUBLISHED
 from emofuse.provenance.chain import Chain, State
 from emofuse.provenance.records import SOURCES, SUFFIX, Record, commit, content, everything

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emofuse import paths
-from emofuse.data import shards
+from emofuse.datasets import shards
 from emofuse.paths import FIGURES, TABLES
 from emofuse.provenance.job import job
 

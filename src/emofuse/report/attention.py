@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from emofuse import config as parameters
 from emofuse.data.dataset import Features, to_input
-from emofuse.data.shards import FOLDERS
-from emofuse.evaluation.evaluate import read_model
+from emofuse.datasets.shards import FOLDERS
 from emofuse.models.network import EmotionNetwork
 from emofuse.report.embeddings import key
 from emofuse.report.load import CorpusResults, Fold, Run
-from emofuse.utils.files import read_table
+from emofuse.training.model_file import read_model
+from emofuse.utils.files import read_csv, read_table
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,13 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended
         return None
     tested = read_table(corpus.root / key(corpus, run, fold).predictions, ("clip", "emotion", "predicted"))
     clip = next((row for row in tested if row["emotion"] == row["predicted"]), tested[0])
-    rows = [row for row in read_table(clips, ("clip", "shard")) if row["clip"] == clip["clip"]]
+    rows = read_csv(clips, ("clip", "shard"))
+    rows = rows[rows["clip"] == clip["clip"]]
     state, described = read_model(model)
     network = parameters.Network.model_validate(described["network"])
     shards = [
-        data / "features" / FOLDERS[modality] / f"shard-{row['shard']}.npy"
-        for row in rows
+        data / "features" / FOLDERS[modality] / f"shard-{shard}.npy"
+        for shard in rows["shard"]
         for modality in network.modalities
     ]
     if not shards or not all(shard.is_file() for shard in shards):

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from emofuse.report import latex
+from emofuse.utils.text import NONE, percent  # noqa: F401
 
 NOT_RUN = "not run"
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,6 @@ class Table:
 def escape_markdown(text: str) -> str:
     """Text that a Markdown table shows as it is."""
     return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as text in %, without the sign; `–` where there is none."""
-    return NONE if value is None or np.isnan(value) else f"{100 * value:.{digits}f}"
 
 
 def points(difference: float) -> str:

@@ -13,9 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emofuse.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the name of the file, and its suffix once more
@@ -158,6 +161,23 @@ def write_table(
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([row[c] for c in columns] if isinstance(row, Mapping) else row for row in rows)
+
+
+def read_csv(path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it") -> pd.DataFrame:
+    """A CSV file written by `stage`, with every column as text.
+
+    A file that is missing, is not CSV, lacks one of `columns` or has a row that is cut short is a `UserError`.
+    """
+    import pandas as pd
+
+    rows = read_table(path, columns, stage)
+    return pd.DataFrame(rows, columns=None if rows else list(columns), dtype=str)
+
+
+def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
+    """Write a table as CSV, without its index, completely or not at all."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def sha256(path: Path | str) -> str:

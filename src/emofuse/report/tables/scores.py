@@ -6,23 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from emofuse.evaluation import statistics
+from emofuse.evaluation.metrics import NAMES  # noqa: F401
+from emofuse.evaluation.text import SCORES_NOTE, spread  # noqa: F401
 from emofuse.report.load import Run
-from emofuse.report.table import NONE, NOT_RUN, percent, points
+from emofuse.report.table import NONE, NOT_RUN, points
 from emofuse.utils.text import ranges
 
-NAMES = {"war": "WAR", "uar": "UAR", "macro_f1": "Macro-F1"}
 GIVEN = ("Seed", "Fold", "Paper's WAR %", "Bayes accuracy %")  # columns of numbers that no run computed
-
-SCORES_NOTE = (
-    "Mean ± standard deviation over folds; in brackets, the 95 % interval of that mean from"
-    f" {statistics.RESAMPLES:,} resamples of the actors within their folds. WAR is accuracy, UAR the mean recall."
-)
-
-
-def spread(estimate: statistics.Estimate) -> str:
-    """Mean ± sd, and the interval on the next line."""
-    mean = percent(estimate.mean) + (f" ± {percent(estimate.sd)}" if estimate.sd is not None else "")
-    return mean + (f"\n[{percent(estimate.low)}, {percent(estimate.high)}]" if estimate.low is not None else "")
 
 
 def gain(difference: statistics.Difference | statistics.Estimate) -> str:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock
 
-from emofuse.data.connection import Connection, host_of
-from emofuse.data.registry import Remote
+from emofuse.data.download.connection import Connection, host_of
+from emofuse.datasets.addresses import Remote
 from emofuse.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 
 from emofuse import datasets as corpora
 from emofuse import paths
-from emofuse.data import remote, shards
-from emofuse.data.registry import Remote, registry
-from emofuse.datasets import base
+from emofuse.data.download import http as remote
+from emofuse.datasets import base, shards
+from emofuse.datasets.addresses import Remote, registry
 from emofuse.provenance.job import job
 from emofuse.provenance.records import Record
 from emofuse.utils.errors import UserError

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emofuse import paths
-from emofuse.data import remote
-from emofuse.data.registry import Remote, registry
+from emofuse.data.download import http as remote
+from emofuse.datasets.addresses import Remote, registry
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic

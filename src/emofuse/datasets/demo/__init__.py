@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emofuse.datasets import demo_face, demo_voice
 from emofuse.datasets.base import Clip, NotAClip
+from emofuse.datasets.demo import face as demo_face
+from emofuse.datasets.demo import voice as demo_voice
 from emofuse.features import media
 
 if TYPE_CHECKING:
