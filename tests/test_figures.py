@@ -26,7 +26,7 @@ from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.report import figures, load, tables
 from emofuse.report.embeddings import MEASURES, Embedded, classical_map, compactness, measure, turned
-from emofuse.report.style import STYLE
+from emofuse.report.figures.style import STYLE
 from emofuse.utils.errors import UserError
 
 LEARNED = ("distances", "embeddings", "attention")

@@ -30,7 +30,8 @@ from emofuse import paths
 from emofuse.config import Params
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
-from emofuse.report import load, page, provenance, style, table, tables
+from emofuse.report import load, page, provenance, table, tables
+from emofuse.report.figures import style
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "kfold_3/proposed/seed-1"

@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Path]:
     params = make_params(root)
     write_ravdess(root, variants=("proposed", "audio_only", "concat_fusion"))
     shutil.rmtree(root / "results/ravdess/runs/luna_jimenez_2022_5cv/concat_fusion/seed-1/fold-2")
-    report.paper(params, root)
+    report.build_paper(params, root)
     return params, root
 
 
@@ -40,7 +40,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Path]:
 def unrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A paper with no run at all."""
     root = tmp_path_factory.mktemp("unrun")
-    report.paper(make_params(root), root)
+    report.build_paper(make_params(root), root)
     return root
 
 
@@ -106,7 +106,7 @@ def test_a_paper_of_made_clips_says_first_that_it_says_nothing(tmp_path: Path) -
     params = changed(file, {}, "demo")
     assert params.paper == ["demo"]
     write_demo(tmp_path, variants=("proposed",))
-    report.paper(params, tmp_path)
+    report.build_paper(params, tmp_path)
     text = written(tmp_path, "md")
     assert text.index("say nothing about the paper") < text.index("± ")
     captions = re.findall(r"\\caption\[.*", written(tmp_path, "tex"))

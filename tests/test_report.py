@@ -209,7 +209,7 @@ def test_files_are_exactly_those_announced(project: tuple[Params, Path]) -> None
     write_demo(root, variants=("proposed", "audio_only"))
     before = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     report.build("demo", params, root)
-    report.paper(params, root)
+    report.build_paper(params, root)
     after = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     assert after - before == {*paths.report("demo"), *paths.PAPER}
 

@@ -18,8 +18,8 @@ from emofuse.inference.predictor import Answer, Clip, Models, reasons
 from emofuse.inference.windows import Sample
 from emofuse.report import page
 from emofuse.report.attention import Attended, received
-from emofuse.report.learned import COLOURS, MARKERS, attended
-from emofuse.report.style import BLUE, COLUMN, STYLE, WIDTH, inline_svg
+from emofuse.report.figures.representations import COLOURS, MARKERS, attended
+from emofuse.report.figures.style import BLUE, COLUMN, STYLE, WIDTH, inline_svg
 
 USUAL = 20  # silent windows that are listed; the rest are counted
 

@@ -43,7 +43,7 @@ def paper_stage(params: Params, root: Path = Path()) -> None:
     """`emofuse paper`: write the paper's tables over its corpora to results/paper.md, paper.html and paper.tex."""
     inputs = [*(file for corpus in params.paper for file in run_files(params, corpus, root)), *paths.LITERATURE]
     with job("paper", params, {}, paths.record(paths.PAPER[0]), inputs, paths.PAPER, root):
-        paper(params, root)
+        build_paper(params, root)
 
 
 def run_files(params: Params, corpus: str, root: Path) -> list[str]:
@@ -62,7 +62,8 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
     What has no run behind it says "not run"; a corpus with no run at all still gets its report.
     Raises `UserError` for a result file that is broken or contradicts its neighbours.
     """
-    from emofuse.report import figures, page, style
+    from emofuse.report import figures, page
+    from emofuse.report.figures import style
     from emofuse.utils.files import write_json, write_text
 
     corpus, made = compute(corpus_name, params, root)
@@ -100,13 +101,14 @@ def compute(corpus_name: str, params: Params, root: Path) -> tuple[CorpusResults
     return corpus, {name: getattr(tables, name)(corpus) for name in TABLES}
 
 
-def paper(params: Params, root: Path) -> None:
+def build_paper(params: Params, root: Path) -> None:
     """Write the paper's tables over its corpora, in the order of params.yaml, as Markdown, page and LaTeX document.
 
     What has no run behind it says "not run"; raises as `build` does.
     """
-    from emofuse.report import document, page, tables
     from emofuse.report import load as results
+    from emofuse.report import page, tables
+    from emofuse.report import paper as document
     from emofuse.utils.files import write_text
 
     corpora = [results.read(name, params, root) for name in params.paper]

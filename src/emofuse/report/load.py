@@ -22,9 +22,9 @@ from emofuse.data.protocols import RANDOM
 from emofuse.evaluation import calibration, metrics, statistics
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
-from emofuse.report import assumptions, listeners, literature
+from emofuse.report import assumptions, human_baseline, literature
 from emofuse.report.assumptions import Assumption
-from emofuse.report.listeners import Listeners
+from emofuse.report.human_baseline import Listeners
 from emofuse.report.literature import PublishedResult
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_json, read_table
@@ -277,7 +277,7 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         whole=_whole(corpus),
         published=tuple(value for value in _published(root / PUBLISHED) if value.corpus == corpus_name),
         literature=literature.read(corpus, root),
-        listeners=listeners.read(corpus, root),
+        listeners=human_baseline.read(corpus, root),
         comparable=both and corpus.vocal == ["speech"] and corpus.labels == "intended",
         bayes=bayes,
         search=tuple(_search(root / paths.search(corpus_name))),

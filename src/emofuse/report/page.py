@@ -19,7 +19,8 @@ from markupsafe import Markup, escape
 
 from emofuse import paths
 from emofuse.evaluation import statistics
-from emofuse.report import document, provenance
+from emofuse.report import paper as document
+from emofuse.report import provenance
 from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table, percent
 from emofuse.report.tables import NAMES, RULE_NOTE, judge, published

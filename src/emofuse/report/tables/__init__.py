@@ -8,10 +8,10 @@ from emofuse.report.tables.comparison import attention, fusion, loss, modality
 from emofuse.report.tables.folds import folds
 from emofuse.report.tables.literature import literature
 from emofuse.report.tables.main import main, paper
+from emofuse.report.tables.published import RULE_NOTE, judge, published
 from emofuse.report.tables.recall import recall
 from emofuse.report.tables.scores import NAMES, chance, spread
 from emofuse.report.tables.search import search
-from emofuse.report.tables.verdicts import RULE_NOTE, judge, published
 
 __all__ = [
     "NAMES", "RULE_NOTE", "assumptions", "attention", "audit", "calibration", "chance", "compactness", "folds", "fusion", "judge",

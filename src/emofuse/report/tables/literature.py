@@ -12,7 +12,7 @@ from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table
 from emofuse.report.tables import scores
 from emofuse.report.tables.comparison import GROUPS
-from emofuse.report.tables.verdicts import NOT_COMPARABLE, difference, less, points_record, weigh
+from emofuse.report.tables.published import NOT_COMPARABLE, difference, less, points_record, weigh
 
 HEADER = [
     "Method", "Modality", "WAR %", "UAR %", "Comparable", "Ours less theirs", "Verdict", "Protocol", "Pre-training",

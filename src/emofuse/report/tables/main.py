@@ -9,7 +9,7 @@ from emofuse.evaluation import statistics
 from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table
 from emofuse.report.tables import scores
-from emofuse.report.tables.verdicts import (
+from emofuse.report.tables.published import (
     NOT_COMPARABLE,
     RULE_NOTE,
     difference,

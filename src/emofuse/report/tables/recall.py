@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from emofuse.evaluation import statistics
-from emofuse.report.listeners import Share
+from emofuse.report.human_baseline import Share
 from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NONE, NOT_RUN, Table, percent
 from emofuse.report.tables import scores

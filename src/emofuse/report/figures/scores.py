@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from emofuse.evaluation import calibration as measures
 from emofuse.evaluation import metrics
-from emofuse.report.learned import attention, distances, embeddings  # noqa: F401  # the report asks here for every figure
+from emofuse.report.figures.style import BLUE, COLUMN, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
 from emofuse.report.load import CorpusResults, Run
-from emofuse.report.style import BLUE, COLUMN, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
 
 # Label, whether at the folds' temperatures, look.
 CALIBRATIONS: tuple[tuple[str, bool, dict[str, Any]], ...] = (

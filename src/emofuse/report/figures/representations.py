@@ -19,8 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from emofuse.report import embeddings as reading
+from emofuse.report.figures.style import BLUE, COLUMN, INK, ORANGE, STYLE, empty, matrix, title
 from emofuse.report.load import CorpusResults
-from emofuse.report.style import BLUE, COLUMN, INK, ORANGE, STYLE, empty, matrix, title
 
 if TYPE_CHECKING:
     from emofuse.report.attention import Attended
