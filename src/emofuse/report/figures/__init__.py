@@ -1,8 +1,26 @@
-"""The figures of a report, from its results."""
+"""The figures of a report, from the results of a corpus."""
 
-from emofuse.report.figures.representations import attention, distances, embeddings
-from emofuse.report.figures.scores import calibration, confusion, fold_figures, folds, learning_curves
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from emofuse.report.figures.attention import attention
+from emofuse.report.figures.representations import distances, embeddings
+from emofuse.report.figures.scores import calibration, confusion, folds, learning_curves
+from emofuse.report.load import CorpusResults
+
+ALL: dict[str, Callable[[CorpusResults], Figure]] = {
+    "confusion": confusion,
+    "calibration": calibration,
+    "learning_curves": learning_curves,
+    "folds": folds,
+    "distances": distances,
+    "embeddings": embeddings,
+    "attention": attention,
+}  # by the names of their files, paths.FIGURES
 
 __all__ = [
-    "attention", "calibration", "confusion", "distances", "embeddings", "fold_figures", "folds", "learning_curves",
+    "ALL", "attention", "calibration", "confusion", "distances", "embeddings", "folds", "learning_curves",
 ]  # fmt: skip
