@@ -335,7 +335,7 @@ def _predictions(
     try:
         actors = frame["actor"].to_numpy(np.int64)
         labels, predicted = (_indices(frame[name], emotions) for name in ("emotion", "predicted"))
-        probabilities = frame[columns].to_numpy(np.float64)
+        probabilities = np.ascontiguousarray(frame[columns].to_numpy(np.float64))
     except ValueError as error:
         raise UserError(f"{file}: invalid actor, emotion or probability: {error}; {EVALUATE_AGAIN}") from None
     if not (np.abs(probabilities.sum(1) - 1) < 1e-4).all() or (probabilities < 0).any():

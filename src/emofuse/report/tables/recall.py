@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,9 @@ def recall(corpus: CorpusResults) -> Table:
     modalities = {run.modality for run in corpus.runs}
     shares = corpus.humans.shares[corpus.humans.shares["modality"].isin(modalities)]
     emotions = next((run.folds[0].emotions for run in corpus.runs if run.folds), tuple(shares["emotion"].unique()))
+    groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    for run in corpus.runs:
+        groups[run.protocol, run.seed].append(run)
     listeners = shares.assign(variant="listeners, " + shares["modality"].astype(str))
     notes = [POOLED_NOTE, *_clip_notes(corpus.runs), corpus.humans.note]
     notes += [LISTENERS_NOTE] if len(shares) else []
@@ -45,7 +48,7 @@ def recall(corpus: CorpusResults) -> Table:
         title=f"Recall by emotion in %, {corpus.title}",
         frame=frame(
             [
-                *(row for run in corpus.runs for row in _records(run, shares)),
+                *(row for runs in groups.values() for run in runs for row in _records(run, shares)),
                 *listeners[["variant", "emotion", "votes", "share"]].to_dict("records"),
             ]
         ),
@@ -57,16 +60,15 @@ def recall(corpus: CorpusResults) -> Table:
         ],
         notes=notes,
         warning=corpus.warning,
-        display=_display(corpus.runs, shares, (*emotions, MEAN)),
+        display=_display(groups, shares, (*emotions, MEAN)),
     )
 
 
-def _display(runs: Sequence[Run], shares: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def _display(
+    groups: Mapping[tuple[str, int], Sequence[Run]], shares: pd.DataFrame, columns: Sequence[str]
+) -> pd.DataFrame:
     """The rows displayed: by protocol and seed, each variant, then listeners and the difference from them by modality."""
-    groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.protocol, run.seed].append(run)
-    rows = []
+    rows: list[list[Any]] = []
     for (protocol, seed), members in groups.items():
         for run in members:
             cells = [scores.spread(found) for found in run.recalls] if run.folds else [NOT_RUN] * len(columns)
