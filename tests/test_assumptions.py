@@ -45,7 +45,7 @@ def wanted() -> list[str]:
 
 
 def test_every_parameter_and_variant_has_its_line_and_no_line_is_of_anything_else() -> None:
-    lines = Counter(row["parameter"] for row in assumptions.rows(ROOT))
+    lines = Counter(row["parameter"] for row in assumptions.ledger(ROOT).to_dict("records"))
     assert lines == Counter(wanted())
 
 
@@ -61,16 +61,16 @@ def test_no_parameter_that_a_job_depends_on_is_forgotten() -> None:
             for section, values in params.settings(stage, name, **key).items():
                 found = [parameter for parameter, _ in config.leaves(values)]
                 depended |= {f"{section}.{each}" if section in SECTIONS else each.split(".")[0] for each in found}
-    lines = {row["parameter"] for row in assumptions.rows(ROOT)}
+    lines = {row["parameter"] for row in assumptions.ledger(ROOT).to_dict("records")}
     assert depended - WITHOUT_EFFECT <= lines | {line.split(".")[0] for line in lines}
 
 
 def test_every_line_has_a_known_source_and_a_reason() -> None:
-    for row in assumptions.rows(ROOT):
+    for row in assumptions.ledger(ROOT).to_dict("records"):
         assert row["source"] in assumptions.SOURCES
         assert row["reason"].endswith(".")
         assert set(row) == {"parameter", "source", "reason"}
-    named = [row["reason"] for row in assumptions.rows(ROOT) if row["source"] == "other"]
+    named = [row["reason"] for row in assumptions.ledger(ROOT).to_dict("records") if row["source"] == "other"]
     assert all(re.search(r"\b(19|20)\d\d\b", reason) for reason in named)
 
 
@@ -119,7 +119,7 @@ def test_a_value_of_the_corpus_own_is_not_passed_off_as_anybodys(project: Path) 
     own, general = shown("ravdess_audio", project)["audio.bands"], shown("ravdess", project)["audio.bands"]
     assert general["source"] == "third-party reading"
     assert own["source"] == "ours"
-    assert own["reason"] == f"Set for this corpus; in general 256 (third-party reading): {general['reason']}"
+    assert own["reason"] == f"Set for this corpus. In general 256 (third-party reading): {general['reason']}"
     read = load.read("ravdess_audio", config.load(project / "params.yaml"), project)
     record = next(
         r for r in csv.DictReader(tables.assumptions(read).csv().splitlines()) if r["parameter"] == "audio.bands"
@@ -137,7 +137,9 @@ def test_a_variant_of_ones_own_is_shown_without_a_source(project: Path) -> None:
 def test_an_unknown_source_and_a_missing_ledger_are_one_line(project: Path) -> None:
     ledger = project / "literature/assumptions.csv"
     ledger.write_text(ledger.read_text().replace("loss.pull,ours", "loss.pull,the paper"))
-    with pytest.raises(UserError, match=r"assumptions.csv, loss.pull: no source 'the paper'; there are paper, "):
+    with pytest.raises(
+        UserError, match=r"assumptions.csv, loss.pull: unknown source 'the paper'; expected one of paper, "
+    ):
         shown("demo", project)
     ledger.unlink()
     with pytest.raises(UserError, match=r"assumptions.csv is missing"):

@@ -220,7 +220,7 @@ def test_each_fold_is_calibrated_by_its_own_temperature(project: tuple[Params, P
     assert float(first["ece"]) > float(first["ece_calibrated"])
     row = dict(zip(made.header, made.rows[0], strict=True))
     assert row["Temperature"] == "1.40 to 1.80"
-    assert row["ECE %, as trained"] == f"{100 * float(first['ece']):.1f}"
+    assert row["ECE %, uncalibrated"] == f"{100 * float(first['ece']):.1f}"
     assert row["NLL, calibrated"] == f"{float(first['nll_calibrated']):.3f}"
     assert {row["status"] for row in others} == {"not run"}
     assert made.rows[1][3:] == ["not run"] * 5 + ["–"]
@@ -250,7 +250,7 @@ def test_the_figure_has_the_bins_that_have_clips(project: tuple[Params, Path]) -
         assert len(line.get_xdata()) == (counts > 0).sum() < BINS
         # What is drawn, weighted by the clips, is the whole accuracy and the whole confidence.
         weights = counts[counts > 0] / 128
-        assert (weights * line.get_ydata()).sum() == pytest.approx(100 * run.right.mean())
+        assert (weights * line.get_ydata()).sum() == pytest.approx(100 * run.correct.mean())
         assert (weights * line.get_xdata()).sum() == pytest.approx(100 * chances.max(1).mean())
     assert min(trained.get_xdata()) > 80 > min(calibrated.get_xdata())
 
@@ -271,7 +271,7 @@ def test_without_a_run_there_is_nothing_to_calibrate(tmp_path: Path) -> None:
 def test_the_page_shows_table_and_figure_in_one_section(project: tuple[Params, Path]) -> None:
     _, html = quick("demo", *project)
     section = html.split('<section id="calibration">')[1].split("</section>")[0]
-    assert 'id="figure-calibration" role="img" aria-label="Accuracy by confidence' in section
+    assert 'id="figure-calibration" role="img" aria-label="Reliability diagram' in section
     assert 'id="table-calibration"' in section
     assert 'href="#kfold_3/proposed/seed-1">1.40 to 1.80</a>' in section
     assert '<a href="#calibration">' in html

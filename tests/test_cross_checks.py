@@ -246,4 +246,4 @@ def test_a_map_is_turned_as_scipy_turns_it(points: int, seed: int) -> None:
     some, towards = np.random.default_rng(seed).normal(size=(2, points, 2))
     centred = some - some.mean(0)
     expected = centred @ orthogonal_procrustes(centred, towards - towards.mean(0))[0]
-    np.testing.assert_allclose(embeddings.turned(some, towards), expected, atol=1e-9)
+    np.testing.assert_allclose(embeddings.aligned(some, towards), expected, atol=1e-9)

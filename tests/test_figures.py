@@ -25,7 +25,7 @@ from emofuse.models.losses import EmotionDistance
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.report import figures, load, tables
-from emofuse.report.embeddings import MEASURES, Embedded, classical_map, compactness, measure, turned
+from emofuse.report.embeddings import MEASURES, Embedded, aligned, classical_map, compactness, measure
 from emofuse.report.figures.style import STYLE
 from emofuse.utils.errors import UserError
 
@@ -156,7 +156,7 @@ def test_the_table_tells_gathering_by_emotion_from_gathering_by_actor(project: t
         write_embeddings(root, fold)
         write_embeddings(root, fold, "cross_entropy", towards="actor")
     made = tables.compactness(load.read("demo", params, root))
-    proposed, cross_entropy = made.records
+    proposed, cross_entropy = made.frame.to_dict("records")
     assert (proposed["variant"], proposed["loss"], proposed["status"]) == ("proposed", "learnable", "run")
     assert proposed["ratio_mean"] < 0.6 < cross_entropy["ratio_mean"]
     assert proposed["silhouette_emotion_mean"] > 0.5 > proposed["silhouette_actor_mean"]
@@ -172,12 +172,12 @@ def test_a_cell_without_embeddings_says_so(project: tuple[Params, Path]) -> None
     write_demo(root, variants=("proposed",))
     made = tables.compactness(load.read("demo", params, root))
     cells = {row[2]: row[4] for row in made.rows}
-    assert cells == {"proposed": "embeddings not here", "cross_entropy": "not run"}
+    assert cells == {"proposed": "embeddings missing", "cross_entropy": "not run"}
     assert any("dvc pull" in note for note in made.notes)
     write_embeddings(root, 1)
     made = tables.compactness(load.read("demo", params, root))
     assert made.rows[0][-1] == "1 of 3"
-    assert made.records[0]["status"] == "embeddings not here"
+    assert made.frame["status"].iat[0] == "embeddings missing"
 
 
 @pytest.mark.parametrize("wrong", ["rows", "nan", "name", "bytes"])
@@ -205,7 +205,7 @@ def test_a_map_keeps_distances_that_fit_a_plane(points: int, seed: int) -> None:
     found, share = classical_map(distances)
     np.testing.assert_allclose(np.linalg.norm(found[:, None] - found, axis=2), distances, atol=1e-6)
     assert share == pytest.approx(1)
-    np.testing.assert_allclose(turned(found, places), places - places.mean(0), atol=1e-6)
+    np.testing.assert_allclose(aligned(found, places), places - places.mean(0), atol=1e-6)
 
 
 def test_a_plane_holds_a_part_of_equal_distances() -> None:
@@ -216,10 +216,10 @@ def test_a_plane_holds_a_part_of_equal_distances() -> None:
 @pytest.mark.parametrize("name", LEARNED)
 def test_what_is_not_there_is_said(project: tuple[Params, Path], name: str) -> None:
     params, root = project
-    assert words(getattr(figures, name)(load.read("demo", params, root))).strip() == "not run"
+    assert words(figures.ALL[name](load.read("demo", params, root))).strip() == "not run"
     write_demo(root, variants=("proposed",))
-    drawn = getattr(figures, name)(load.read("demo", params, root))
-    assert ("the embeddings are not here" if name == "embeddings" else "the models are not here") in words(drawn)
+    drawn = figures.ALL[name](load.read("demo", params, root))
+    assert ("the embeddings are missing" if name == "embeddings" else "the models are missing") in words(drawn)
 
 
 def test_learned_distances_stand_beside_their_start(project: tuple[Params, Path]) -> None:
@@ -342,7 +342,7 @@ def test_attention_of_sound_alone(project: tuple[Params, Path]) -> None:
     write_network(root, params, "ravdess_audio")
     drawn = figures.attention(load.read("ravdess_audio", params, root))
     assert shown(drawn) == []
-    assert [axis.get_xlabel() for axis in drawn.axes] == ["segment of the sound"]
+    assert [axis.get_xlabel() for axis in drawn.axes] == ["audio segment"]
 
 
 def test_without_features_or_attention_that_is_said(project: tuple[Params, Path]) -> None:
@@ -356,7 +356,7 @@ def test_without_features_or_attention_that_is_said(project: tuple[Params, Path]
     )
     assert "has no attention over" in words(figures.attention(load.read("demo", params, root)))
     (root / "data/demo/features/audio/shard-0.npy").unlink()
-    assert "features of a test clip are not here" in words(figures.attention(load.read("demo", params, root)))
+    assert "features of a test clip are missing" in words(figures.attention(load.read("demo", params, root)))
 
 
 def test_the_page_and_the_files_hold_them(project: tuple[Params, Path]) -> None:

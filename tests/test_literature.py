@@ -27,6 +27,7 @@ from test_report import (
 from emofuse.config import Params
 from emofuse.datasets import cremad
 from emofuse.report import load, table, tables
+from emofuse.report.tables import scores
 from emofuse.utils.errors import UserError
 
 EMOTIONS = cremad.EMOTIONS
@@ -91,7 +92,7 @@ def test_ours_stands_among_the_comparable_by_its_accuracy(project: tuple[Params,
     assert float(both[1]["uar_low"]) == pytest.approx(run.estimates["uar"].low)
     assert 0.8008 < float(both[1]["war"]) < 0.8799
     cells = next(row for row in made.rows if row[0].startswith("proposed"))
-    assert cells[2] == tables.spread(run.estimates["war"])
+    assert cells[2] == scores.spread(run.estimates["war"])
     assert cells[4] == "ours"
 
 
@@ -150,10 +151,10 @@ def test_perceived_labels_are_compared_with_perceived_labels(project: tuple[Para
     params = changed(root / "params.yaml", {"labels": "perceived"}, "cremad")
     why = {row["method"]: row["incomparable"] for row in literature("cremad", params, root)[1]}
     assert why["VAVL"] == ""
-    assert why["HiCMAE-B"] == "other clips or labels than here"
+    assert why["HiCMAE-B"] == "different clips or labels"
     made = recall("cremad", params, root)
     assert not any("listeners" in row[2] for row in made.rows)
-    assert "labels here are what they perceived" in made.markdown()
+    assert "labels are themselves what listeners perceived" in made.markdown()
 
 
 def test_song_is_compared_with_nothing_that_was_measured_on_speech(project: tuple[Params, Path]) -> None:
@@ -170,16 +171,16 @@ def test_a_corpus_of_voices_alone(project: tuple[Params, Path]) -> None:
     assert [row["method"] for row in rows if not row["incomparable"]] == ["proposed"]
     others = sum(row["corpus"] == "ravdess" and row["modality"] != "audio" for row in lines("published.csv"))
     text = made.markdown()
-    assert "No published figure that we know of is comparable in audio." in text
-    assert f"Left out: {others} figures in modalities that no run here has." in text
+    assert "We know of no comparable published result for audio." in text
+    assert f"Omitted: {others} results for modalities that no run here has." in text
 
 
 def test_of_made_clips_nothing_is_published(project: tuple[Params, Path]) -> None:
     params, root = project
     made, _ = literature("demo", params, root)
     assert made.rows == []
-    assert made.notes == ["Made clips: nothing is published on them."]
-    assert "nobody has rated the made clips" in recall("demo", params, root).markdown()
+    assert made.notes == ["Nothing is published on synthetic clips."]
+    assert "nobody has rated the synthetic clips" in recall("demo", params, root).markdown()
 
 
 def test_the_table_is_on_the_page(project: tuple[Params, Path]) -> None:
@@ -189,7 +190,7 @@ def test_the_table_is_on_the_page(project: tuple[Params, Path]) -> None:
     assert section.count('<tr class="lead">') == 3
     assert "random split: all 91 actors are on both sides" in section
     assert section.count("looks at the test fold after every epoch") == 1  # once for all whom it concerns
-    assert "Made clips: nothing is published on them." in quick("demo", params, root)[1]
+    assert "Nothing is published on synthetic clips." in quick("demo", params, root)[1]
 
 
 @pytest.mark.parametrize(
@@ -200,8 +201,8 @@ def test_the_table_is_on_the_page(project: tuple[Params, Path]) -> None:
         ("OGM-GE", {"reason": ""}, "needs a reason"),
         ("OGM-GE", {"war": "0,67"}, "numbers in %, not 0,67"),
         ("OGM-GE", {"war": ""}, "war, uar or both"),
-        ("OGM-GE", {"labels": "Intended"}, "no labels 'Intended'; there are intended, perceived, unknown"),
-        ("OGM-GE", {"evidence": "recalled"}, "evidence starts with one of"),
+        ("OGM-GE", {"labels": "Intended"}, "unknown labels 'Intended'; expected one of intended, perceived, unknown"),
+        ("OGM-GE", {"evidence": "recalled"}, "evidence must start with one of"),
         ("OGM-GE", {"year": "n.d."}, "year and classes"),
     ],
 )
@@ -246,7 +247,7 @@ def test_listeners_stand_beside_the_models_of_the_same_modality(project: tuple[P
             expected = [shares[modality, emotion] for emotion in EMOTIONS]
             assert rows[name] == [f"{100 * share:.1f}" for share in (*expected, np.mean(expected))]
         assert ("not run" in rows["proposed"]) == (not part)
-        assert ("proposed less listeners, audio + video" in rows) == bool(part)
+        assert ("proposed minus listeners, audio + video" in rows) == bool(part)
     records = [row for row in parse(made) if row["variant"] == "listeners, audio"]
     assert {row["emotion"]: float(row["share"]) for row in records} == {e: shares["audio", e] for e in EMOTIONS}
     assert "processedResults/tabulatedVotes.csv" in made.markdown()

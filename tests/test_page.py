@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import micro
+import pandas as pd
 import pytest
 from test_report import (
     COMPARISONS,
@@ -72,10 +73,9 @@ ODD = [
 
 def odd_table() -> table.Table:
     """Cells of every kind that a table may hold."""
-    return table.Table(
-        name="search", title="Odd", header=["WAR %", "Time", "Number", "Text", ""], numeric=[True, True, True, False, False],
-        rows=[[*row, "x"] for row in ODD], records=[],
-    )  # fmt: skip
+    names = ["WAR %", "Time", "Number", "Text", ""]
+    columns = [table.Column(name, name, numeric=name not in ("Text", "")) for name in names]
+    return table.Table("search", "Odd", pd.DataFrame([[*row, "x"] for row in ODD], columns=names), columns)
 
 
 def pages(root: Path) -> tuple[str, str, str]:
@@ -85,9 +85,12 @@ def pages(root: Path) -> tuple[str, str, str]:
     shutil.rmtree(root / "results/demo/runs/kfold_3/video_only/seed-1/fold-1")
     drawings = {name: style.inline_svg(style.empty(name), name) for name in paths.FIGURES}
     corpora = [load.read(name, params, root) for name in ("demo", "ravdess")]
-    made = {read.name: {name: getattr(tables, name)(read) for name in paths.TABLES} for read in corpora}
+    made = {read.name: {name: make(read) for name, make in tables.ALL.items()} for read in corpora}
     demo, none = (
-        page.render(replace(c, search=({},)), made[c.name] | {"search": odd_table()}, drawings) for c in corpora
+        page.render(
+            replace(c, search=pd.DataFrame([{"config": "odd"}])), made[c.name] | {"search": odd_table()}, drawings
+        )
+        for c in corpora
     )
     return demo, none, page.paper(corpora, tables.paper(corpora), made)
 
@@ -226,7 +229,7 @@ def test_a_figure_fills_the_window_and_goes_back(show: Any) -> None:
         size = tab.locator("dialog").bounding_box()
         assert (size["x"], size["y"], size["width"], size["height"]) == (0, 0, 1280, 800)
         assert drawing.evaluate("drawing => drawing.clientWidth") > 1.5 * before[1]
-        assert "What is taken for what" in tab.locator("dialog").inner_text()
+        assert "Confusion matrices" in tab.locator("dialog").inner_text()
         assert tab.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size") == tab.evaluate(
             "document.querySelectorAll('[id]').length"
         )
@@ -249,7 +252,7 @@ def test_all_of_it_is_reached_by_keyboard(show: Any) -> None:
         target = tab.locator(selector).first
         target.focus()
         assert target.evaluate("target => target === document.activeElement"), selector
-    assert tab.get_by_role("button", name="Enlarge: What is taken for what").count() == 1
+    assert tab.get_by_role("button", name="Enlarge: Confusion matrices").count() == 1
 
 
 @pytest.mark.parametrize("name", ["demo/report", "paper"])
@@ -361,18 +364,18 @@ def test_without_script_the_page_is_whole(show: Any, built: Path) -> None:
 def test_the_page_says_what_ran_and_what_did_not(built: Path) -> None:
     html = (built / "demo/report.html").read_text()
     assert "5 of 15 planned folds were run" in visible(html)
-    section = html.split('<section id="ran">')[1].split("</section>")[0]
+    section = html.split('<section id="runs">')[1].split("</section>")[0]
     lines = [" ".join(visible(line).split()) for line in section.split("<li>")[1:]]
     assert lines == [
-        "proposed 3 of 3 folds", "audio_only not run", "video_only 2 of 3 folds, lacks 1", "concat_fusion not run",
+        "proposed 3 of 3 folds", "audio_only not run", "video_only 2 of 3 folds, missing: 1", "concat_fusion not run",
         "cross_entropy not run",
     ]  # fmt: skip
-    assert html.index('<section id="ran">') < html.index('<section id="main">')
+    assert html.index('<section id="runs">') < html.index('<section id="main">')
 
 
 def test_a_page_with_no_run_says_so_and_links_to_none(built: Path) -> None:
     html = (built / "ravdess/report.html").read_text()
-    assert "0 of 25 planned folds were run, so every result says “not run”" in html
+    assert "0 of 25 planned folds were run, so every result is “not run”" in html
     assert 'class="origin"' not in html
     assert "No fold was run" in html
 
@@ -500,9 +503,9 @@ def test_who_was_there_and_who_was_not(project: tuple[Params, Path]) -> None:
     clips = [clip for clip in ravdess_clips() if clip[1] in (1, 2, 3, 7)]
     write_clips(root, "ravdess", "luna_jimenez_2022_5cv", clips, broken=3)
     _, html = quick("ravdess", params, root)
-    assert "237 of 240 clips are usable, of 4 actors (1–3, 7)" in html
-    assert "20 of them are missing here: 4–6, 8–24" in html
-    assert "1,200 clips of the whole corpus are not here" in html
+    assert "237 of 240 clips are usable, from 4 actors (1–3, 7)" in html
+    assert "20 of these actors are missing here: 4–6, 8–24" in html
+    assert "1,200 clips of the whole corpus are missing here" in html
     assert "3 not usable: no face in 6 of 6 snippets" in html
 
 
@@ -519,7 +522,7 @@ def test_configurations_tried_are_shown(project: tuple[Params, Path]) -> None:
     assert text.count("| highest UAR |") == 1
     assert "69.5" in text
     assert "{loss: {weight: 1}}" in text
-    assert "Configurations tried on validation actors" in html
+    assert "Configurations evaluated on validation actors" in html
     assert "2 min 02 s" in html
 
 

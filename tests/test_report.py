@@ -18,7 +18,9 @@ from emofuse.data import protocols
 from emofuse.evaluation import statistics
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
-from emofuse.report import figures, load, page, table, tables
+from emofuse.report import latex, load, page, table, tables
+from emofuse.report.tables import scores
+from emofuse.report.tables.published import paper_verdict
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import sha256
 from emofuse.utils.text import ranges
@@ -191,8 +193,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def quick(corpus: str, params: Params, root: Path) -> tuple[dict[str, table.Table], str]:
     """The tables and the page of a corpus, without the seconds that its figures take."""
     read = load.read(corpus, params, root)
-    made = {name: getattr(tables, name)(read) for name in paths.TABLES}
+    made = {name: make(read) for name, make in tables.ALL.items()}
     return made, page.render(read, made, dict.fromkeys(paths.FIGURES, ""))
+
+
+def origins_of(made: table.Table) -> list[list[str]]:
+    """The runs behind each cell of a table, by row and column."""
+    return [[made.runs(row, column) for column in range(len(made.columns))] for row in range(len(made.rows))]
 
 
 def parse(made: table.Table) -> list[dict[str, str]]:
@@ -263,10 +270,10 @@ def test_the_summary_has_the_scores_of_every_run(project: tuple[Params, Path]) -
     made = report.summary(load.read("demo", params, root))
     assert made["kfold_3"].keys() == {"proposed", "audio_only"}
     for variant, seeds in made["kfold_3"].items():
-        scores = {
+        expected = {
             metric: pytest.approx(float(rows[variant][f"{metric}_mean"]), abs=1e-6) for metric in statistics.METRICS
         }
-        assert seeds == {"seed-1": scores | {"folds": 2}}
+        assert seeds == {"seed-1": expected | {"folds": 2}}
 
 
 def test_verdict_needs_the_whole_corpus_every_fold_and_the_papers_task(project: tuple[Params, Path]) -> None:
@@ -276,7 +283,7 @@ def test_verdict_needs_the_whole_corpus_every_fold_and_the_papers_task(project: 
 
     def verdict(corpus: str) -> str:
         read = load.read(corpus, params, root)
-        return tables.judge(read, next(run for run in read.runs if run.folds))
+        return paper_verdict(read, next(run for run in read.runs if run.folds))
 
     assert verdict("ravdess") in ("reproduced", "inconclusive")
     assert verdict("ravdess_audio") == "not comparable"
@@ -339,7 +346,7 @@ def test_modality_is_what_the_network_has_whatever_the_variants_name(project: tu
     assert [row["modality"] for row in rows.values()] == ["audio", "audio"]
     best = load.read("demo", params, root).bayes["audio"]  # type: ignore[index]
     assert float(rows["proposed"]["bayes"]) == pytest.approx(best)
-    assert f"reached: {float(rows['proposed']['war_mean']) / best:.3f} of it" in html
+    assert f"WAR / Bayes: {float(rows['proposed']['war_mean']) / best:.3f}" in html
     for name, text in (("modality", "Modality of proposed: audio."), ("fusion", "Fusion of proposed: none, one")):
         assert text in quick("ravdess_audio", params, root)[0][name].markdown()
 
@@ -370,7 +377,7 @@ def test_each_variant_beside_proposed(project: tuple[Params, Path]) -> None:
     assert float(audio["war_difference_p"]) < 0.01
     line = next(line for line in made["modality"].markdown().splitlines() if "audio\\_only" in line)
     assert table.points(100 * float(audio["war_difference"])) in line
-    assert line.endswith(f"| {tables.chance(float(audio['war_difference_p_holm']))} |")
+    assert line.endswith(f"| {scores.p_value(float(audio['war_difference_p_holm']))} |")
     assert [row["loss"] for row in parse(made["loss"])] == ["learnable", "none"]
     assert [row["fusion"] for row in parse(made["fusion"])] == ["cross_attention", "concat"]
     for name in (*COMPARISONS, "compactness", "recall"):
@@ -394,20 +401,23 @@ def test_each_number_names_the_run_or_fold_that_it_was_computed_from(project: tu
     seen = set()
     for name in ("main", "modality", "fusion", "loss", "folds"):
         place = made[name].header.index("WAR %")
-        for row, origins in zip(made[name].rows, made[name].origins, strict=True):
+        for row, origins in zip(made[name].rows, origins_of(made[name]), strict=True):
             shown = row[place].partition("\n")[0].partition(" ")[0]
             assert shown == ("not" if origins[place] == "" else table.percent(runs[origins[place]])), (name, row)
             seen.add(origins[place])
-            assert {origin for cell, origin in zip(row, origins, strict=True) if cell in ("not run", "–", row[0])} == {
-                ""
-            }
+            assert not any(
+                origin for cell, origin in zip(row, origins, strict=True) if cell in ("not run", "–", row[0])
+            )
     assert seen == {*runs, ""}
     for name in ("compactness", "recall", "calibration"):
         assert all(
             origins[-1] in ("", f"{row[0]}/{row[2]}/seed-{row[1]}")
-            for row, origins in zip(made[name].rows, made[name].origins, strict=True)
+            for row, origins in zip(made[name].rows, origins_of(made[name]), strict=True)
         )
-    assert {origins[-1] for origins in made["recall"].origins} == {"", *(key for key in runs if "/fold-" not in key)}
+    assert {origins[-1] for origins in origins_of(made["recall"])} == {
+        "",
+        *(key for key in runs if "/fold-" not in key),
+    }
 
 
 def test_what_was_not_run_or_is_not_listed_says_so(project: tuple[Params, Path]) -> None:
@@ -429,10 +439,10 @@ def test_what_was_not_run_or_is_not_listed_says_so(project: tuple[Params, Path])
     assert not made["fusion"].rows
     sentence = "params.yaml lists none of self_attention_fusion, concat_fusion, late_average_fusion for this corpus"
     assert sentence in html
-    for text in (made["fusion"].markdown(), made["fusion"].latex()):
+    for text in (made["fusion"].markdown(), latex.table(made["fusion"])):
         assert "Nothing to compare" in text
         assert "WAR" not in text
-    assert "tabular" not in made["fusion"].latex()
+    assert "tabular" not in latex.table(made["fusion"])
 
 
 def test_variants_on_other_folds_or_clips_are_not_compared(project: tuple[Params, Path]) -> None:
@@ -480,7 +490,7 @@ def test_numbers_that_contradict_each_other_are_an_error(project: tuple[Params, 
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["confusion"][0][0] -= 1
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(UserError, match=r"fold-1: predictions.csv and metrics.json do not tell the same"):
+    with pytest.raises(UserError, match=r"fold-1: predictions.csv and metrics.json contradict each other"):
         report.build("demo", params, root)
 
 
@@ -492,11 +502,11 @@ def test_numbers_that_contradict_each_other_are_an_error(project: tuple[Params, 
         ("predictions.csv", "clip,actor\na,1\n", "no column emotion"),
         ("predictions.csv", "clip,actor,emotion,predicted\na,1,sad,sad\n", "no column p_neutral"),
         ("predictions.csv", f"{HEADER}\na,1,glad,sad,0,0,0,1,0,0,0,0\n", "glad"),
-        ("predictions.csv", f"{HEADER}\na,1,sad\n", "cut short"),
+        ("predictions.csv", f"{HEADER}\na,1,sad\n", "probability"),
         ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,high,0,0,0,0\n", "high"),
         ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,nan,0,0,0,0\n", "add up to 1"),
         ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,2,0,0,-1,0\n", "add up to 1"),
-        ("predictions.csv", f"{HEADER}\na,1,sad,sad,0.6,0,0,0.4,0,0,0,0\n", "not the likeliest"),
+        ("predictions.csv", f"{HEADER}\na,1,sad,sad,0.6,0,0,0.4,0,0,0,0\n", "not the most probable"),
     ],
 )
 def test_broken_result_files_are_named(project: tuple[Params, Path], file: str, text: str, message: str) -> None:
@@ -532,7 +542,7 @@ def test_a_clone_without_models_still_reports(project: tuple[Params, Path]) -> N
     report.build("demo", params, root)
     rows = read_csv(root / "results/demo/tables/main.csv")
     assert float(rows[0]["war_mean"]) > 0.5
-    assert "data/demo/splits/kfold_3/clips.csv is not here" in (root / "results/demo/report.html").read_text()
+    assert "data/demo/splits/kfold_3/clips.csv is missing" in (root / "results/demo/report.html").read_text()
 
 
 def published(root: Path, method: str, **change: str) -> None:
@@ -546,7 +556,7 @@ def published(root: Path, method: str, **change: str) -> None:
 def literature(params: Params, root: Path) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
     """The lines of the CSV file and the rows of the table of published results on RAVDESS, by method."""
     made = tables.literature(load.read("ravdess", params, root))
-    for row, origins in zip(made.rows, made.origins, strict=True):
+    for row, origins in zip(made.rows, origins_of(made), strict=True):
         ours = (2, 3) if row[-1] == "this report" else (5,)
         numbers = [any(map(str.isdigit, cell)) and column in ours for column, cell in enumerate(row)]
         assert [origin == "luna_jimenez_2022_5cv/proposed/seed-1" for origin in origins] == numbers
@@ -615,31 +625,19 @@ def test_recall_less_that_of_listeners(project: tuple[Params, Path]) -> None:
             low, high = (float(row[f"recall_{end}"]) - shares[row["emotion"]] for end in ("low", "high"))
             assert low <= difference <= high
             ends = f"[{table.points(100 * low)}, {table.points(100 * high)}]"
-            cell = rows["audio_only less listeners, audio"][row["emotion"]]
+            cell = rows["audio_only minus listeners, audio"][row["emotion"]]
             assert cell == f"{table.points(100 * difference)}\n{ends}"
             assert rows["listeners, audio"][row["emotion"]] == table.percent(shares[row["emotion"]])
     assert set(rows["proposed"].values()) == {"hicmae_5cv", "1", "proposed", "not run"}
     assert "listeners, video" in rows
-    assert not any("less listeners, video" in name for name in rows)  # nothing of ours saw the faces alone
-
-
-def test_figures_of_one_fold(project: tuple[Params, Path]) -> None:
-    _, root = project
-    write_demo(root, folds=(0,), variants=("proposed",))
-    key = RunKey("demo", "kfold_3", "proposed", 1, 0)
-    metrics = json.loads((root / key.metrics).read_text())
-    made = figures.fold_figures(metrics, read_csv(root / key.history))
-    assert set(made) == {"confusion", "learning_curve"}
-    cells = [text.get_text() for text in made["confusion"].axes[0].texts]
-    assert len(cells) == 64
-    right = made["learning_curve"].axes[1].lines[0].get_ydata()
-    assert len(right) == 14
-    assert max(right) > 50  # in %
+    assert not any("minus listeners, video" in name for name in rows)  # nothing of ours saw the faces alone
 
 
 def test_text_is_escaped() -> None:
     nasty = r"a_b|c&d%$#{x}~^\ <script>*_[1]"
-    made = table.Table("t", nasty, [nasty], [False], [[nasty], ["[70.1, 72.3]"]], [{"a": nasty}], [nasty])
+    made = table.Table(
+        "t", nasty, table.frame([{"a": nasty}, {"a": "[70.1, 72.3]"}]), [table.Column(nasty, "a")], [nasty]
+    )
     line = made.markdown().splitlines()[2]
     assert re.sub(r"\\(.)", r"\1", line) == f"| {nasty} |"
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 2  # only the table's own bars
@@ -648,6 +646,6 @@ def test_text_is_escaped() -> None:
 
 def test_small_words() -> None:
     assert ranges([3, 1, 2, 9, 7, 8, 5]) == "1–3, 5, 7–9"
-    assert [table.duration(s) for s in (None, 59.2, 61, 7325)] == ["–", "59 s", "1 min 01 s", "2 h 02 min"]
+    assert [table.duration(s) for s in (59.2, 61, 7325)] == ["59 s", "1 min 01 s", "2 h 02 min"]
     assert table.points(-4.26) == "−4.3"
-    assert [tables.chance(p) for p in (None, 0.0004, 0.0416, 1.0)] == ["–", "< 0.001", "0.042", "1.000"]
+    assert [scores.p_value(p) for p in (0.0004, 0.0416, 1.0)] == ["< 0.001", "0.042", "1.000"]

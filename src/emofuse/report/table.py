@@ -85,8 +85,8 @@ class Table:
         name = self.columns[column].runs
         if not name or not any(map(str.isdigit, self.rows[row][column])):
             return ""
-        found = self.displayed[name].fillna("")
-        return str(found.iat[row])
+        found = self.displayed[name].iat[row]
+        return found if isinstance(found, str) else ""
 
     def row_name(self, number: int) -> str:
         """What identifies a row: its cells up to the first number that was computed from a run."""
