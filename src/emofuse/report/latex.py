@@ -41,59 +41,59 @@ def document(title: str, lines: Sequence[str], tables: Sequence[Table]) -> str:
     )  # fmt: skip
 
 
-def table(made: Table) -> str:
+def table(content: Table) -> str:
     """A floating table, scaled down if it is too wide; a longtable if it is prose or longer than `FLOAT` lines."""
-    title = escape(made.title)
-    warned = rf"{title}. \textbf{{{escape(made.warning)}}}" if made.warning else title
-    caption = rf"\caption[{{{title}}}]{{{warned}}}\label{{tab:{made.name}}}"
-    notes = rf"{{\footnotesize\raggedright {' '.join(map(escape, made.notes))}\par}}"
-    if not made.rows:
+    title = escape(content.title)
+    warned = rf"{title}. \textbf{{{escape(content.warning)}}}" if content.warning else title
+    caption = rf"\caption[{{{title}}}]{{{warned}}}\label{{tab:{content.name}}}"
+    notes = rf"{{\footnotesize\raggedright {' '.join(map(escape, content.notes))}\par}}"
+    if not content.rows:
         body = [r"\begin{table}", caption, notes, r"\end{table}"]
-    elif made.prose or sum(map(_height, made.rows)) > FLOAT:
-        body = _long(made, caption, notes)
+    elif content.prose or sum(map(_height, content.rows)) > FLOAT:
+        body = _long(content, caption, notes)
     else:
-        body = _float(made, caption, notes)
+        body = _float(content, caption, notes)
     return "\n".join([f"% {PACKAGES}", *body]) + "\n"
 
 
-def _float(made: Table, caption: str, notes: str) -> list[str]:
+def _float(content: Table, caption: str, notes: str) -> list[str]:
     """A floating table, no wider than the page. Headers of numeric columns wrap, so that they are not much wider."""
     header = [
         "\n".join(textwrap.wrap(column.header, 10, break_long_words=False, break_on_hyphens=False))
         if column.numeric
         else column.header
-        for column in made.columns
+        for column in content.columns
     ]
-    head, *rows = [_stacked(row) for row in (header, *made.rows)]
+    head, *rows = [_stacked(row) for row in (header, *content.rows)]
     return [
         r"\begin{table}", r"\centering", caption, r"\smallskip",
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in made.columns)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in content.columns)}}}",
         r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}}\par\medskip", notes, r"\end{table}",
     ]  # fmt: skip
 
 
-def _long(made: Table, caption: str, notes: str) -> list[str]:
+def _long(content: Table, caption: str, notes: str) -> list[str]:
     """A longtable, whose columns share the page's width: by their `width`, or else by their longest lines."""
     widths = (
-        [column.width for column in made.columns]
-        if made.prose
-        else list(map(_longest, zip(made.header, *made.rows, strict=True)))
+        [column.width for column in content.columns]
+        if content.prose
+        else list(map(_longest, zip(content.header, *content.rows, strict=True)))
     )
     columns = "".join(
         rf">{{\ragged{'left' if column.numeric else 'right'}\arraybackslash}}"
         rf"p{{\dimexpr {width / sum(widths):.5f}\textwidth-2\tabcolsep\relax}}"
-        for column, width in zip(made.columns, widths, strict=True)
+        for column, width in zip(content.columns, widths, strict=True)
     )
     head, *rows = [
         " & ".join(r"\par ".join(map(escape, cell.split("\n"))) for cell in row)
-        + (r" \\[1pt]" if made.prose else r" \\")
-        for row in (made.header, *made.rows)
+        + (r" \\[1pt]" if content.prose else r" \\")
+        for row in (content.header, *content.rows)
     ]
     top = [r"\toprule", head, r"\midrule"]
     return [
         r"{\setlength{\LTcapwidth}{\textwidth}\setlength{\tabcolsep}{3pt}",
-        r"\footnotesize" if made.prose else r"\scriptsize",
+        r"\footnotesize" if content.prose else r"\scriptsize",
         rf"\begin{{longtable}}{{{columns}}}", caption + r"\\", *top, r"\endfirsthead", *top, r"\endhead",
         r"\bottomrule", r"\endfoot", *rows, r"\end{longtable}}", notes, r"\bigskip",
     ]  # fmt: skip

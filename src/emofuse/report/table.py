@@ -119,10 +119,10 @@ class Table:
 def frame(records: Iterable[Row]) -> pd.DataFrame:
     """A frame with a row per record and every column that some record has. Integers stay integers beside missing values."""
     rows = list(records)
-    made = pd.DataFrame(rows)
-    given = {name: [row[name] for row in rows if row.get(name) is not None] for name in made}
+    untyped = pd.DataFrame(rows)
+    given = {name: [row[name] for row in rows if row.get(name) is not None] for name in untyped}
     whole = [name for name, values in given.items() if values and all(type(value) is int for value in values)]
-    return made.astype(dict.fromkeys(whole, "Int64"))
+    return untyped.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -63,7 +63,7 @@ def distances(corpus: CorpusResults) -> Figure:
         if run.setup.loss.start == "valence_arousal":
             initial = representations.aligned(representations.classical_map(initial_CC)[0], circumplex)
         _map(below, places, initial, emotions)
-        below.set_title(f"in two dimensions ({100 * share:.0f} % of the variance)", loc="left")
+        below.set_title(f"2-D map ({100 * share:.0f} % of the variance)", loc="left")
     return figure
 
 

@@ -60,18 +60,18 @@ COLUMNS = [
 def compactness(corpus: CorpusResults) -> Table:
     """How compact the embeddings of each emotion are, by metric loss, and whether clips cluster by emotion or by actor."""
     runs = members(corpus, GROUPS["loss"])
-    made = frame([_record(corpus, run) for run in runs] or [{"variant": NOT_RUN}])
+    rows = frame([_record(corpus, run) for run in runs] or [{"variant": NOT_RUN}])
     notes = [MEASURES_NOTE, INTERVAL_NOTE, *([PAPER_NOTE] if corpus.kind != "demo" else [])]
-    if "status" in made and (made["status"] == NO_EMBEDDINGS).any():
+    if "status" in rows and (rows["status"] == NO_EMBEDDINGS).any():
         notes.append("Embeddings are not in git. `dvc pull` fetches them if a remote is configured.")
     return Table(
         name="compactness",
         title=f"Compactness of the embeddings, {corpus.title}",
-        frame=made.drop(columns="planned", errors="ignore"),
+        frame=rows.drop(columns="planned", errors="ignore"),
         columns=COLUMNS if runs else [],
         notes=notes,
         warning=corpus.warning,
-        display=made,
+        display=rows,
     )
 
 

@@ -161,16 +161,16 @@ def _frame(corpus: CorpusResults, name: str, runs: Sequence[Run]) -> pd.DataFram
         row["difference_runs"] = f"{run.key()} {reference.key()}" if found and reference else None
         row |= _bayes(corpus, run)
         rows.append(row)
-    made = frame(rows)
-    compared = made["difference_runs"].notna()
+    table = frame(rows)
+    compared = table["difference_runs"].notna()
     for metric in statistics.METRICS:
-        corrected = statistics.holm(made.loc[compared, f"{metric}_difference_p"].tolist())
-        made[f"{metric}_difference_p_holm"] = pd.Series(corrected, made.index[compared], dtype=float)
+        corrected = statistics.holm(table.loc[compared, f"{metric}_difference_p"].tolist())
+        table[f"{metric}_difference_p_holm"] = pd.Series(corrected, table.index[compared], dtype=float)
     # Holm's correction makes each p-value depend on every comparison of the table.
-    everything = " ".join(made.loc[compared, "difference_runs"])
-    made["p_runs"] = [" ".join(dict.fromkeys([run.key(), *everything.split()])) for run in runs]
-    made["p_runs"] = made["p_runs"].where(compared)
-    return made
+    everything = " ".join(table.loc[compared, "difference_runs"])
+    table["p_runs"] = [" ".join(dict.fromkeys([run.key(), *everything.split()])) for run in runs]
+    table["p_runs"] = table["p_runs"].where(compared)
+    return table
 
 
 def _bayes(corpus: CorpusResults, run: Run) -> dict[str, Any]:

@@ -88,12 +88,12 @@ def literature(corpus: CorpusResults) -> Table:
     rows = [_own_record(corpus, run) for run in ours]
     rows += [_published_record(corpus, row, first[row["modality"]]) for row in published.to_dict("records")]
     rows.sort(key=lambda row: (row["incomparable"] != "", modalities.index(row["modality"]), -(row["war"] or 0)))
-    made = frame(rows)
+    table = frame(rows)
     remarks = published[published["note"] != ""].groupby("note", sort=False)
     return Table(
         name="literature",
         title=title,
-        frame=made.drop(columns=AS_PUBLISHED, errors="ignore"),
+        frame=table.drop(columns=AS_PUBLISHED, errors="ignore"),
         columns=COLUMNS,
         notes=[
             ORDER_NOTE,
@@ -106,7 +106,7 @@ def literature(corpus: CorpusResults) -> Table:
             ),
         ],
         warning=corpus.warning,
-        display=made,
+        display=table,
     )
 
 
