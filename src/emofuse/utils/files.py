@@ -130,6 +130,36 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from None
 
 
+def read_csv(path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it") -> pd.DataFrame:
+    """Read a CSV file that `stage` wrote, with all columns as text and empty cells as "".
+
+    Raises `UserError` if it is missing, is not a CSV file, lacks one of `columns`, or is truncated.
+    """
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, index_col=False)
+        with Path(path).open("rb") as stream:
+            stream.seek(-1, os.SEEK_END)
+            ends_in_a_line = stream.read() != b"\n"
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run {stage}") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        raise UserError(f"{path}: no column {absent[0]}; run its stage again")
+    if ends_in_a_line and len(frame) and frame.iloc[-1, -1] == "":  # pandas pads short rows
+        raise UserError(f"{path}: it is truncated; run its stage again")
+    return frame
+
+
+def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
+    """Write the columns of a frame, without its index, as a CSV file, atomically."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
 def read_table(
     path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it"
 ) -> list[dict[str, str]]:
@@ -161,23 +191,6 @@ def write_table(
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([row[c] for c in columns] if isinstance(row, Mapping) else row for row in rows)
-
-
-def read_csv(path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it") -> pd.DataFrame:
-    """A CSV file written by `stage`, with every column as text.
-
-    A file that is missing, is not CSV, lacks one of `columns` or has a row that is cut short is a `UserError`.
-    """
-    import pandas as pd
-
-    rows = read_table(path, columns, stage)
-    return pd.DataFrame(rows, columns=None if rows else list(columns), dtype=str)
-
-
-def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
-    """Write a table as CSV, without its index, completely or not at all."""
-    with atomic(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def sha256(path: Path | str) -> str:
