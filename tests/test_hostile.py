@@ -38,14 +38,14 @@ from emofuse.data.protocols import protocol_path, read_protocol
 from emofuse.datasets import cremad, shards
 from emofuse.datasets.addresses import RemoteFile
 from emofuse.evaluation import external
-from emofuse.evaluation.evaluate import read_model
 from emofuse.features import media
-from emofuse.models import pretrained
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.provenance.adopt import adopt
 from emofuse.provenance.chain import Chain, State
 from emofuse.provenance.records import Record
+from emofuse.training.initialisation import load_pretrained
+from emofuse.training.model_file import read_model
 from emofuse.utils.errors import UserError
 
 JSON = st.recursive(
@@ -572,7 +572,7 @@ def test_a_header_is_no_pretrained_trunk(tmp_path: Path, network: EmotionNetwork
     file = tmp_path / "w.safetensors"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"w\.safetensors"):
-        pretrained.load(network, SOUND, {"w.safetensors": file})
+        load_pretrained(network, SOUND, {"w.safetensors": file})
 
 
 class Payload:
@@ -625,7 +625,7 @@ def test_a_checkpoint_runs_nothing(tmp_path: Path, form: str) -> None:
 def test_pretrained_weights_run_nothing(tmp_path: Path, network: EmotionNetwork, form: str, name: str) -> None:
     section = SOUND.model_copy(update={"audio": SOUND.audio.model_copy(update={"weights": name})})
     (tmp_path / name).write_bytes(pickled(tmp_path / "ran", form))
-    made = tried(lambda: pretrained.load(network, section, {name: tmp_path / name}), name)
+    made = tried(lambda: load_pretrained(network, section, {name: tmp_path / name}), name)
     assert isinstance(made, Refused)
     assert not (tmp_path / "ran").exists()
 

@@ -120,7 +120,7 @@ def score(params: Params, corpus: str, protocol: str, predictions: str, output: 
     from emofuse.utils.files import write_json
 
     emotions = datasets.get(params.corpus(corpus).kind).emotions
-    scored = external.score(Path(predictions), ROOT / "data" / corpus, protocol, emotions)
+    scored = external.score(Path(predictions), corpus, protocol, emotions, ROOT)
     if output is not None:
         write_json(output, scored.record())
     print(scored.text())

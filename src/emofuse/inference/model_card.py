@@ -16,11 +16,11 @@ from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.writers import WORDS
 from emofuse.report import load as results
 from emofuse.report.load import CorpusResults, Fold, Run
-from emofuse.report.table import NONE, percent, points
+from emofuse.report.table import points
 from emofuse.report.tables import NAMES, scores
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_table
-from emofuse.utils.text import ranges
+from emofuse.utils.text import NONE, percent, ranges
 
 LICENCES = {
     "ravdess": (

@@ -27,7 +27,6 @@ from emofuse.paths import PUBLISHED
 from emofuse.provenance.chain import Chain, State
 from emofuse.provenance.records import SOURCES, SUFFIX, Record, commit, content, everything
 from emofuse.report import run_files
-from emofuse.report.table import NOT_RUN
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic, read_table, write_table
 from emofuse.utils.text import ranges
@@ -390,6 +389,8 @@ class _Comparison:
 
 def _rows(path: Path) -> dict[str, dict[str, str]]:
     """The rows of a table by what names them; of several with one name, the later ones are numbered."""
+    from emofuse.report.table import NOT_RUN
+
     found: dict[str, dict[str, str]] = {}
     seen: Counter[str] = Counter()
     for row in read_table(path):
