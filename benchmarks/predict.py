@@ -70,10 +70,10 @@ def models(folder: Path, name: str, loaded: config.Params, count: int, detector:
 
 
 def seconds_of(file: Path, loaded: predictor.Models) -> float:
-    """What it takes to answer a video; raises where there is no answer."""
+    """The seconds that a prediction takes; raises if there is none."""
     started = time.perf_counter()
-    (clip,) = predictor.ask([file], loaded)
-    assert clip.answers, clip.refusal(loaded.bundle)
+    (clip,) = predictor.predict([file], loaded)
+    assert clip.predictions, clip.failure(loaded.bundle)
     return time.perf_counter() - started
 
 

@@ -13,10 +13,13 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the name of the file, and its suffix once more
@@ -126,6 +129,36 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path} is missing: run the stage that writes it") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from None
+
+
+def read_csv(path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it") -> pd.DataFrame:
+    """Read a CSV file that `stage` wrote, with all columns as text and empty cells as "".
+
+    Raises `UserError` if it is missing, is not a CSV file, lacks one of `columns`, or is truncated.
+    """
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_filter=False, index_col=False)
+        with Path(path).open("rb") as stream:
+            stream.seek(-1, os.SEEK_END)
+            ends_in_a_line = stream.read() != b"\n"
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run {stage}") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        raise UserError(f"{path}: no column {absent[0]}; run its stage again")
+    if ends_in_a_line and len(frame) and frame.iloc[-1, -1] == "":  # pandas pads short rows
+        raise UserError(f"{path}: it is truncated; run its stage again")
+    return frame
+
+
+def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
+    """Write the columns of a frame, without its index, as a CSV file, atomically."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_table(
