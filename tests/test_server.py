@@ -27,7 +27,7 @@ from emofuse import tracking
 from emofuse.paths import RunKey
 logging.basicConfig(format="%(message)s")
 tracking.SHORT = tracking.INTERVAL = 0.1
-tracking.PATIENCE = tracking.TURN = 300  # a busy machine, and a server that takes long to check a password
+tracking.PATIENCE = tracking.LOCK_TIMEOUT = 300  # a busy machine, and a server that takes long to check a password
 key = RunKey("demo", "kfold_8", "proposed", 1, int(sys.argv[2]))
 with tracking.TrainingRun(key, fake.SETTINGS, {}) as live:
     for row in fake.history(0.1 * key.fold):

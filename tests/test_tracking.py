@@ -404,7 +404,7 @@ def test_a_process_that_is_killed_while_it_makes_the_store_leaves_no_half_of_it(
 def test_a_lock_that_nobody_gives_back_is_one_warning(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "TURN", 0.2)
+    monkeypatch.setattr(tracking, "LOCK_TIMEOUT", 0.2)
     with tracking._lock(root):
         with TrainingRun(KEY, PARAMETERS, TAGS, None, root) as live:
             live.epoch(fake.history()[0])
@@ -594,7 +594,7 @@ def test_however_long_mlflow_waits_a_training_does_not(
         with TrainingRun(KEY, PARAMETERS, TAGS, None, tmp_path) as live:
             live.epoch(fake.history()[0])
         assert time.monotonic() - started < 2
-        assert "no answer" in caplog.text
+        assert "no response" in caplog.text
     live._thread.join(20)
 
 
