@@ -190,7 +190,7 @@ def test_the_page_shows_the_predictions_and_loads_nothing(predicted: Path, chrom
     assert [url for url in requested if not url.startswith("data:")] == [page]
     assert not errors
     text = tab.inner_text("body")
-    assert "do not judge anybody by it" in text
+    assert "do not judge anybody by them" in text
     assert "no prediction" in text
     for kind, count in (("bars", 2), ("timeline", 1), ("attention", 2)):
         drawings = tab.locator(f"figure.{kind} svg")

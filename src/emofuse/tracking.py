@@ -158,7 +158,9 @@ def track(corpus: str, params: Params, root: Path) -> None:
     with _explained(root, f"once it works, run `emofuse track {corpus}` again"), _lock(root, ".track"):
         experiment = _open(corpus, root)
         uploaded = sum(_upload(key, experiment, root) for key in evaluated)
-    log.info("MLflow: %d of %d evaluated folds of %s uploaded; the others were complete", uploaded, len(evaluated), corpus)
+    log.info(
+        "MLflow: %d of %d evaluated folds of %s uploaded; the others were complete", uploaded, len(evaluated), corpus
+    )
 
 
 def serve(port: int, root: Path = Path()) -> None:
@@ -174,7 +176,9 @@ def serve(port: int, root: Path = Path()) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise UserError(f"port {port}: {error.strerror}; choose another one with --port, such as `emofuse ui --port 5001`") from None
+            raise UserError(
+                f"port {port}: {error.strerror}; choose another one with --port, such as `emofuse ui --port 5001`"
+            ) from None
     with _explained(root, "once it works, run `emofuse ui` again"):
         _connect(root)
         import mlflow

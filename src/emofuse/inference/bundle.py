@@ -232,7 +232,7 @@ def _ensemble(chain: Chain, keys: Sequence[RunKey]) -> Ensemble:
     chain.refuse([key.metrics for key in keys])
     models = []
     for key in keys:
-        scored, trained = read_json(chain.root / key.metrics), chain.maker(key.model)
+        scored, trained = read_json(chain.root / key.metrics), chain.producer(key.model)
         try:
             temperature = float(scored["calibration"]["temperature"])
         except (KeyError, TypeError, ValueError):
