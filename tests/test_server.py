@@ -59,8 +59,8 @@ def runs(client: MlflowClient, experiment: str) -> list[Run]:
     """The runs of an experiment, the parents first."""
     found = client.get_experiment_by_name(experiment)
     assert found is not None, f"no {experiment} in {[each.name for each in client.search_experiments()]}"
-    made = client.search_runs([found.experiment_id], max_results=1000)
-    return sorted(made, key=lambda run: run.data.tags["emofuse.run"])
+    found_runs = client.search_runs([found.experiment_id], max_results=1000)
+    return sorted(found_runs, key=lambda run: run.data.tags["emofuse.run"])
 
 
 def test_eight_folds_at_once_lose_nothing(client: MlflowClient, tmp_path: Path) -> None:

@@ -142,32 +142,32 @@ def test_a_person_keeps_their_number_across_windows(tmp_path: Path) -> None:
     assert people.names([track(2, 3), track(50, 3), track(100, 3)], 3) == [1, 3, 2]
 
 
-Made = Callable[[Path, Path], None]
+Conversion = Callable[[Path, Path], None]
 
 
-def variable(film: Path, made: Path) -> None:
+def variable(film: Path, output: Path) -> None:
     """Frames that are shown for 40 or 120 ms."""
-    ffmpeg("-i", film, "-vf", "select='not(mod(n,2))+lt(mod(n,9),4)'", "-fps_mode", "vfr", made)
+    ffmpeg("-i", film, "-vf", "select='not(mod(n,2))+lt(mod(n,9),4)'", "-fps_mode", "vfr", output)
 
 
-def damaged(film: Path, made: Path) -> None:
+def damaged(film: Path, output: Path) -> None:
     """A few hundred bytes in the middle are noise."""
     content = bytearray(film.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 400] = np.random.default_rng(1).bytes(400)
-    made.write_bytes(content)
+    output.write_bytes(content)
 
 
-GOOD: dict[str, Made] = {
-    "one frame a second": lambda film, made: ffmpeg("-i", film, "-r", "1", "-t", "3", made),
-    "8K": lambda film, made: ffmpeg(
-        "-i", film, "-vf", "scale=7680:4320,fps=4", "-preset", "ultrafast", "-c:a", "copy", "-t", "1.5", made
+GOOD: dict[str, Conversion] = {
+    "one frame a second": lambda film, output: ffmpeg("-i", film, "-r", "1", "-t", "3", output),
+    "8K": lambda film, output: ffmpeg(
+        "-i", film, "-vf", "scale=7680:4320,fps=4", "-preset", "ultrafast", "-c:a", "copy", "-t", "1.5", output
     ),
-    "held upright": lambda film, made: ffmpeg("-display_rotation", "90", "-i", film, "-c", "copy", made),
+    "held upright": lambda film, output: ffmpeg("-display_rotation", "90", "-i", film, "-c", "copy", output),
     "variable frame rate": variable,
-    "5.1 sound": lambda film, made: ffmpeg("-i", film, "-c:v", "copy", "-ac", "6", made),
-    "webm": lambda film, made: ffmpeg(
-        "-i", film, "-vf", "scale=320:-2", "-deadline", "realtime", made.with_suffix(".webm")
+    "5.1 sound": lambda film, output: ffmpeg("-i", film, "-c:v", "copy", "-ac", "6", output),
+    "webm": lambda film, output: ffmpeg(
+        "-i", film, "-vf", "scale=320:-2", "-deadline", "realtime", output.with_suffix(".webm")
     ),
 }
 
@@ -177,12 +177,12 @@ def test_files_from_phones_and_editors_are_usable(
     shared_data: Path, tmp_path: Path, detect: faces.Detect, kind: str
 ) -> None:
     film = shared_data / FILM
-    made = tmp_path / "made.mp4"
+    output = tmp_path / "output.mp4"
     if kind == "held upright":  # phones store the frames rotated
         ffmpeg("-i", film, "-vf", "transpose=clock", "-c:a", "copy", tmp_path / "lying.mp4")
         film = tmp_path / "lying.mp4"
-    GOOD[kind](film, made)
-    (file,) = tmp_path.glob("made.*")
+    GOOD[kind](film, output)
+    (file,) = tmp_path.glob("output.*")
     (sample,) = windows.samples(file, bundle(), detect)
     assert set(sample.features) == {"video", "audio"}, sample.place.missing
     (original,) = windows.samples(shared_data / FILM, bundle(), detect)

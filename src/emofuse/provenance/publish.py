@@ -27,7 +27,6 @@ from emofuse.paths import PUBLISHED
 from emofuse.provenance.chain import Chain, State
 from emofuse.provenance.records import SOURCES, SUFFIX, Record, commit, content, everything
 from emofuse.report import run_files
-from emofuse.report.table import NOT_RUN
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic, read_csv, write_csv
 from emofuse.utils.text import ranges
@@ -192,7 +191,9 @@ def compare(corpus: str, params: Params, root: Path) -> tuple[list[str], bool]:
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """A table of the report as text, indexed by unique row names, without runs that were not run."""
+    """A table of the report as text, indexed by unique row names, without rows of runs that are missing."""
+    from emofuse.report.table import NOT_RUN
+
     table = read_csv(path)
     table = table[~(table == NOT_RUN).any(axis=1)]
     seen: Counter[str] = Counter()
