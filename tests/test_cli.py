@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from emofuse import cli
+from emofuse import __version__, cli
 from emofuse.provenance.code import STAGES
 
 COMMANDS = [
@@ -115,3 +115,8 @@ def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 130
     assert done.stderr == "emofuse: interrupted; run the same command again to continue\n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"emofuse {__version__}\n"
