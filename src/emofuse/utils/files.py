@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -200,3 +201,26 @@ def sha256(path: Path | str) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that writes it") from None
+
+
+def read_yaml(path: Path | str, missing: str) -> Any:
+    """The content of a YAML 1.2 file that a user wrote; DVC reads params.yaml with the same loader.
+
+    Raises `UserError`, with the line number, for invalid YAML and for a key that is set twice. `missing` says what to do
+    if there is no such file.
+    """
+    from ruamel.yaml import YAML
+
+    try:
+        return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {missing}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
+    except Exception as error:  # impossible dates, huge integers and the like raise more than YAMLError
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: not YAML: {where}{printable(' '.join(problem.split()))}") from None
