@@ -1,18 +1,18 @@
-"""What the audio stage costs beside bare decoding and beside librosa, and how much memory it takes.
+"""The audio stage compared with bare decoding and with librosa, and its peak memory.
 
-`python benchmarks/audio.py [FOLDER] [--clips N]`, in the repository's root; librosa is not among the project's
-packages: `uv pip install librosa` first. FOLDER holds `ravdess_speech_16k` (the 1,440 recordings), `ravdess_av` and
-`cremad`; by default it is EMOFUSE_SHARED_DATA or ../shared/data. Everything runs on one core, the contenders in turn
-on one of the corpus's eight shards after another. The last lines are its figures, `name: value`, milliseconds a clip:
+Run `python benchmarks/audio.py [FOLDER] [--clips N]` in the repository's root. It needs librosa, which is not a
+dependency of the project: `uv pip install librosa`. FOLDER contains `ravdess_speech_16k` (the 1,440 recordings),
+`ravdess_av` and `cremad`; the default is EMOFUSE_SHARED_DATA or ../shared/data. Everything runs on one core, and the
+contenders alternate shard by shard. The last lines are the figures, `name: value`, in milliseconds per clip:
 
-- bare: each file decoded by PyAV and resampled, frame by frame, to one array of samples at 16 kHz;
-- stage: `emofuse.features.audio.extract`, from the shard's zip to the features on disk; log_mel: the spectrogram alone, of
-  samples that are there;
-- librosa: `librosa.load` and what follows; librosa_log_mel: `feature.melspectrogram` and `power_to_db`, of samples
-  that are there;
+- bare: PyAV decodes each file and resamples it, frame by frame, to one array of samples at 16 kHz;
+- stage: `emofuse.features.audio.extract`, from the shard's zip to the features on disk;
+- log_mel: only the spectrogram, from samples in memory;
+- librosa: `librosa.load` and the spectrogram;
+- librosa_log_mel: only `feature.melspectrogram` and `power_to_db`, from samples in memory.
 
-with the parameters of ravdess_audio and, where it says 256_bands, with those of ravdess and cremad. `film` are the
-sound tracks of the original mp4 (RAVDESS) and flv files (CREMA-D).
+The parameters are those of ravdess_audio or, for figures marked 256_bands, those of ravdess and cremad. `film` refers to
+the audio tracks of the original mp4 (RAVDESS) and flv files (CREMA-D).
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import av
 import numpy as np
+from common import CLIPS, CORES, peak_memory_mb, print_figures, shared_data
 
 from emofuse import config
 from emofuse.datasets import base
 from emofuse.features import audio, media
 
 RATE = 16000
-CORES = SHARDS = 8
-CLIPS = {"ravdess": 1440, "cremad": 7442}
+SHARDS = 8
 
 
 class Shard:
-    """A zip of some clips, each as often as `copies` says, and their rows of the index."""
+    """A zip with `copies` copies of each clip, and the corresponding rows of the index."""
 
     def __init__(self, folder: Path, files: Sequence[Path], copies: int = 1) -> None:
         self.folder, self.files = folder, files
         folder.mkdir()
         members = sorted((f"{copy:04d}-{file.name}", file) for copy in range(copies) for file in files)
         base.write_shard(folder / "shard.zip", ((name, file.read_bytes()) for name, file in members))
-        lengths = {file: f"{media.probe(file.read_bytes()).duration:.3f}" for file in files}
-        self.rows = [{"clip": name, "sound": name, "duration": lengths[file]} for name, file in members]
+        durations = {file: f"{media.probe(file.read_bytes()).duration:.3f}" for file in files}
+        self.rows = [{"clip": name, "sound": name, "duration": durations[file]} for name, file in members]
 
     @cached_property
     def samples(self) -> list[np.ndarray]:
@@ -72,7 +72,7 @@ def bare(shard: Shard) -> None:
 def stage(section: config.Audio, shard: Shard) -> None:
     table = shard.folder / "shard.csv"
     audio.extract(shard.rows, shard.folder / "shard.zip", section, shard.folder / "shard.npy", table)
-    assert table.read_text().count(",ok\n") == len(shard.rows), f"bad clips among {shard.files[0].parent}"
+    assert table.read_text().count(",ok\n") == len(shard.rows), f"unusable clips in {shard.files[0].parent}"
 
 
 def log_mel(section: config.Audio, shard: Shard) -> None:
@@ -97,26 +97,27 @@ def librosa_log_mel(section: config.Audio, shard: Shard, load: bool = False) -> 
         librosa.power_to_db(power)
 
 
-def in_turn(contenders: dict[str, Contender], shards: Sequence[Shard]) -> dict[str, float]:
-    """Milliseconds a clip of each contender, over all shards, one after the other on each."""
+def milliseconds_per_clip(contenders: dict[str, Contender], shards: Sequence[Shard]) -> dict[str, float]:
+    """The mean time of each contender over all shards. The contenders alternate, after a warm-up on the first shard."""
     for contender in contenders.values():
         contender(shards[0])
     seconds: dict[str, float] = defaultdict(float)
     for shard in shards:
-        _ = shard.samples
+        _ = shard.samples  # decoded now, outside the measurement
         for name, contender in contenders.items():
-            started = time.perf_counter()
+            start = time.perf_counter()
             contender(shard)
-            seconds[name] += time.perf_counter() - started
+            seconds[name] += time.perf_counter() - start
         del shard.samples
-    return {name: 1000 * spent / sum(len(shard.rows) for shard in shards) for name, spent in seconds.items()}
+    clips = sum(len(shard.rows) for shard in shards)
+    return {name: 1000 * total / clips for name, total in seconds.items()}
 
 
-def on_recordings(shards: Sequence[Shard]) -> dict[str, float]:
+def measure_recordings(shards: Sequence[Shard]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for suffix, corpus in (("", "ravdess_audio"), ("_256_bands", "ravdess")):
-        section = section_of(corpus)
-        spent = in_turn(
+        section = audio_section(corpus)
+        times = milliseconds_per_clip(
             {
                 "bare": bare,
                 "stage": partial(stage, section),
@@ -126,46 +127,46 @@ def on_recordings(shards: Sequence[Shard]) -> dict[str, float]:
             },
             shards,
         )
-        figures |= {f"{name}{suffix}_ms": value for name, value in spent.items()}
-        figures[f"stage{suffix}_over_bare"] = spent["stage"] / spent["bare"]
-        figures[f"librosa{suffix}_over_stage"] = spent["librosa"] / spent["stage"]
-        figures[f"librosa_log_mel{suffix}_over_log_mel"] = spent["librosa_log_mel"] / spent["log_mel"]
+        figures |= {f"{name}{suffix}_ms": value for name, value in times.items()}
+        figures[f"stage{suffix}_over_bare"] = times["stage"] / times["bare"]
+        figures[f"librosa{suffix}_over_stage"] = times["librosa"] / times["stage"]
+        figures[f"librosa_log_mel{suffix}_over_log_mel"] = times["librosa_log_mel"] / times["log_mel"]
     return figures
 
 
-def on_films(corpus: str, shard: Shard, times: int) -> dict[str, float]:
-    """The figures of one corpus's films, and what the whole corpus would take."""
-    spent = in_turn({"bare": bare, "stage": partial(stage, section_of(corpus))}, [shard] * times)
-    started = time.perf_counter()
+def measure_films(corpus: str, shard: Shard, repetitions: int) -> dict[str, float]:
+    """The figures of a corpus's original files, and a projection for the whole corpus."""
+    times = milliseconds_per_clip({"bare": bare, "stage": partial(stage, audio_section(corpus))}, [shard] * repetitions)
+    start = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import emofuse.features.audio"], check=True)
-    start = time.perf_counter() - started
-    whole = CLIPS[corpus] / CORES * spent["stage"] / 1000 + start
+    startup = time.perf_counter() - start
+    projected = CLIPS[corpus] / CORES * times["stage"] / 1000 + startup
     print(
-        f"{corpus}: {CLIPS[corpus]:,} clips / {CORES} cores × {spent['stage']:.1f} ms + {start:.1f} s to start"
-        f" = {whole:.1f} s"
+        f"{corpus}: {CLIPS[corpus]:,} clips / {CORES} cores × {times['stage']:.1f} ms + {startup:.1f} s start-up"
+        f" = {projected:.1f} s"
     )
     return {
-        f"{corpus}_film_bare_ms": spent["bare"],
-        f"{corpus}_film_stage_ms": spent["stage"],
-        f"{corpus}_film_stage_over_bare": spent["stage"] / spent["bare"],
-        f"{corpus}_on_{CORES}_cores_s": whole,
+        f"{corpus}_film_bare_ms": times["bare"],
+        f"{corpus}_film_stage_ms": times["stage"],
+        f"{corpus}_film_stage_over_bare": times["stage"] / times["bare"],
+        f"{corpus}_on_{CORES}_cores_s": projected,
     }
 
 
-def peak(shard: Shard) -> float:
-    """Peak memory, in MB, of a process that does the stage on a shard, with the parameters of ravdess."""
+def peak_of_stage(shard: Shard) -> float:
+    """The peak memory, in MB, of a process that runs the stage on a shard with the parameters of ravdess."""
     return float(subprocess.check_output([sys.executable, __file__, "--peak-of", shard.folder], text=True))
 
 
-def peak_of(folder: Path) -> float:
+def run_stage_for_peak(folder: Path) -> float:
+    """The child process of `peak_of_stage`."""
     archive = folder / "shard.zip"
     rows = [{"clip": name, "sound": name, "duration": "3.5"} for name in base.members(archive)]
-    audio.extract(rows, archive, section_of("ravdess"), folder / "shard.npy", folder / "shard.csv")
-    # Not getrusage: it starts with the peak of the process that started this one.
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    audio.extract(rows, archive, audio_section("ravdess"), folder / "shard.npy", folder / "shard.csv")
+    return peak_memory_mb()
 
 
-def section_of(corpus: str) -> config.Audio:
+def audio_section(corpus: str) -> config.Audio:
     section = config.load().corpus(corpus).audio
     assert section is not None
     return section
@@ -173,41 +174,39 @@ def section_of(corpus: str) -> config.Audio:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    default = Path(os.environ.get("EMOFUSE_SHARED_DATA") or beside)
-    parser.add_argument("folder", nargs="?", type=Path, default=default)
-    parser.add_argument("--clips", type=int, default=1440, help="so many of the recordings (all of them)")
+    parser.add_argument("folder", nargs="?", type=Path, default=shared_data(), help="real clips")
+    parser.add_argument("--clips", type=int, default=1440, help="number of recordings to use (default: all 1440)")
     parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
-        print(peak_of(options.peak_of))
+        print(run_stage_for_peak(options.peak_of))
         return 0
     try:
         import librosa  # noqa: F401
     except ModuleNotFoundError:
-        sys.exit("librosa is not installed, and nothing but this benchmark needs it: uv pip install librosa")
+        sys.exit("librosa is not installed (only this benchmark needs it): uv pip install librosa")
     recordings = sorted(options.folder.glob("ravdess_speech_16k/Actor_*/*.flac"))
     films = {
         "ravdess": sorted(options.folder.glob("ravdess_av/Actor_*/01-*.mp4")),
         "cremad": sorted(options.folder.glob("cremad/VideoFlash/*.flv")),
     }
     if not (recordings and all(films.values())):
-        sys.exit(f"{options.folder}: want ravdess_speech_16k, ravdess_av and cremad with their clips there")
+        sys.exit(f"{options.folder}: clips are missing; it must contain ravdess_speech_16k, ravdess_av and cremad")
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
-    chosen = recordings[:: max(1, len(recordings) // options.clips)]
-    shards = [chosen[k * len(chosen) // SHARDS : (k + 1) * len(chosen) // SHARDS] for k in range(SHARDS)]
-    figures: dict[str, float] = {"recordings": len(chosen)}
+    selected = recordings[:: max(1, len(recordings) // options.clips)]
+    shards = [selected[k * len(selected) // SHARDS : (k + 1) * len(selected) // SHARDS] for k in range(SHARDS)]
+    figures: dict[str, float] = {"recordings": len(selected)}
     with tempfile.TemporaryDirectory(prefix="emofuse-") as name:
         folder = Path(name)
-        figures |= on_recordings([Shard(folder / str(k), files) for k, files in enumerate(shards)])
+        figures |= measure_recordings([Shard(folder / str(k), files) for k, files in enumerate(shards)])
         for corpus, files in films.items():
-            times = max(1, min(options.clips, 200) // len(files))
-            figures |= on_films(corpus, Shard(folder / corpus, files), times)
+            repetitions = max(1, min(options.clips, 200) // len(files))
+            figures |= measure_films(corpus, Shard(folder / corpus, files), repetitions)
         for clips in (10, 1000):
-            figures[f"peak_mb_of_{clips}_clips"] = peak(Shard(folder / f"peak-{clips}", recordings[:10], clips // 10))
-    for name, value in figures.items():
-        print(f"{name}: {value:.4g}")
+            shard = Shard(folder / f"peak-{clips}", recordings[:10], clips // 10)
+            figures[f"peak_mb_of_{clips}_clips"] = peak_of_stage(shard)
+    print_figures(figures)
     return 0
 
 

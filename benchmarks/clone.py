@@ -1,4 +1,4 @@
-"""A copy of the working tree, for benchmarks that run in one."""
+"""Copy the working tree, for benchmarks that run in a clone."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def copy_tree(folder: Path) -> None:
-    """Put there what git tracks in the current folder, or would add."""
-    listed = ["git", "ls-files", "-co", "--exclude-standard"]
-    for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.splitlines():
+    """Copy to `folder` all files of the current folder that git tracks or would add."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    for name in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
         if Path(name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(name, folder / name)

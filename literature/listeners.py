@@ -1,39 +1,38 @@
-"""How often people recognised what CREMA-D's actors intended: `python literature/listeners.py VOTES > literature/listeners.csv`.
+"""How often people recognise the emotion that CREMA-D's actors intended.
 
-VOTES is the corpus's processedResults/tabulatedVotes.csv, with a row for each clip and way of showing it: the sound
-alone, the picture alone, or both, told apart by the first digit of the row's number.
+`python literature/listeners.py VOTES > literature/listeners.csv`, where VOTES is the corpus's
+processedResults/tabulatedVotes.csv. It has one row per clip and presentation (audio only, video only or both), which the
+first digit of the row's number encodes.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections import Counter
 from pathlib import Path
+
+import pandas as pd
 
 from emofuse.datasets import cremad
 
 MODALITIES = {"3": "audio_video", "1": "audio", "2": "video"}
-LETTERS = dict(zip(cremad.EMOTIONS, "ADFHNS", strict=True))
-METHOD = "votes for the emotion that the actor intended, of all votes on the 7,442 clips in that modality"
+LETTERS = dict(zip("ADFHNS", cremad.EMOTIONS, strict=True))
+METHOD = "votes for the intended emotion as a share of all votes on the 7,442 clips in that modality"
 SOURCE = f"CREMA-D, {cremad.VOTES}"
 
 
-def main(table: Path) -> None:
-    votes: Counter[tuple[str, str]] = Counter()
-    right: Counter[tuple[str, str]] = Counter()
-    with table.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            intended = cremad.parse(row["fileName"]).emotion
-            key = MODALITIES[row[""][0]], intended
-            votes[key] += sum(int(row[letter]) for letter in LETTERS.values())
-            right[key] += int(row[LETTERS[intended]])
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["corpus", "modality", "emotion", "votes", "share", "method", "source"])
+def main(path: Path) -> None:
+    rows = pd.read_csv(path, index_col=0).rename(columns=LETTERS)
+    modalities = rows.index.astype(str).str[0].map(MODALITIES)
+    intended = rows["fileName"].str.split("_").str[2].map(cremad.CODES)
+    votes = rows[list(cremad.EMOTIONS)].groupby([modalities, intended]).sum()
+    results = []
     for modality in MODALITIES.values():
         for emotion in cremad.EMOTIONS:
-            key = modality, emotion
-            writer.writerow(["cremad", *key, votes[key], f"{right[key] / votes[key]:.6f}", METHOD, SOURCE])
+            counts = votes.loc[modality, emotion]
+            share = counts[emotion] / counts.sum()
+            results.append(("cremad", modality, emotion, counts.sum(), share, METHOD, SOURCE))
+    columns = ["corpus", "modality", "emotion", "votes", "share", "method", "source"]
+    pd.DataFrame(results, columns=columns).to_csv(sys.stdout, index=False, float_format="%.6f", lineterminator="\n")
 
 
 if __name__ == "__main__":

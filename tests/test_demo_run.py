@@ -1,4 +1,4 @@
-"""The demo in a fresh clone: what a newcomer sees after one command."""
+"""The demo in a fresh clone, as a newcomer runs it with one command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entr
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone in which the first of the README's commands has run, on the demo as it is."""
+    """A clone in which the unmodified demo has been run."""
     folder = tmp_path_factory.mktemp("whole") / "emofuse"
     copy_tree(folder)
     commit(folder)
@@ -38,17 +38,17 @@ def test_every_fold_of_every_variant_is_scored_on_unseen_actors(demo: Path) -> N
     section = params.load(ROOT / "params.yaml").corpora["demo"].demo
     assert section is not None
     for variant in VARIANTS:
-        tested: list[int] = []
+        test_actors: list[int] = []
         for fold in range(3):
             base = demo / "results/demo/runs/kfold_3" / variant / "seed-1" / f"fold-{fold}"
             scores = json.loads((base / "metrics.json").read_text())
-            tested += scores["actors"]
+            test_actors += scores["actors"]
             assert scores["clips"] == len(list(csv.DictReader((base / "predictions.csv").open()))) > 100
-        assert sorted(tested) == list(range(1, section.actors + 1))
+        assert sorted(test_actors) == list(range(1, section.actors + 1))
 
 
 @pytest.mark.slow
-def test_the_report_opens_with_what_its_numbers_are_worth(demo: Path) -> None:
+def test_the_report_starts_with_a_caveat_about_its_numbers(demo: Path) -> None:
     page = (demo / "results/demo/report.html").read_text()
     visible = re.sub(r"<(style|title|head).*?</\1>|<[^>]+>", " ", page, flags=re.DOTALL)
     first = next(line.strip() for line in visible.splitlines() if line.strip())
@@ -59,14 +59,14 @@ def test_the_report_opens_with_what_its_numbers_are_worth(demo: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_learned_numbers_stand_beside_the_bayes_accuracies(demo: Path) -> None:
-    text = (demo / "results/demo/tables/modality.md").read_text()
+def test_the_report_compares_results_with_the_bayes_accuracies(demo: Path) -> None:
+    markdown = (demo / "results/demo/tables/modality.md").read_text()
     for percent in ("70.6", "71.9", "94.5"):
-        assert percent in text
+        assert percent in markdown
 
 
 @pytest.mark.integration
-def test_training_again_gives_the_same_bits(micro_run: Path, tmp_path: Path) -> None:
+def test_repeated_training_is_bit_identical(micro_run: Path, tmp_path: Path) -> None:
     folder = micro.copied(micro_run, tmp_path)
     files = [folder / micro.MODEL, folder / micro.PREDICTIONS]
     before = [path.read_bytes() for path in files]
@@ -78,12 +78,12 @@ def test_training_again_gives_the_same_bits(micro_run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_the_demo_is_learned_and_shuffled_labels_are_not(demo: Path) -> None:
+def test_accuracy_is_near_bayes_and_at_chance_with_shuffled_labels(demo: Path) -> None:
     printed = run(demo, sys.executable, "benchmarks/demo.py")
     figures = {name: float(value) for name, value in re.findall(r"^(\w+): ([\d.]+)$", printed, re.MULTILINE)}
     assert figures["proposed_war_over_bayes"] >= 0.9
     assert figures["audio_only_war_over_bayes"] >= 0.85
     assert figures["video_only_war_over_bayes"] >= 0.85
     assert figures["proposed_war"] > max(figures["audio_only_war"], figures["video_only_war"])
-    # A guess is right 12.5 % of the time, ± 1.5 % on some 500 clips.
+    # Chance is 12.5 %, with a standard error of 1.5 points on about 500 clips.
     assert abs(figures["shuffled_labels_war"] - figures["chance_war"]) < 0.06

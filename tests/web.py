@@ -1,4 +1,4 @@
-"""A web server on 127.0.0.1 that serves files, and fails on demand in the ways that real ones do."""
+"""A web server on 127.0.0.1 that serves files and, on demand, fails in the ways that real servers do."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Answers a path with its file, after the faults that are queued for it, one a request.
+    """Serves `files` by path. Each request for a path first consumes one of the faults queued for it.
 
-    Faults: a status ("503"), with what the host asks to wait ("429 120"); "truncated", "reset" and "silent" after
-    half of what is asked for, or after so many bytes ("truncated 1000"); "wrong" and "long" content; "paired", which
-    waits for another such request and then a moment longer.
+    A fault is one of:
+    - an HTTP status, optionally with a Retry-After header: "503", "429 120";
+    - "truncated", "reset" or "silent": the connection is closed, reset or stalls after half of the content, or after a
+      number of bytes ("truncated 1000");
+    - "wrong" or "long": the content has wrong bytes or too many;
+    - "paired": the request waits until another such request is being served, and then a moment longer.
     """
 
     daemon_threads = True
@@ -26,30 +29,30 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = defaultdict(list)
-        self.ranges = True  # whether it takes Range
-        self.validator = "etag"  # what it says of a file's version: "etag", "weak", "date" or ""
-        self.asked: list[str] = []
-        self.headers: list[dict[str, str]] = []  # of each request
-        self.sent = 0  # bytes of files
-        self.connections = 0  # ever
-        self.paired = self.most_paired = 0  # requests that wait for one another
-        self.counting = threading.Lock()
-        self.pairs = threading.Barrier(2, timeout=60)
+        self.ranges = True  # whether Range headers are honoured
+        self.validator = "etag"  # the header that identifies a file's version: "etag", "weak" (ETag), "date" or ""
+        self.asked: list[str] = []  # the path of each request
+        self.headers: list[dict[str, str]] = []  # the headers of each request
+        self.sent = 0  # bytes of content
+        self.connections = 0  # accepted so far
+        self.paired = self.most_paired = 0  # concurrent "paired" requests: now, and at most
+        self.lock = threading.Lock()
+        self.barrier = threading.Barrier(2, timeout=60)
         self.closing = threading.Event()
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, *arguments: object) -> None:
-        pass  # a client that goes away in the middle
+        pass  # clients may disconnect during a transfer
 
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # headers and content in one packet
+    wbufsize = -1  # buffered, so that headers and content are sent together
 
     def setup(self) -> None:
         super().setup()
-        with self.server.counting:
+        with self.server.lock:
             self.server.connections += 1
 
     def do_GET(self) -> None:
@@ -62,16 +65,16 @@ class Handler(BaseHTTPRequestHandler):
         if fault.isdigit() or data is None:
             return self._status(int(fault or 404), {"Retry-After": detail} if detail else {})
         if fault == "paired":
-            self._wait_for_another()
+            self._wait_for_pair()
         if fault == "wrong":
             data = bytes(len(data))
         if fault == "long":
             data += b"more"
         versions = self._versions(data)
         start = 0
-        asked = self.headers.get("Range")
-        if asked and self.server.ranges and self.headers.get("If-Range") in (None, *versions.values()):
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        requested = self.headers.get("Range")
+        if requested and self.server.ranges and self.headers.get("If-Range") in (None, *versions.values()):
+            start = int(requested.removeprefix("bytes=").removesuffix("-"))
             if start >= len(data):
                 return self._status(416, {"Content-Range": f"bytes */{len(data)}"})
         self.send_response(206 if start else 200)
@@ -100,13 +103,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _wait_for_another(self) -> None:
-        with self.server.counting:
+    def _wait_for_pair(self) -> None:
+        with self.server.lock:
             self.server.paired += 1
             self.server.most_paired = max(self.server.most_paired, self.server.paired)
-        self.server.pairs.wait()
+        self.server.barrier.wait()
         self.server.closing.wait(0.5)
-        with self.server.counting:
+        with self.server.lock:
             self.server.paired -= 1
 
     def _versions(self, data: bytes) -> dict[str, str]:
@@ -124,7 +127,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server that answers until the block ends."""
+    """A server that runs until the block ends."""
     server = Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
