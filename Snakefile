@@ -1,6 +1,6 @@
-# emofuse, from clips to tables. `snakemake --cores 8 --resources gpu=1` runs the corpora of the paper, `snakemake demo` (or
-# the name of any other corpus of params.yaml) one corpus, `snakemake demo_features` one step of it. The whole graph is here
-# and in workflow/rules; dvc.yaml calls these targets.
+# From clips to tables. `snakemake --cores 8 --resources gpu=1` runs the corpora of the paper; `snakemake demo --cores 2` (or
+# any other corpus of params.yaml) runs one corpus, and `snakemake demo_features --cores 2` one step of it. The graph is
+# defined here and in workflow/rules; dvc.yaml calls these targets.
 from snakemake.utils import min_version
 
 min_version("9.19")

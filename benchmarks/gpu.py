@@ -39,6 +39,7 @@ from statistics import median
 import numpy as np
 import peers
 import torch
+from common import print_figures
 from peers import Film, Size
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -278,8 +279,7 @@ def main() -> int:
         peers.need_librosa(options)
         print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: the results are meaningless")
         figures = measure(options, device, Path(name))
-    for name, value in figures.items():
-        print(f"{name}: {value:.4g}")
+    print_figures(figures)
     return 0
 
 

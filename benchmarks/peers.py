@@ -49,6 +49,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pandas as pd
 import torch
+from common import print_figures
 from PIL import Image
 
 from emofuse import config
@@ -426,8 +427,7 @@ def main() -> int:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory(prefix="emofuse-") as name:
         figures = measure(options, Path(name))
-    for name, value in figures.items():
-        print(f"{name}: {value:.4g}")
+    print_figures(figures)
     return 0
 
 

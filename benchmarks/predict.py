@@ -74,8 +74,8 @@ def write_bundle(folder: Path, corpus: str, params: config.Params, count: int, d
 
 
 def predict(file: Path, models: predictor.Models) -> None:
-    (clip,) = predictor.ask([file], models)
-    assert clip.answers, clip.refusal(models.bundle)
+    (clip,) = predictor.predict([file], models)
+    assert clip.predictions, clip.failure(models.bundle)
 
 
 def decode(file: Path, models: predictor.Models) -> None:

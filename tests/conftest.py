@@ -1,4 +1,4 @@
-"""What several tests share."""
+"""Fixtures shared by the tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-# A busy machine is slow now and then; how long an example took says nothing.
+# Examples may be slow on a busy machine, so they have no deadline.
 settings.register_profile("emofuse", deadline=None)
 settings.load_profile("emofuse")
 
@@ -19,9 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real clips and weights beside the repository; EMOFUSE_SHARED_DATA names another.
+    """The folder of real clips and weights, next to the repository or named by EMOFUSE_SHARED_DATA.
 
-    Where there is none the test is skipped, or fails if EMOFUSE_REQUIRE_SHARED_DATA is set.
+    Without it the test is skipped, or fails if EMOFUSE_REQUIRE_SHARED_DATA is set.
     """
     folder = Path(os.environ.get("EMOFUSE_SHARED_DATA") or ROOT.parent / "shared" / "data")
     if not folder.is_dir():
@@ -33,7 +33,7 @@ def shared_data() -> Path:
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that is made once for all processes of the tests; to be copied, not changed."""
+    """A folder that is created once for all test processes. Copy it; do not change it."""
     base = factory.getbasetemp()
     base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     folder = base / name
@@ -54,7 +54,7 @@ def micro_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dvc_run(tmp_path_factory: pytest.TempPathFactory, micro_run: Path) -> Path:
-    """The micro corpus, run by DVC and committed, with a remote that has it all in `store` beside it."""
+    """The micro corpus, run by DVC, committed, and pushed to a remote in the folder `store` next to it."""
     import micro
 
     return once(tmp_path_factory, "run-by-dvc", lambda folder: micro.run_by_dvc(folder, micro_run)) / "emofuse"
@@ -62,7 +62,7 @@ def dvc_run(tmp_path_factory: pytest.TempPathFactory, micro_run: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pulled_run(tmp_path_factory: pytest.TempPathFactory, dvc_run: Path) -> Path:
-    """A clone of what DVC ran, pulled and adopted, with the clips attached."""
+    """A clone of the DVC run, pulled and adopted, with the clips."""
     import micro
 
     return once(tmp_path_factory, "pulled", lambda folder: micro.pull(folder, dvc_run)) / "emofuse"

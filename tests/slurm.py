@@ -1,4 +1,4 @@
-"""A Slurm of two nodes, each with a GPU that is none, on this machine: slurmctld, slurmd and munged on 127.0.0.1."""
+"""A Slurm cluster of two nodes with fake GPUs on this machine: slurmctld, slurmd and munged on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ NODES = ("node1", "node2")
 
 @dataclass
 class Cluster:
-    """A Slurm that runs, in a folder of its own."""
+    """A running Slurm cluster in its own folder."""
 
     folder: Path
     daemons: dict[str, subprocess.Popen[bytes]]
 
     @property
     def settings(self) -> dict[str, str]:
-        """The environment in which Slurm's commands find it."""
+        """The environment variables with which Slurm's commands find the cluster."""
         return {
             "SLURM_CONF": str(self.folder / "slurm.conf"),
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{servers.PATH}",
         }
 
-    def ask(self, *command: str) -> str:
-        """What a command of Slurm's prints."""
+    def output(self, *command: str) -> str:
+        """The output of a Slurm command."""
         done = subprocess.run(command, env={**os.environ, **self.settings}, capture_output=True, text=True, check=True)
         return done.stdout
 
     def states(self, *nodes: str) -> set[str]:
-        """The states of nodes; none while slurmctld does not answer."""
+        """The states of nodes; empty while slurmctld does not respond."""
         try:
-            return set(self.ask("sinfo", "-h", "-N", "-o", "%t", "-n", ",".join(nodes)).split())
+            return set(self.output("sinfo", "-h", "-N", "-o", "%t", "-n", ",".join(nodes)).split())
         except subprocess.CalledProcessError:
             return set()
 
     def jobs(self) -> list[dict[str, str]]:
-        """Every job that there was: what it asked for and what became of it, by Slurm's names."""
-        lines = self.ask("scontrol", "show", "jobs", "-o").splitlines()
+        """Every job so far: its requests and state, by Slurm's names."""
+        lines = self.output("scontrol", "show", "jobs", "-o").splitlines()
         return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in lines]
 
     def kill(self, node: str) -> None:
-        """A node dies: its slurmd and all that runs on it."""
+        """Kill a node: its slurmd and everything that runs on it."""
         self.daemons[node].kill()
         self.daemons[node].wait()
         for process in psutil.process_iter():
@@ -69,7 +69,7 @@ class Cluster:
                     process.kill()
 
     def revive(self, node: str) -> None:
-        """The node is back."""
+        """Restart a killed node."""
         conf = self.folder / "slurm.conf"
         self.daemons[node] = servers.daemon(
             self.folder / "log" / node, *_name()[1], "slurmd", "-D", "-N", node, "-f", conf
@@ -77,7 +77,7 @@ class Cluster:
         self.wait_for(node)
 
     def wait_for(self, *nodes: str) -> None:
-        """Until the nodes take jobs."""
+        """Wait until the nodes accept jobs."""
         deadline = time.monotonic() + servers.START
         while self.states(*nodes) != {"idle"}:
             assert time.monotonic() < deadline, f"the nodes do not start: see {self.folder / 'log'}"
@@ -116,13 +116,13 @@ PartitionName=gpu Nodes=ALL
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
-    """A Slurm that runs in a folder until the end of the block; skips where it cannot."""
+    """Run a Slurm cluster in a folder during the block; skips the test if that is impossible."""
     for name in PROGRAMS:
         servers.program(name, "munge" if name == "munged" else "slurm-wlm")
     if os.getuid() != 0:
         servers.cannot("Slurm's daemons need root")
     log = folder / "log"
-    folder.chmod(0o755)  # munge wants to be reached
+    folder.chmod(0o755)  # munge requires an accessible folder
     (folder / "state").mkdir()
     log.mkdir()
     (folder / "munge.key").touch(mode=0o600)
@@ -131,31 +131,31 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     host, named = _name()
     (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, host=host, user="root", **ports))
     (folder / "gres.conf").write_text("NodeName=node[1-2] Name=gpu File=/dev/null\n")
-    # Snakemake's plugin drops SLURM_CONF before it calls srun, which then asks for the cluster's own file.
+    # Snakemake's plugin removes SLURM_CONF before it calls srun, which then looks for the default configuration.
     (folder / "bin").mkdir()
     (folder / "bin" / "srun").write_text(
         f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {servers.program("srun", "slurm-wlm")} "$@"\n'
     )
     (folder / "bin" / "srun").chmod(0o755)
-    made = Cluster(folder, {})
+    running = Cluster(folder, {})
     with ExitStack() as stack:
-        stack.callback(_end, made)
+        stack.callback(_end, running)
         names = ("socket", "key-file", "pid-file", "log-file", "seed-file")
         files = (f"--{name}={folder}/munge.{name.split('-')[0]}" for name in names)
-        made.daemons["munged"] = servers.daemon(log / "munged", "munged", "--foreground", "--force", *files)
-        made.daemons["slurmctld"] = servers.daemon(
+        running.daemons["munged"] = servers.daemon(log / "munged", "munged", "--foreground", "--force", *files)
+        running.daemons["slurmctld"] = servers.daemon(
             log / "slurmctld", *named, "slurmctld", "-D", "-f", folder / "slurm.conf"
         )
         for node in NODES:
-            made.daemons[node] = servers.daemon(
+            running.daemons[node] = servers.daemon(
                 log / node, *named, "slurmd", "-D", "-N", node, "-f", folder / "slurm.conf"
             )
-        made.wait_for(*NODES)
-        yield made
+        running.wait_for(*NODES)
+        yield running
 
 
 def _name() -> tuple[str, list[str]]:
-    """The name of this machine, which has to be one of 127.0.0.1, and how a daemon is started that goes by it."""
+    """A host name that resolves to 127.0.0.1, and the command prefix that starts a daemon under that name."""
     host = socket.gethostname().split(".")[0]
     with suppress(OSError):
         if socket.gethostbyname(host).startswith("127."):

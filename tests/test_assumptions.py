@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import ROOT
 from pydantic import BaseModel
+from ruamel.yaml import YAML
 
 from emofuse import config
 from emofuse.report import assumptions, load, tables
@@ -100,7 +100,7 @@ def test_values_are_those_of_params_yaml(project: Path, corpus: str) -> None:
         value = tree
         for key in parameter.split("."):
             value = value[key]
-        assert yaml.load(row["value"], config._Loader) == value, parameter
+        assert YAML(typ="safe").load(row["value"]) == value, parameter
         assert (row["source"], row["reason"]) != ("–", "–"), parameter
 
 

@@ -1,4 +1,4 @@
-"""What reruns a stage: exactly the parameters and the code that its results depend on."""
+"""A stage reruns if, and only if, parameters or code that its results depend on have changed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JOBS: dict[str, dict[str, Any]] = {
 
 
 def settings(folder: Path, change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """The settings of a job of each stage of the demo, after a change of params.yaml."""
+    """The settings of one demo job per stage, after a change of params.yaml."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     change(tree)
     if not (folder / "protocols").exists():
@@ -56,7 +56,7 @@ def settings(folder: Path, change: Callable[[dict[str, Any]], object]) -> dict[s
         ("demo", "source", "/a/folder", set()),
     ],
 )
-def test_a_parameter_changes_the_settings_of_the_jobs_that_depend_on_it(
+def test_a_parameter_changes_the_settings_of_exactly_the_jobs_that_depend_on_it(
     tmp_path: Path, section: str, key: str, value: object, expected: set[str]
 ) -> None:
     before = settings(tmp_path, lambda tree: None)
@@ -64,8 +64,8 @@ def test_a_parameter_changes_the_settings_of_the_jobs_that_depend_on_it(
     assert {stage for stage in before if before[stage] != after[stage]} == expected
 
 
-def test_only_where_clips_come_from_is_in_no_settings(tmp_path: Path) -> None:
-    """Every other parameter of a corpus is in the settings of some job; without this a change would rerun nothing."""
+def test_every_parameter_but_the_source_is_in_some_settings(tmp_path: Path) -> None:
+    """A change of a parameter that is in no settings would rerun nothing."""
     demo = config.load(ROOT / "params.yaml").corpora["demo"]
     covered = {
         name for stage in JOBS for section in settings(tmp_path, lambda tree: None)[stage].values() for name in section
@@ -80,7 +80,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def digests(package: Path) -> dict[str, str]:
-    """Stage → code digest for the demo, of a copy of the package."""
+    """The code digest of each stage for the demo, given a copy of the package."""
     program = "import json; from emofuse.provenance import code as c; print(json.dumps({s: c.digest(s, 'demo') for s in c.STAGES}))"
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     done = subprocess.run(
@@ -89,8 +89,8 @@ def digests(package: Path) -> dict[str, str]:
     return dict(json.loads(done.stdout))
 
 
-def touched(package: Path, root: Path, file: str, change: Callable[[str], str]) -> set[str]:
-    """The stages whose code digest a change of one file changes."""
+def stages_changed(package: Path, root: Path, file: str, change: Callable[[str], str]) -> set[str]:
+    """The stages whose code digest changes with one file."""
     other = shutil.copytree(package, root / "emofuse")
     text = (other / file).read_text()
     assert change(text) != text
@@ -106,7 +106,7 @@ TRAINED = {"train", "evaluate", *REPORTS}
 
 
 @pytest.mark.parametrize(
-    ("file", "added", "concerned", "others"),
+    ("file", "added", "affected", "unaffected"),
     [
         ("models/losses.py", CODE, TRAINED, EVERY - TRAINED),
         ("features/faces.py", CODE, {"faces"}, EVERY - {"faces"}),
@@ -120,23 +120,23 @@ TRAINED = {"train", "evaluate", *REPORTS}
         ("utils/files.py", "\n\n# a comment\n", set(), EVERY),
     ],
 )
-def test_code_touches_the_stages_that_import_it(
-    package: Path, tmp_path: Path, file: str, added: str, concerned: set[str], others: set[str]
+def test_code_changes_the_digests_of_the_stages_that_import_it(
+    package: Path, tmp_path: Path, file: str, added: str, affected: set[str], unaffected: set[str]
 ) -> None:
-    found = touched(package, tmp_path, file, lambda text: text + added)
-    assert found >= concerned
-    assert not found & others
+    found = stages_changed(package, tmp_path, file, lambda text: text + added)
+    assert found >= affected
+    assert not found & unaffected
 
 
 @pytest.mark.parametrize("module", code.NO_EFFECT)
-def test_modules_that_cannot_change_a_result_touch_nothing(package: Path, tmp_path: Path, module: str) -> None:
+def test_excluded_modules_change_no_digest(package: Path, tmp_path: Path, module: str) -> None:
     name = module.removeprefix("emofuse.").replace(".", "/")
     file = f"{name}.py" if (package / f"{name}.py").is_file() else f"{name}/__init__.py"
-    assert touched(package, tmp_path, file, lambda text: text + CODE) == set()
+    assert stages_changed(package, tmp_path, file, lambda text: text + CODE) == set()
 
 
-def test_of_the_modules_that_cannot_change_a_result_stages_use_nothing_that_computes() -> None:
-    """What the covered modules import from those that are not: entry points, error types, progress and locks."""
+def test_stages_import_no_computation_from_excluded_modules() -> None:
+    """Covered modules import only entry points, error types, progress bars and the like from excluded modules."""
     allowed = {
         "emofuse.provenance.job": {"job"},
         "emofuse.provenance.records": {"Record"},
@@ -161,13 +161,14 @@ def test_of_the_modules_that_cannot_change_a_result_stages_use_nothing_that_comp
     assert {module: names for module, names in unexpected.items() if names} == {}
 
 
-def test_a_docstring_touches_nothing(package: Path, tmp_path: Path) -> None:
+def test_a_docstring_changes_no_digest(package: Path, tmp_path: Path) -> None:
     assert (
-        touched(package, tmp_path, "utils/files.py", lambda text: text.replace('"""', '"""Other words: ', 1)) == set()
+        stages_changed(package, tmp_path, "utils/files.py", lambda text: text.replace('"""', '"""Changed: ', 1))
+        == set()
     )
 
 
-def test_the_closure_follows_late_and_relative_imports_but_not_those_of_type_checkers(
+def test_the_closure_includes_late_and_relative_imports_but_not_those_under_type_checking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = {
@@ -196,7 +197,7 @@ def test_the_closure_follows_late_and_relative_imports_but_not_those_of_type_che
     assert found == {"", "start", "late", "near", "inner", "inner.deep", "inner.beside"}
 
 
-def test_what_snakemake_starts_with_imports_nothing_slow() -> None:
+def test_the_modules_of_the_snakefile_import_nothing_slow() -> None:
     program = (
         "import sys; from emofuse import config, paths; from emofuse.data import protocols; from emofuse.data.download import clips;"
         " from emofuse.provenance import adopt, code, records; from emofuse.utils import locks; config.load();"

@@ -1,4 +1,4 @@
-"""Snakemake and DVC on one graph: their own commands do what their documentation says."""
+"""Snakemake and DVC share one graph, and their commands behave as documented."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emofuse import config
 STEPS = ("clips", "features", "splits", "models", "scores")
 
 
-def test_the_paper_of_dvc_is_that_of_params_yaml() -> None:
+def test_the_paper_stage_of_dvc_depends_on_the_corpora_of_the_paper() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     params = config.load(ROOT / "params.yaml")
     assert {f"results/{corpus}/metrics.json" for corpus in params.paper} <= set(stages["paper"]["deps"])
@@ -31,7 +31,7 @@ WRONG = {
 
 @pytest.mark.integration
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_wrong_params_file_is_one_and_the_same_line_everywhere(tmp_path: Path, mistake: str) -> None:
+def test_a_mistake_in_params_yaml_is_the_same_line_from_every_command(tmp_path: Path, mistake: str) -> None:
     micro.copy_tree(tmp_path)
     micro.commit(tmp_path)
     before, after, message = WRONG[mistake]
@@ -70,7 +70,7 @@ def test_the_whole_graph_is_planned_in_a_clean_clone(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_the_commands_of_dvc(dvc_run: Path, tmp_path: Path) -> None:
+def test_dvc_commands_behave_as_documented(dvc_run: Path, tmp_path: Path) -> None:
     folder = micro.copied(dvc_run, tmp_path)
     dag = micro.run(folder, "dvc", "dag", "--mermaid", f"report@{micro.CORPUS}")
     assert all(f"{step}@{micro.CORPUS}" in dag for step in (*STEPS, "report"))
@@ -89,7 +89,7 @@ def test_the_commands_of_dvc(dvc_run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_an_experiment_of_dvc_changes_predictions(dvc_run: Path, tmp_path: Path) -> None:
+def test_a_dvc_experiment_changes_predictions(dvc_run: Path, tmp_path: Path) -> None:
     folder = micro.copied(dvc_run, tmp_path)
     before = (folder / micro.PREDICTIONS).read_bytes()
     rate = f"corpora.{micro.CORPUS}.training.learning_rate=0.02"
@@ -98,9 +98,7 @@ def test_an_experiment_of_dvc_changes_predictions(dvc_run: Path, tmp_path: Path)
     assert "corpora.micro.training.learning_rate" in micro.run(folder, "dvc", "exp", "show", "--csv")
 
 
-def test_after_snakemake_dvc_only_records_and_after_dvc_snakemake_has_nothing_to_do(
-    micro_run: Path, dvc_run: Path, tmp_path: Path
-) -> None:
+def test_after_one_engine_the_other_has_nothing_to_run(micro_run: Path, dvc_run: Path, tmp_path: Path) -> None:
     folder = micro.copied(micro_run, tmp_path)
     assert micro.ran(micro.run(folder, *micro.DVC)) == set()
     assert "up to date" in micro.run(folder, "dvc", "status", f"report@{micro.CORPUS}")
@@ -108,7 +106,7 @@ def test_after_snakemake_dvc_only_records_and_after_dvc_snakemake_has_nothing_to
 
 
 @pytest.mark.integration
-def test_a_clone_that_is_pulled_but_not_adopted_is_refused_and_its_lock_stays(dvc_run: Path, tmp_path: Path) -> None:
+def test_a_pulled_clone_that_is_not_adopted_is_refused_and_dvc_lock_unchanged(dvc_run: Path, tmp_path: Path) -> None:
     folder = micro.clone(tmp_path, dvc_run)
     micro.run(folder, "dvc", "pull", "--allow-missing")
     micro.change(folder, lambda loaded: loaded["corpora"][micro.CORPUS].update(seeds=[2]))
@@ -121,7 +119,7 @@ def test_a_clone_that_is_pulled_but_not_adopted_is_refused_and_its_lock_stays(dv
 
 
 @pytest.mark.integration
-def test_branches_are_switched_without_retraining(dvc_run: Path, tmp_path: Path) -> None:
+def test_switching_branches_does_not_retrain(dvc_run: Path, tmp_path: Path) -> None:
     folder = micro.copied(dvc_run, tmp_path)
     micro.run(folder, "git", "checkout", "-qb", "other")
     micro.change(folder, lambda loaded: loaded["variants"]["audio_only"].update(loss={"margin": 0.3}))
@@ -136,14 +134,12 @@ def test_branches_are_switched_without_retraining(dvc_run: Path, tmp_path: Path)
 
 
 @pytest.mark.integration
-def test_a_second_run_in_the_folder_is_refused_for_the_same_and_for_other_targets(
-    tmp_path: Path, micro_run: Path
-) -> None:
+def test_a_second_run_in_the_same_folder_is_refused_for_any_target(tmp_path: Path, micro_run: Path) -> None:
     folder = micro.copied(micro_run, tmp_path)
     micro.change(folder, lambda loaded: loaded["corpora"][micro.CORPUS]["training"].update(epochs=400))
     first = micro.start(folder, *micro.SNAKEMAKE)
     deadline = time.monotonic() + 120
-    while micro.at_work("train", folder) is None:
+    while micro.running_job("train", folder) is None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     micro.change(folder, lambda loaded: loaded["corpora"][micro.CORPUS]["training"].update(epochs=400, patience=11))
@@ -159,9 +155,7 @@ def test_a_second_run_in_the_folder_is_refused_for_the_same_and_for_other_target
 
 
 @pytest.mark.integration
-def test_a_part_of_the_folds_is_published_and_elsewhere_only_the_others_are_trained(
-    micro_run: Path, tmp_path: Path
-) -> None:
+def test_after_adopting_some_published_folds_only_the_others_are_trained(micro_run: Path, tmp_path: Path) -> None:
     origin = micro.copied(micro_run, tmp_path / "origin")
     folds = {"kfold_3": [0, 1]}
     micro.change(origin, lambda loaded: loaded["corpora"][micro.CORPUS].update(protocols=folds))
@@ -170,7 +164,7 @@ def test_a_part_of_the_folds_is_published_and_elsewhere_only_the_others_are_trai
         model = micro.MODEL.replace("proposed", name)
         micro.run(origin, "snakemake", model, "--cores", "2")
     micro.run(origin, "emofuse", "report", micro.CORPUS)
-    printed = micro.run(origin, "emofuse", "publish", micro.CORPUS, "--why", "a part of the folds")
+    printed = micro.run(origin, "emofuse", "publish", micro.CORPUS, "--why", "some of the folds")
     assert "commit it" in printed
     micro.commit(origin, "published")
     assert (

@@ -1,7 +1,7 @@
-"""What a change makes run again, whoever ran before: exactly the right jobs, under either engine, and the other agrees.
+"""A change reruns exactly the affected jobs, with either engine and regardless of which engine ran last.
 
-A cell is a state (run by Snakemake, run by DVC, pulled into a clone), a change, and an engine. CI tries each change in one
-state with one engine; `make soak` tries every cell.
+A test is a state (run by Snakemake, run by DVC, pulled into a clone), a change, and an engine. CI tests each change in one
+state with one engine; `make soak` tests all combinations.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ AFTER_FEATURES = {f"splits {CORPUS} kfold_3", *TRAININGS, *EVALUATIONS, REPORT}
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to a clone, and the jobs that it makes run for `target`."""
+    """A change to a clone, and the jobs that then run for `target`."""
 
     do: Callable[[Path], object]
     jobs: set[str]
     target: str = CORPUS
-    by_dvc: set[str] | None = None  # where DVC stops at files that are the same again
+    by_dvc: set[str] | None = None  # if DVC stops at outputs that are unchanged
     needs_clips: bool = False  # a clone has none: they are fetched, and everything after them runs
     keeps: set[str] = field(default_factory=set)  # files that are the same bytes afterwards
 
@@ -89,7 +89,7 @@ CHANGES = {
         {f"audio {CORPUS} 0", f"audio {CORPUS} 1", *AFTER_FEATURES},
         needs_clips=True,
     ),
-    "comment": Change(add("src/emofuse/data/splits.py", "# Nothing that runs.\n"), set()),
+    "comment": Change(add("src/emofuse/data/splits.py", "# A comment.\n"), set()),
     "code": Change(add("src/emofuse/evaluation/calibration.py", "UNUSED = 1\n"), {*EVALUATIONS, REPORT}),
     "clip": Change(
         replace_clip,
@@ -107,11 +107,11 @@ CHANGES = {
     "corrupted": Change(corrupt(micro.FACES), {f"faces {CORPUS} 1"}, keeps={micro.FACES, micro.PREDICTIONS}),
 }
 REBUILD = ("snakemake", "--force", micro.FACES, "--cores", "2")
-RESTORE = ("dvc", "checkout", "--force", "--allow-missing", f"features@{CORPUS}")  # in a clone, from DVC's cache
+RESTORE = ("dvc", "checkout", "--force", "--allow-missing", f"features@{CORPUS}")  # in a clone, from the cache of DVC
 REPRO = ("dvc", "repro", "--allow-missing", f"report@{CORPUS}")
 STATES = ("snakemake", "dvc", "pull")
 CELLS = [(state, change, engine) for state in STATES for change in CHANGES for engine in micro.ENGINES]
-# Each change once, in one of the states and by one of the engines.
+# Each change once, in one of the states and with one of the engines.
 PAIRS = [
     (STATES[number % 3], change, ("snakemake", "dvc")[number // 3 % 2 ^ number % 2])
     for number, change in enumerate(CHANGES)
@@ -134,7 +134,7 @@ def check(states: Callable[[str], Path], tmp_path: Path, state: str, change: str
     elif engine == "dvc" and expected.by_dvc is not None:
         jobs = expected.by_dvc
     if change == "corrupted":
-        refused(folder)
+        assert_refused(folder)
         if state == "pull":
             micro.run(folder, *RESTORE)
             micro.run(folder, "emofuse", "adopt")
@@ -153,8 +153,8 @@ def check(states: Callable[[str], Path], tmp_path: Path, state: str, change: str
     assert "corrupted" not in printed
 
 
-def refused(folder: Path) -> None:
-    """A corrupted feature file is rejected by whoever reads it, and seen by verify and DVC."""
+def assert_refused(folder: Path) -> None:
+    """Assert that a corrupted feature file is rejected by its readers and detected by verify and DVC."""
     printed = micro.run(folder, "emofuse", "train", *FOLD.split(), status=2)
     assert f"{micro.FACES} is corrupted" in printed
     assert f"snakemake --force {micro.FACES}" in printed
@@ -168,7 +168,7 @@ def refused(folder: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(("state", "change", "engine"), PAIRS)
-def test_exactly_the_right_jobs_run(
+def test_exactly_the_affected_jobs_run(
     states: Callable[[str], Path], tmp_path: Path, state: str, change: str, engine: str
 ) -> None:
     check(states, tmp_path, state, change, engine)
@@ -176,7 +176,7 @@ def test_exactly_the_right_jobs_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("state", "change", "engine"), [cell for cell in CELLS if cell not in PAIRS])
-def test_exactly_the_right_jobs_run_in_every_other_cell(
+def test_exactly_the_affected_jobs_run_in_all_other_combinations(
     states: Callable[[str], Path], tmp_path: Path, state: str, change: str, engine: str
 ) -> None:
     check(states, tmp_path, state, change, engine)

@@ -1,4 +1,4 @@
-"""Starting is quick: neither a dry run nor `emofuse --help` imports what only the stages' work needs."""
+"""Quick start: neither a dry run nor `emofuse --help` imports the large packages that only the stages need."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import micro
 import pytest
 from conftest import ROOT
 
-BIG = {"torch", "torchvision", "torchaudio", "mlflow", "matplotlib", "pandas", "av", "scipy", "sklearn", "dvc"}
+LARGE = {"torch", "torchvision", "torchaudio", "mlflow", "matplotlib", "pandas", "av", "scipy", "sklearn", "dvc"}
 DRY_RUN = ("snakemake", "-n", micro.CORPUS)
 HELP = ("emofuse.cli", "--help")
 
 
-def big_imports(command: tuple[str, ...], folder: Path, source: Path) -> set[str]:
-    """Which of the big packages a command imports, wherever in it; `source` is where emofuse is."""
+def large_imports(command: tuple[str, ...], folder: Path, source: Path) -> set[str]:
+    """The large packages that a command imports, directly or not. `source` is the folder of the emofuse package."""
     printed = micro.run(folder, sys.executable, "-X", "importtime", "-m", *command, PYTHONPATH=str(source))
     imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", printed, flags=re.MULTILINE))
     assert "emofuse.config" in imported
-    return {name.split(".")[0] for name in imported} & BIG
+    return {name.split(".")[0] for name in imported} & LARGE
 
 
 @pytest.fixture
 def clone(micro_run: Path, tmp_path: Path) -> Path:
-    """A clone in which everything has run, so that there are records to judge, with its source attached."""
+    """A clone in which everything has run, so that there are records to check."""
     return micro.copied(micro_run, tmp_path)
 
 
-def test_a_dry_run_imports_nothing_big(clone: Path) -> None:
-    # Snakemake looks at all of its plugins as it starts, and that for Slurm imports pandas.
-    assert big_imports(DRY_RUN, clone, clone / "src") <= {"pandas"}
+def test_a_dry_run_imports_no_large_package(clone: Path) -> None:
+    # Snakemake imports all its plugins when it starts, and the one for Slurm imports pandas.
+    assert large_imports(DRY_RUN, clone, clone / "src") <= {"pandas"}
 
 
-def test_help_imports_nothing_big(tmp_path: Path) -> None:
-    assert big_imports(HELP, tmp_path, ROOT / "src") == set()
+def test_help_imports_no_large_package(tmp_path: Path) -> None:
+    assert large_imports(HELP, tmp_path, ROOT / "src") == set()
 
 
-def test_an_import_added_to_a_rule_file_is_found(clone: Path) -> None:
+def test_an_import_added_to_a_rule_file_is_detected(clone: Path) -> None:
     rules = clone / "workflow" / "rules" / "common.smk"
     rules.write_text(f"import av\n{rules.read_text()}")
-    assert "av" in big_imports(DRY_RUN, clone, clone / "src")
+    assert "av" in large_imports(DRY_RUN, clone, clone / "src")
 
 
-def test_an_import_added_to_a_module_is_found(tmp_path: Path) -> None:
+def test_an_import_added_to_a_module_is_detected(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src" / "emofuse", tmp_path / "emofuse", ignore=shutil.ignore_patterns("__pycache__"))
     module = tmp_path / "emofuse" / "paths.py"
     module.write_text(f"{module.read_text()}\nimport av\n")
-    assert big_imports(HELP, tmp_path, tmp_path) == {"av"}
+    assert large_imports(HELP, tmp_path, tmp_path) == {"av"}

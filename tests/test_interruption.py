@@ -1,6 +1,4 @@
-"""Killed at any moment, on a full disk, in a folder that cannot be written: the same command again, and the results are
-those of an uninterrupted run.
-"""
+"""After a kill, a full disk or a read-only folder, the same command gives the results of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -19,15 +17,15 @@ import psutil
 import pytest
 
 STAGES = ("download", "index", "faces", "audio", "splits", "train", "evaluate", "report")
-WAIT = 240.0  # seconds for a stage to begin
+WAIT = 240.0  # seconds for a stage to start
 
 
 def start_and_wait(stage: str, folder: Path, engine: str, after: float) -> tuple[subprocess.Popen[str], bool]:
-    """Run an engine until so many seconds after a job of a stage began; the second value says whether one did."""
+    """Run an engine until some seconds after a stage started. The second value is whether it did start."""
     process = micro.start(folder, *micro.ENGINES[engine])
     deadline = time.monotonic() + WAIT
-    while process.poll() is None and micro.at_work(stage, folder) is None:
-        assert time.monotonic() < deadline, f"{stage} did not begin"
+    while process.poll() is None and micro.running_job(stage, folder) is None:
+        assert time.monotonic() < deadline, f"{stage} did not start"
         time.sleep(0.05)
     reached = process.poll() is None
     time.sleep(after if reached else 0)
@@ -35,7 +33,7 @@ def start_and_wait(stage: str, folder: Path, engine: str, after: float) -> tuple
 
 
 def kill_in(stage: str, folder: Path, engine: str, after: float) -> bool:
-    """Kill an engine and all its jobs in a stage, then unlock Snakemake if it asks; whether the stage had begun."""
+    """Kill an engine and all its jobs during a stage, then unlock. Returns whether the stage had started."""
     process, reached = start_and_wait(stage, folder, engine, after)
     for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
         with suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -48,16 +46,16 @@ def kill_in(stage: str, folder: Path, engine: str, after: float) -> bool:
 
 
 def unlock(folder: Path) -> None:
-    """What Snakemake and DVC ask for after a kill."""
+    """Do what Snakemake and DVC ask for after a kill."""
     if any((folder / ".snakemake/locks").glob("*")):
         micro.run(folder, "snakemake", "--unlock")
-    rwlock = folder / ".dvc/tmp/rwlock"  # killed while it writes this list, DVC asks to delete it
+    rwlock = folder / ".dvc/tmp/rwlock"  # DVC asks to delete it if it was killed while writing it
     if rwlock.exists() and not rwlock.stat().st_size:
         rwlock.unlink()
 
 
 def fresh(micro_run: Path, folder: Path) -> Path:
-    """A clone in which nothing has run, with the clips of a finished one."""
+    """A clone in which nothing has run, with the clips of a finished run."""
     clone = micro.make(folder / "emofuse")
     shutil.copytree(micro.source(micro_run), micro.source(clone), copy_function=shutil.copy2)
     return clone
@@ -69,7 +67,7 @@ def test_killed_five_times(micro_run: Path, tmp_path: Path) -> None:
     kills = [("faces", "snakemake"), ("splits", "dvc"), ("train", "dvc"), ("evaluate", "snakemake"), ("report", "dvc")]
     assert sum(kill_in(stage, folder, engine, chance.uniform(0, 4)) for stage, engine in kills) == 5
     micro.run(folder, *micro.SNAKEMAKE)
-    micro.is_as_if_nothing_had_been(folder, micro_run)
+    micro.assert_like_uninterrupted(folder, micro_run)
     micro.run(folder, *micro.DVC)
     assert "up to date" in micro.run(folder, "dvc", "status", f"report@{micro.CORPUS}")
 
@@ -83,7 +81,7 @@ def test_stopped_by_ctrl_c(micro_run: Path, tmp_path: Path) -> None:
     process.communicate(timeout=120)
     assert process.returncode != 0
     micro.run(folder, *micro.SNAKEMAKE)  # without unlocking
-    micro.is_as_if_nothing_had_been(folder, micro_run)
+    micro.assert_like_uninterrupted(folder, micro_run)
 
 
 def kill_often(micro_run: Path, tmp_path: Path, kills: int, first: int) -> None:
@@ -95,9 +93,9 @@ def kill_often(micro_run: Path, tmp_path: Path, kills: int, first: int) -> None:
         for place, stage in enumerate(STAGES):
             hit[stage] += kill_in(stage, folder, engines[(number + place) % 2], chance.uniform(0, 4))
         micro.run(folder, *micro.ENGINES[engines[number % 2]])
-        micro.is_as_if_nothing_had_been(folder, micro_run)
+        micro.assert_like_uninterrupted(folder, micro_run)
         number += 1
-        print(f"{sum(hit.values())} kills, {number - first} runs as if there had been none: {hit}", flush=True)
+        print(f"{sum(hit.values())} kills, {number - first} runs like uninterrupted ones: {hit}", flush=True)
         shutil.rmtree(folder.parent)
     assert min(hit.values()) > 0, hit
 
@@ -106,7 +104,7 @@ def kill_often(micro_run: Path, tmp_path: Path, kills: int, first: int) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", [0, 1])
 def test_killed_fifty_times(micro_run: Path, tmp_path: Path, part: int) -> None:
-    """Twenty-five of them; the two parts run side by side."""
+    """Twenty-five kills; the two parts run in parallel."""
     kill_often(micro_run, tmp_path, 25, 1000 * part)
 
 
@@ -114,13 +112,13 @@ def test_killed_fifty_times(micro_run: Path, tmp_path: Path, part: int) -> None:
 @pytest.mark.timeout(14400)
 @pytest.mark.parametrize("part", [2, 3])
 def test_killed_two_hundred_times(micro_run: Path, tmp_path: Path, part: int) -> None:
-    """A hundred of them."""
+    """A hundred kills per part."""
     kill_often(micro_run, tmp_path, 100, 1000 * part)
 
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A file system of its own at a folder, with what is in it."""
+    """Mount a separate file system at a folder, with the same content, full or read-only."""
     kept = folder.with_name(f"{folder.name}.kept")
     folder.rename(kept)
     folder.mkdir()
@@ -169,7 +167,7 @@ TROUBLES = [
     ("trouble", "place", "lost", "command"),
     [pytest.param(*each, marks=pytest.mark.integration if number in (1, 4) else pytest.mark.slow) for number, each in enumerate(TROUBLES)],
 )  # fmt: skip
-def test_a_place_that_cannot_be_written_is_one_line_and_then_all_is_well(
+def test_an_unwritable_folder_is_one_line_and_a_rerun_succeeds(
     micro_run: Path, tmp_path: Path, trouble: str, place: str, lost: str, command: str
 ) -> None:
     folder = micro.copied(micro_run, tmp_path)

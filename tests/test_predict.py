@@ -1,4 +1,4 @@
-"""The trained models, used: the pipeline's own scores, what they lack said, a page, a folder that stands alone, served."""
+"""Prediction: the scores of the pipeline, reasons for missing modalities, the page, self-contained exports, serving."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def long(clips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_corpus_clip_gets_the_pipelines_own_scores(
+def test_a_corpus_clip_gets_the_scores_of_the_pipeline(
     micro_run: Path, params: config.Params, models: predictor.Models, clips: list[Path]
 ) -> None:
     run, emotions = params.run(micro.CORPUS, "proposed"), models.bundle.emotions
@@ -81,17 +81,17 @@ def test_a_corpus_clip_gets_the_pipelines_own_scores(
     state.pop("emotion_distance", None)
     network = build_network(run, emotions, part)
     network.load_state_dict(state)
-    theirs, _ = predict(network, part, CPU, predictor.TOGETHER["cpu"])
-    asked = predictor.ask(clips, models)
-    assert [clip.path.stem for clip in asked] == part.clips["clip"].tolist()
-    ours = np.stack([clip.answers[0].scores[0] for clip in asked])
+    theirs, _ = predict(network, part, CPU, predictor.BATCH["cpu"])
+    predicted = predictor.predict(clips, models)
+    assert [clip.path.stem for clip in predicted] == part.clips["clip"].tolist()
+    ours = np.stack([clip.predictions[0].scores[0] for clip in predicted])
     assert np.array_equal(ours, theirs.numpy())
     scored = read_json(micro_run / KEY.metrics)
     calibrated = (theirs / scored["calibration"]["temperature"]).double().softmax(1).numpy()
-    assert np.allclose([clip.mean(None) for clip in asked], calibrated)
+    assert np.allclose([clip.mean(None) for clip in predicted], calibrated)
 
 
-def test_models_of_other_parameters_are_refused(micro_run: Path, tmp_path: Path) -> None:
+def test_stale_models_are_refused(micro_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "emofuse"
     shutil.copytree(micro_run, folder, symlinks=True)
     micro.change(folder, lambda loaded: loaded["variants"].update(proposed={"loss": {"margin": 0.3}}))
@@ -100,55 +100,57 @@ def test_models_of_other_parameters_are_refused(micro_run: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
-        (None, "--model: say which models; there are models/micro/kfold_3/audio_only/seed-1, "),
+        (None, "--model is missing: name the models to use; there are models/micro/kfold_3/audio_only/seed-1, "),
         ("models/micro/kfold_3/nobody/seed-1", "params.yaml has no such run"),
-        ("models/micro/kfold_3/proposed/seed-1/fold-2.safetensors", "fold-2"),
+        ("models/micro/kfold_3/proposed/seed-1/fold-2.safetensors", "no model of fold 2 is here"),
         ("somewhere", "neither a run of models/ nor a folder of emofuse export"),
     ],
 )
-def test_models_that_are_not_there_are_one_line(micro_run: Path, address: str | None, said: str) -> None:
-    with pytest.raises(UserError, match=re.escape(said)):
+def test_an_unknown_model_is_one_line(micro_run: Path, address: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
         bundle.find(address, micro_run)
 
 
-def test_what_a_clip_lacks_is_said_and_another_variant_asked(
+def test_without_picture_or_sound_another_variant_predicts_and_the_reason_is_given(
     models: predictor.Models, micro_run: Path, clips: list[Path], tmp_path: Path
 ) -> None:
     ffmpeg("-i", clips[0], "-vn", tmp_path / "voice.wav")
     ffmpeg("-i", clips[0], "-an", "-c", "copy", tmp_path / "mute.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     names = ("voice.wav", "mute.mp4", "text.mp4")
-    voice, mute, text = predictor.ask([tmp_path / name for name in names], models)
-    (answer,) = voice.answers
-    assert answer.ensemble.variant == "audio_only"
-    assert answer.why(models.bundle) == "no video track"
+    voice, mute, text = predictor.predict([tmp_path / name for name in names], models)
+    (prediction,) = voice.predictions
+    assert prediction.ensemble.variant == "audio_only"
+    assert prediction.note(models.bundle) == "no video track"
     alone = predictor.Models(*bundle.find(FOLD.replace("proposed", "audio_only"), micro_run))
-    (again,) = predictor.ask([clips[0]], alone)
-    assert again.answers[0].probabilities.argmax() == answer.probabilities.argmax()
-    assert mute.refusal(models.bundle) == "no sound track; the models here need audio and video or audio"
-    assert text.refusal(models.bundle).startswith("cannot be decoded")
-    assert [next(writers.lines(clip, models.bundle)).split(": ")[1] for clip in (mute, text)] == ["no answer"] * 2
+    (again,) = predictor.predict([clips[0]], alone)
+    assert again.predictions[0].probabilities.argmax() == prediction.probabilities.argmax()
+    assert mute.failure(models.bundle) == "no sound track; these models need audio and video or audio"
+    assert text.failure(models.bundle).startswith("cannot be decoded")
+    assert [next(writers.lines(clip, models.bundle)).split(": ")[1] for clip in (mute, text)] == ["no prediction"] * 2
 
 
-def test_a_long_video_has_a_timeline_that_follows_its_clips(models: predictor.Models, long: Path) -> None:
-    (clip,) = predictor.ask([long], models)
-    starts = [answer.place.start for answer in clip.answers]
+def test_a_long_video_is_predicted_window_by_window(models: predictor.Models, long: Path) -> None:
+    (clip,) = predictor.predict([long], models)
+    starts = [prediction.place.start for prediction in clip.predictions]
     assert starts == sorted(starts)
     assert (
-        len(starts) == len(windows.spans(clip.answers[-1].place.end, models.bundle.window, models.bundle.longest)) > 8
+        len(starts)
+        == len(windows.spans(clip.predictions[-1].place.end, models.bundle.window, models.bundle.longest))
+        > 8
     )
     rows = list(writers.rows(clip, models.bundle))
     assert np.allclose(
         [sum(float(row[f"p_{emotion}"]) for emotion in models.bundle.emotions) for row in rows], 1, atol=1e-5
     )
-    assert np.allclose(clip.mean(None), np.mean([answer.probabilities for answer in clip.answers], axis=0))
+    assert np.allclose(clip.mean(None), np.mean([prediction.probabilities for prediction in clip.predictions], axis=0))
 
 
 @pytest.fixture(scope="module")
 def predicted(micro_run: Path, clips: list[Path], long: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the command has written what it says of some files, one of them no video."""
+    """The output of the command for three files, one of which is not a video."""
     folder = tmp_path_factory.mktemp("predicted")
     (folder / "text.mp4").write_text("no video")
     files = [str(clips[0]), str(long), str(folder / "text.mp4")]
@@ -158,14 +160,14 @@ def predicted(micro_run: Path, clips: list[Path], long: Path, tmp_path_factory: 
     return folder
 
 
-def test_the_command_answers_what_it_can_and_says_what_it_cannot(
+def test_the_command_predicts_what_it_can_and_explains_what_it_cannot(
     predicted: Path, clips: list[Path], long: Path
 ) -> None:
     printed = (predicted / "printed").read_text()
     assert "Traceback" not in printed
     assert re.search(rf"{re.escape(str(clips[0]))}: \w+ \d+ %.*\(faces and sound, by proposed, 1 model\)", printed)
     assert re.search(rf"{re.escape(str(long))}: \w+ \d+ %.* windows\)", printed)
-    assert "text.mp4: no answer: cannot be decoded" in printed
+    assert "text.mp4: no prediction: cannot be decoded" in printed
     assert "emofuse: error: 1 of 3 videos have no prediction" in printed
     with (predicted / "out/predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -174,23 +176,23 @@ def test_the_command_answers_what_it_can_and_says_what_it_cannot(
         (key[2:] for key in rows[0] if key.startswith("p_")), key=lambda e: float(rows[0][f"p_{e}"])
     )
     record = json.loads((predicted / "out/predictions.json").read_text())
-    assert [video["no_answer"] is None for video in record["videos"]] == [True, True, False]
+    assert [video["no_prediction"] is None for video in record["videos"]] == [True, True, False]
     assert record["models"]["protocol"] == "kfold_3"
 
 
-def test_the_page_shows_it_and_asks_for_nothing(predicted: Path, chromium: Any) -> None:  # noqa: F811
-    asked, wrong = [], []
+def test_the_page_shows_the_predictions_and_loads_nothing(predicted: Path, chromium: Any) -> None:  # noqa: F811
+    requested, errors = [], []
     tab = chromium.new_page(viewport={"width": 1280, "height": 900})
-    tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.route("**/*", lambda route: (asked.append(route.request.url), route.continue_()))
+    tab.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.route("**/*", lambda route: (requested.append(route.request.url), route.continue_()))
     page = (predicted / "out/predictions.html").as_uri()
     tab.goto(page)
-    assert [url for url in asked if not url.startswith("data:")] == [page]
-    assert not wrong
+    assert [url for url in requested if not url.startswith("data:")] == [page]
+    assert not errors
     text = tab.inner_text("body")
-    assert "do not judge anybody by it" in text
-    assert "no answer" in text
+    assert "do not judge anybody by them" in text
+    assert "no prediction" in text
     for kind, count in (("bars", 2), ("timeline", 1), ("attention", 2)):
         drawings = tab.locator(f"figure.{kind} svg")
         assert drawings.count() == count
@@ -208,17 +210,16 @@ def exported(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_export_stands_alone(exported: Path, clips: list[Path], predicted: Path, tmp_path: Path) -> None:
-    """In a folder without params.yaml, data or models, the same probabilities."""
+def test_an_export_is_self_contained(exported: Path, clips: list[Path], predicted: Path, tmp_path: Path) -> None:
+    """It gives the same probabilities in a folder without params.yaml, data and models."""
     printed = micro.run(tmp_path, "emofuse", "predict", str(clips[0]), "--model", str(exported))
     assert "faces and sound, by proposed, 1 model" in printed
     ours = (tmp_path / "predictions/predictions.csv").read_text().splitlines()
     assert ours == (predicted / "out/predictions.csv").read_text().splitlines()[: len(ours)]
     assert not [path for path in exported.rglob("*") if path.suffix in (".pkl", ".pth", ".pt")]
-    assert "refused" not in micro.run(tmp_path, "emofuse", "--version")
 
 
-def test_an_exported_program_says_what_its_network_says(
+def test_an_exported_program_gives_the_scores_of_its_network(
     exported: Path, models: predictor.Models, clips: list[Path]
 ) -> None:
     (sample,) = windows.samples(clips[0], models.bundle, None)
@@ -229,12 +230,12 @@ def test_an_exported_program_says_what_its_network_says(
         assert torch.allclose(program(inputs), torch.from_numpy(models.scores(ensemble, [sample] * 3)[:, 0]), atol=1e-4)
 
 
-def test_the_card_has_results_gaps_and_what_it_is_not_for(exported: Path, micro_run: Path) -> None:
+def test_the_card_has_results_differences_and_limits(exported: Path, micro_run: Path) -> None:
     text = (exported / "README.md").read_text()
     for needed in (
-        "must not be used for",
-        "## By gender and actor",
-        "female less male",
+        "Out of scope",
+        "## Results by gender and actor",
+        "female minus male",
         "## Licence",
         "CC BY-NC-SA 4.0",
     ):
@@ -246,47 +247,45 @@ def test_the_card_has_results_gaps_and_what_it_is_not_for(exported: Path, micro_
 
 
 @pytest.mark.parametrize("kind", ["ravdess", "cremad", "demo"])
-def test_every_corpus_has_its_licence_on_the_card(kind: str) -> None:
+def test_every_corpus_has_a_licence_for_the_card(kind: str) -> None:
     assert model_card.LICENCES[kind]
     assert model_card.PEOPLE[kind]
 
 
-def test_a_folder_is_not_written_over(exported: Path, micro_run: Path, params: config.Params) -> None:
-    with pytest.raises(UserError, match="is there already"):
+def test_an_existing_folder_is_not_overwritten(exported: Path, micro_run: Path, params: config.Params) -> None:
+    with pytest.raises(UserError, match="exists: choose a new folder"):
         export.write(bundle.find(RUN, micro_run), params, exported)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"detector": "../../../etc/passwd"}, "not in its folder"),
+        ({"detector": "../../../etc/passwd"}, "outside its folder"),
         ({"window": 0}, "window"),
         ({"ensembles": []}, "ensembles"),
         ({"more": 1}, "more"),
     ],
 )
-def test_a_bundle_of_others_is_read_with_care(
-    exported: Path, tmp_path: Path, change: dict[str, Any], said: str
-) -> None:
+def test_an_untrusted_bundle_is_validated(exported: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     described = json.loads((exported / "data/bundle" / bundle.FILE).read_text())
     (tmp_path / bundle.FILE).write_text(json.dumps({**described, **change}))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         bundle.read(tmp_path)
 
 
-def test_a_model_that_is_not_the_one_described_is_refused(exported: Path, tmp_path: Path, clips: list[Path]) -> None:
+def test_a_model_that_does_not_match_its_hash_is_refused(exported: Path, tmp_path: Path, clips: list[Path]) -> None:
     folder = shutil.copytree(exported, tmp_path / "model")
     (weights,) = folder.rglob("proposed/fold-0.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     printed = micro.run(tmp_path, "emofuse", "predict", str(clips[0]), "--model", str(folder), status=2)
-    assert "is not the model that was scored" in printed
+    assert "is not the model that was evaluated" in printed
 
 
 @pytest.fixture(scope="module")
 def served(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """MLflow's own server of an exported folder."""
+    """MLflow's model server for an exported folder."""
     (port,) = servers.free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = [
@@ -303,35 +302,35 @@ def served(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         str(port),
     ]
 
-    def answered() -> bool:
+    def answers() -> bool:
         try:
             with urllib.request.urlopen(f"{address}/ping", timeout=1):
                 return True
         except OSError:
             return False
 
-    with servers.running(tmp_path_factory.mktemp("served") / "log", *command, answers=answered):
+    with servers.running(tmp_path_factory.mktemp("served") / "log", *command, answers=answers):
         yield address
 
 
-def test_mlflow_serves_it(served: str, shared_data: Path, models: predictor.Models) -> None:
-    """Two real clips, one of them without a picture."""
+def test_mlflow_serves_an_export(served: str, shared_data: Path, models: predictor.Models) -> None:
+    """Two real clips, one of which is sound alone."""
     given = [shared_data / FILM, shared_data / VOICE]
     encoded = [[base64.b64encode(file.read_bytes()).decode()] for file in given]
     body = {"dataframe_split": {"columns": ["clip"], "data": encoded}}
     request = urllib.request.Request(
         f"{served}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        told = json.load(answer)["predictions"]
-    asked = [
+    with urllib.request.urlopen(request, timeout=120) as response:
+        served_rows = json.load(response)["predictions"]
+    expected = [
         (number, row)
-        for number, clip in enumerate(predictor.ask(given, models))
+        for number, clip in enumerate(predictor.predict(given, models))
         for row in writers.rows(clip, models.bundle)
     ]
-    assert {row["variant"] for _, row in asked} == {"proposed", "audio_only"}
-    assert len(told) == len(asked) > 4
-    for theirs, (number, ours) in zip(told, asked, strict=True):
+    assert {row["variant"] for _, row in expected} == {"proposed", "audio_only"}
+    assert len(served_rows) == len(expected) > 4
+    for theirs, (number, ours) in zip(served_rows, expected, strict=True):
         assert theirs["row"] == number
         for name in ("variant", "emotion", "note", "start", "end"):
             assert theirs[name] == ours[name]
@@ -339,7 +338,7 @@ def test_mlflow_serves_it(served: str, shared_data: Path, models: predictor.Mode
             assert theirs[f"p_{emotion}"] == pytest.approx(float(str(ours[f"p_{emotion}"])), abs=2e-6)
 
 
-def test_a_model_in_mlflow_is_asked_by_its_address(exported: Path, clips: list[Path], tmp_path: Path) -> None:
+def test_a_registered_model_is_used_by_its_address(exported: Path, clips: list[Path], tmp_path: Path) -> None:
     program = "import mlflow, sys; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.register_model(sys.argv[1], 'emotions')"
     micro.run(tmp_path, "python", "-c", program, exported.as_uri())
     printed = micro.run(tmp_path, "emofuse", "predict", str(clips[0]), "--model", "models:/emotions/1")

@@ -1,4 +1,4 @@
-"""`emofuse verify`, `trace` and `adopt` on a finished run: nothing stale, mixed or corrupted passes for a result."""
+"""`emofuse verify`, `trace` and `adopt` on a finished run: stale, mixed or corrupted files are never accepted as results."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def folder(micro_run: Path, tmp_path: Path) -> Path:
     return micro.copied(micro_run, tmp_path)
 
 
-def test_every_file_of_a_run_is_in_a_record_and_verified(folder: Path) -> None:
+def test_every_file_of_a_run_has_a_record_and_is_verified(folder: Path) -> None:
     recorded = {path for record in micro.records(folder) for path in record.outputs}
-    there = {
+    present = {
         path.relative_to(folder).as_posix()
         for place in ("data", "models", "results")
         for path in (folder / place).rglob("*")
         if path.is_file() and not path.name.endswith("record.json")
     }
-    assert there == recorded
+    assert present == recorded
     printed = micro.run(folder, "emofuse", "verify")
     assert all("verified" in line for line in printed.splitlines()), printed
     assert micro.run(folder, "git", "status", "--porcelain") == ""
 
 
 @pytest.mark.parametrize("path", FAMILIES)
-def test_a_changed_byte_is_found_whatever_file_it_is_in(folder: Path, path: str) -> None:
+def test_a_changed_byte_is_detected_in_every_kind_of_file(folder: Path, path: str) -> None:
     content = bytearray((folder / path).read_bytes())
     content[-1] ^= 1
     (folder / path).write_bytes(content)
@@ -51,17 +51,17 @@ def test_a_changed_byte_is_found_whatever_file_it_is_in(folder: Path, path: str)
     assert f"{path} is not what" in printed.replace("–", "-")
 
 
-def test_verify_says_which_parameter_is_behind_and_snakemake_agrees(folder: Path) -> None:
+def test_verify_names_the_changed_parameter_and_snakemake_agrees(folder: Path) -> None:
     micro.change(folder, lambda loaded: loaded["variants"]["audio_only"].update(loss={"margin": 0.3}))
     printed = micro.run(folder, "emofuse", "verify", micro.CORPUS, status=2)
-    assert "loss.margin 0.4; params.yaml says 0.3" in printed
+    assert "loss.margin 0.4; params.yaml has 0.3" in printed
     planned = micro.run(folder, "snakemake", micro.CORPUS, "-n")
     assert "Params have changed since last execution" in planned
     assert "'margin': 0.4" in planned
     assert "'margin': 0.3" in planned
-    with_stale = micro.run(folder, "emofuse", "report", micro.CORPUS, status=2)
-    assert "loss.margin 0.4; params.yaml says 0.3" in with_stale
-    assert "run `snakemake micro --cores 8`" in with_stale
+    refusal = micro.run(folder, "emofuse", "report", micro.CORPUS, status=2)
+    assert "loss.margin 0.4; params.yaml has 0.3" in refusal
+    assert "run `snakemake micro --cores 8`" in refusal
 
 
 def test_verify_warns_after_an_upgrade(folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_verify_warns_after_an_upgrade(folder: Path) -> None:
     assert "ran in another environment" in printed
 
 
-def test_a_number_leads_back_to_the_clips(folder: Path) -> None:
+def test_a_number_is_traced_back_to_the_clips(folder: Path) -> None:
     printed = micro.run(folder, "emofuse", "trace", f"results/{micro.CORPUS}/tables/main.md:proposed:WAR")
     stages = [line.partition(":")[0] for line in printed.splitlines() if not line.startswith(" ")]
     assert stages[1:] == ["evaluate", "train", "splits", "audio", "faces", "index", "download"]
@@ -84,7 +84,7 @@ def test_a_number_leads_back_to_the_clips(folder: Path) -> None:
     assert "has no record" in micro.run(folder, "emofuse", "trace", "README.md", status=2)
 
 
-def test_outputs_that_snakemake_knows_nothing_of_stop_it_with_one_line(folder: Path) -> None:
+def test_outputs_without_snakemake_metadata_stop_it_with_one_line(folder: Path) -> None:
     shutil.rmtree(folder / ".snakemake")
     micro.change(folder, lambda loaded: loaded["corpora"][micro.CORPUS].update(seeds=[2]))
     for command in (("snakemake", micro.CORPUS, "-n"), micro.SNAKEMAKE):
@@ -95,7 +95,7 @@ def test_outputs_that_snakemake_knows_nothing_of_stop_it_with_one_line(folder: P
     micro.run(folder, "snakemake", "--unlock")
 
 
-def test_adopting_registers_what_holds_and_what_does_not_runs(folder: Path) -> None:
+def test_adopting_registers_valid_outputs_and_reruns_the_others(folder: Path) -> None:
     shutil.rmtree(folder / ".snakemake")
     micro.change(folder, lambda loaded: loaded["variants"]["audio_only"].update(loss={"margin": 0.3}))
     printed = micro.run(folder, "emofuse", "adopt")
@@ -103,12 +103,12 @@ def test_adopting_registers_what_holds_and_what_does_not_runs(folder: Path) -> N
     audio_only = micro.FOLD.replace("proposed", "audio_only")
     expected = {f"train {audio_only}", f"evaluate {audio_only}", f"report {micro.CORPUS}"}
     assert micro.planned(folder) == expected
-    # And a change after it is noticed: Snakemake has metadata of every job.
+    # Later changes are noticed too: Snakemake now has metadata for every job.
     micro.change(folder, lambda loaded: loaded["variants"]["proposed"].update(loss={"margin": 0.3}))
     assert micro.planned(folder) == expected | {f"train {micro.FOLD}", f"evaluate {micro.FOLD}"}
 
 
-def test_a_result_of_code_that_was_not_committed_says_so(folder: Path) -> None:
+def test_results_of_uncommitted_code_are_marked(folder: Path) -> None:
     (folder / "src/emofuse/report/table.py").write_text(
         (folder / "src/emofuse/report/table.py").read_text() + "\nX = 1\n"
     )

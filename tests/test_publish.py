@@ -1,4 +1,4 @@
-"""Published results: what may be published, what is compared, and what may be taken from them."""
+"""Published results: what may be published, how they are compared, and what can be adopted from them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def change(root: Path, edit: Callable[[dict[str, Any]], object]) -> Params:
 def fake(
     root: Path, stage: str, key: dict[str, Any], record: str, inputs: Iterable[str], outputs: dict[str, str]
 ) -> None:
-    """Write what a job would: its outputs, with these contents, and its record."""
+    """Write what a job would write: outputs with these contents, and the record."""
     params = config.load(root / "params.yaml")
     for path, text in outputs.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def download(root: Path) -> None:
 
 
 def features(root: Path, mark: str = "") -> None:
-    """The features, whose bytes `mark` changes."""
+    """The features; `mark` changes their bytes."""
     for stage in ("faces", "audio"):
         for shard in (0, 1):
             array, table = paths.features("demo", stage, shard)
@@ -123,8 +123,8 @@ def features(root: Path, mark: str = "") -> None:
 
 def train(root: Path, run: RunKey, mark: str = "") -> None:
     """Training and evaluation of a fold."""
-    made = [file for stage in ("faces", "audio") for shard in (0, 1) for file in paths.features("demo", stage, shard)]
-    read = [*made, *paths.splits("demo", PROTOCOL)]
+    arrays = [file for stage in ("faces", "audio") for shard in (0, 1) for file in paths.features("demo", stage, shard)]
+    read = [*arrays, *paths.splits("demo", PROTOCOL)]
     key = run.asdict()
     fake(root, "train", key, run.training_record, read, {run.model: f"model {run}{mark}", run.history: "epoch\n1\n"})
     scored = {
@@ -136,9 +136,9 @@ def train(root: Path, run: RunKey, mark: str = "") -> None:
 
 
 def report(root: Path, score: float = 0.5) -> None:
-    """A report with a main table of a row a seed."""
+    """A report whose main table has one row per seed."""
     params = config.load(root / "params.yaml")
-    outputs = dict.fromkeys(paths.report("demo"), "made\n")
+    outputs = dict.fromkeys(paths.report("demo"), "report\n")
     outputs["results/demo/metrics.json"] = "{}"
     outputs |= {path: "variant\nnot run\n" for path in outputs if path.endswith(".csv")}
     rows = [f"{PROTOCOL},proposed,{seed},run,{score + seed / 10}\n" for seed in (1, 2)]
@@ -149,7 +149,7 @@ def report(root: Path, score: float = 0.5) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which the demo has run; to be copied, not changed."""
+    """A repository in which the demo has been run. Copy it; do not change it."""
     root = tmp_path_factory.mktemp("finished")
     (root / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     (root / ".gitignore").write_text("/data/\n/models/\n/results/*\n!/results/published/\n")
@@ -178,7 +178,7 @@ def params(root: Path) -> Params:
 
 @pytest.fixture(scope="module")
 def publication(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, published and committed; to be copied, not changed."""
+    """The same repository, published and committed. Copy it; do not change it."""
     root = shutil.copytree(finished, tmp_path_factory.mktemp("publication") / "repository")
     publish.publish("demo", "first", config.load(root / "params.yaml"), root)
     commit(root)
@@ -192,7 +192,7 @@ def published(publication: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clone(published: Path, tmp_path: Path) -> Path:
-    """A clone of a published repository: nothing has run in it."""
+    """A clone of a published repository, in which nothing has been run."""
     git(published, "clone", "-q", str(published), str(tmp_path / "clone"))
     return tmp_path / "clone"
 
@@ -240,24 +240,24 @@ def test_each_publication_is_a_row_of_the_log(root: Path, params: Params) -> Non
     assert [each["reason"] for each in rows(root)] == ["the first, run", "another", "back again"]
 
 
-def test_what_is_published_already_adds_no_row(
+def test_publishing_the_same_report_again_changes_nothing(
     published: Path, params: Params, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = files(published / "results/published")
     with caplog.at_level(logging.INFO):
         publish.publish("demo", "again", params, published)
-    assert "published already" in caplog.text
+    assert "already published" in caplog.text
     assert files(published / "results/published") == before
 
 
-def test_a_damaged_publication_is_written_again_without_a_second_row(published: Path, params: Params) -> None:
+def test_a_damaged_publication_is_repaired_without_a_second_row(published: Path, params: Params) -> None:
     before = files(published / "results/published")
     (published / PUBLISHED / FOLDS[0].metrics).write_text("{}")
     publish.publish("demo", "repaired", params, published)
     assert files(published / "results/published") == before
 
 
-def test_a_part_of_the_runs_may_be_published(root: Path, params: Params) -> None:
+def test_some_of_the_runs_may_be_published(root: Path, params: Params) -> None:
     for run in FOLDS[2:]:
         shutil.rmtree(root / run.results)
         for path in (*run.trained, run.training_record):
@@ -273,13 +273,13 @@ def test_a_part_of_the_runs_may_be_published(root: Path, params: Params) -> None
 @pytest.mark.parametrize(
     "absent", [paths.raw("demo", 0), paths.features("demo", "faces", 0)[0], FOLDS[0].model, FOLDS[0].embeddings]
 )
-def test_what_is_not_published_may_be_absent(root: Path, params: Params, absent: str) -> None:
+def test_files_that_are_not_published_may_be_absent(root: Path, params: Params, absent: str) -> None:
     (root / absent).unlink()
     publish.publish("demo", "from a clone", params, root)
 
 
-def refused(root: Path, *words: str, why: str = "a reason") -> None:
-    """Publishing is refused in one line with these words, and nothing is written."""
+def is_refused(root: Path, *words: str, why: str = "a reason") -> None:
+    """Assert that publishing fails with one line that has these words, and writes nothing."""
     with pytest.raises(UserError) as caught:
         publish.publish("demo", why, config.load(root / "params.yaml"), root)
     message = str(caught.value)
@@ -290,26 +290,26 @@ def refused(root: Path, *words: str, why: str = "a reason") -> None:
 
 
 def test_a_reason_is_required(root: Path) -> None:
-    refused(root, "--why", why=" \n")
+    is_refused(root, "--why", why=" \n")
 
 
-def test_without_a_report_nothing_is_published(root: Path) -> None:
+def test_a_missing_report_is_not_published(root: Path) -> None:
     (root / "results/demo/record.json").unlink()
-    refused(root, "no report", "snakemake demo")
+    is_refused(root, "no report", "snakemake demo")
 
 
 def test_a_report_without_folds_is_not_published(root: Path) -> None:
     for run in FOLDS:
         shutil.rmtree(root / run.results)
     report(root)
-    refused(root, "no evaluated fold")
+    is_refused(root, "no evaluated fold")
 
 
-def test_an_older_report_than_its_folds_is_not_published(root: Path) -> None:
+def test_a_report_older_than_its_folds_is_not_published(root: Path) -> None:
     shutil.move(root / FOLDS[0].results, root / "aside")
     report(root)
     shutil.move(root / "aside", root / FOLDS[0].results)
-    refused(root, str(FOLDS[0]), "not in the report", "snakemake demo")
+    is_refused(root, str(FOLDS[0]), "does not include it", "snakemake demo")
 
 
 @pytest.mark.parametrize(
@@ -321,25 +321,25 @@ def test_an_older_report_than_its_folds_is_not_published(root: Path) -> None:
 )  # fmt: skip
 def test_corrupted_files_are_not_published(root: Path, path: str) -> None:
     (root / path).write_text("other")
-    refused(root, "corrupted", path, "snakemake demo")
+    is_refused(root, "corrupted", path, "snakemake demo")
 
 
 def test_stale_results_are_not_published(root: Path) -> None:
     change(root, lambda tree: tree["corpora"]["demo"].update(training={"epochs": 7}))
-    refused(root, "stale", "training.epochs", "snakemake demo")
+    is_refused(root, "stale", "training.epochs", "snakemake demo")
 
 
 def test_results_of_other_code_are_not_published(root: Path) -> None:
     record = Record.read(root, paths.record(paths.index("demo")))
     assert record
     replace(record, code="other").write(root)
-    refused(root, "stale", "emofuse index demo", "other code")
+    is_refused(root, "stale", "emofuse index demo", "other code")
 
 
 @pytest.mark.parametrize("path", [FOLDS[0].history, "results/demo/figures/../tables/main.md", paths.index("demo")])
-def test_what_is_published_must_be_here(root: Path, path: str) -> None:
+def test_missing_files_are_not_published(root: Path, path: str) -> None:
     (root / path).unlink()
-    refused(root, Path(path).name, "not here", "dvc pull")
+    is_refused(root, Path(path).name, "missing", "dvc pull")
 
 
 @pytest.mark.parametrize("path", [paths.record(paths.features("demo", "faces", 0)[0]), paths.raw_record("demo", 0)])
@@ -348,7 +348,7 @@ def test_the_chain_must_be_complete(root: Path, path: str) -> None:
     assert record
     for file in (path, *record.outputs):
         (root / file).unlink()
-    refused(root, "nor a record of it")
+    is_refused(root, "and its record are absent")
 
 
 @pytest.mark.parametrize("path", ["src/code.py", "src/new.py", "params.yaml", "literature/paper.csv"])
@@ -357,16 +357,16 @@ def test_results_of_uncommitted_code_are_not_published(root: Path, path: str) ->
         stream.write("# changed\n")
     if path.startswith("literature"):
         report(root)
-    refused(root, "uncommitted", "commit")
+    is_refused(root, "uncommitted", "commit")
 
 
-def test_a_folder_without_git_is_not_published_from(root: Path) -> None:
+def test_publishing_requires_git(root: Path) -> None:
     shutil.rmtree(root / ".git")
-    refused(root, "git repository")
+    is_refused(root, "git repository")
 
 
 @pytest.mark.parametrize("failing", ["copyfile", "rename"])
-def test_a_failure_leaves_the_old_publication(
+def test_a_failure_keeps_the_old_publication(
     published: Path, params: Params, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files(published / "results/published")
@@ -420,66 +420,66 @@ def test_an_intact_publication_is_up_to_date(clone: Path, params: Params) -> Non
     assert list(publish.check("demo", params, clone)) == [f"{PUBLISHED}: intact, up to date"]
 
 
-def test_nothing_published_is_nothing_to_check(root: Path, params: Params) -> None:
+def test_without_a_publication_there_is_nothing_to_check(root: Path, params: Params) -> None:
     assert not list(publish.check("demo", params, root))
 
 
-def test_results_of_an_older_commit_are_no_mistake(clone: Path) -> None:
-    made = rows(clone)[0]["commit"]
+def test_results_of_an_older_commit_are_not_an_error(clone: Path) -> None:
+    commit_of_results = rows(clone)[0]["commit"]
     params = change(clone, lambda tree: tree["corpora"]["demo"].update(training={"epochs": 7}))
     (line,) = publish.check("demo", params, clone)
-    assert f"produced by commit {made[:12]}" in line
+    assert f"produced by commit {commit_of_results[:12]}" in line
     assert line.endswith("changed since then: train, report")
 
 
-def test_a_changed_table_of_literature_changes_the_report(clone: Path, params: Params) -> None:
+def test_changed_literature_changes_the_report(clone: Path, params: Params) -> None:
     (clone / "literature/paper.csv").write_text("y\n")
     (line,) = publish.check("demo", params, clone)
     assert line.endswith("changed since then: report")
 
 
-def test_a_removed_corpus_is_no_mistake(clone: Path) -> None:
+def test_a_removed_corpus_is_not_an_error(clone: Path) -> None:
     other = {**PARAMS["corpora"]["demo"]}
     params = change(clone, lambda tree: tree.update(corpora={"other": other}, paper=["other"]))
     (line,) = publish.check("demo", params, clone)
     assert "produced by commit" in line
 
 
-def altered(folder: Path, path: str) -> None:
+def overwrite(folder: Path, path: str) -> None:
     (folder / path).write_text("clip,predicted\na,happy\n")
 
 
-def edited(folder: Path, path: str) -> None:
+def edit_settings(folder: Path, path: str) -> None:
     text = (folder / path).read_text()
     (folder / path).write_text(text.replace('"epochs": 30', '"epochs": 60'))
 
 
-def removed(folder: Path, path: str) -> None:
+def remove(folder: Path, path: str) -> None:
     (folder / path).unlink()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "path"),
+    ("damage", "path"),
     [
-        (altered, FOLDS[0].predictions),
-        (altered, "results/demo/tables/main.csv"),
-        (altered, "data/demo/index.csv"),
-        (altered, "results/demo/extra.csv"),
-        (edited, FOLDS[0].training_record),
-        (removed, FOLDS[0].history),
-        (removed, FOLDS[0].training_record),
-        (removed, FOLDS[0].evaluation_record),
-        (removed, paths.record(paths.features("demo", "audio", 1)[0])),
-        (removed, paths.record(paths.index("demo"))),
-        (removed, paths.splits_record("demo", PROTOCOL)),
-        (removed, paths.raw_record("demo", 0)),
-        (removed, "results/demo/record.json"),
+        (overwrite, FOLDS[0].predictions),
+        (overwrite, "results/demo/tables/main.csv"),
+        (overwrite, "data/demo/index.csv"),
+        (overwrite, "results/demo/extra.csv"),
+        (edit_settings, FOLDS[0].training_record),
+        (remove, FOLDS[0].history),
+        (remove, FOLDS[0].training_record),
+        (remove, FOLDS[0].evaluation_record),
+        (remove, paths.record(paths.features("demo", "audio", 1)[0])),
+        (remove, paths.record(paths.index("demo"))),
+        (remove, paths.splits_record("demo", PROTOCOL)),
+        (remove, paths.raw_record("demo", 0)),
+        (remove, "results/demo/record.json"),
     ],
 )
-def test_a_tampered_publication_is_found(
-    clone: Path, params: Params, spoil: Callable[[Path, str], None], path: str
+def test_a_tampered_publication_is_detected(
+    clone: Path, params: Params, damage: Callable[[Path, str], None], path: str
 ) -> None:
-    spoil(clone / PUBLISHED, path)
+    damage(clone / PUBLISHED, path)
     with pytest.raises(UserError, match="git checkout"):
         list(publish.check("demo", params, clone))
     with pytest.raises(UserError, match="git checkout"):
@@ -519,12 +519,12 @@ def test_numbers_are_compared_as_numbers(published: Path) -> None:
     assert compared(published) == (["identical, 10 cells"], True)
 
 
-def test_the_largest_difference_is_said(published: Path) -> None:
+def test_the_largest_difference_is_reported(published: Path) -> None:
     table(published, ROW | {"war_mean": 0.61}, SECOND | {"war_mean": 0.65})
     lines, agree = compared(published)
     assert not agree
     assert lines == [
-        "2 of 10 cells differ, by up to 0.05 (kfold_3, proposed, seed 2: war_mean: 0.65 here, 0.7 published)"
+        "2 of 10 cells differ, by up to 0.05 (kfold_3, proposed, seed 2: war_mean: 0.65 local, 0.7 published)"
     ]
 
 
@@ -533,49 +533,51 @@ def test_rows_are_matched_by_their_keys(published: Path) -> None:
     assert compared(published)[1]
 
 
-def test_rows_and_cells_of_one_side_are_said(published: Path) -> None:
+def test_rows_and_cells_of_one_side_are_reported(published: Path) -> None:
     table(published, ROW | {"war_mean": "", "extra": 3}, ROW | {"seed": 7, "extra": ""})
     lines, agree = compared(published)
     assert not agree
     assert lines == [
-        "1 rows only here: kfold_3, proposed, seed 7",
-        "1 cells only here: kfold_3, proposed, seed 1: extra",
+        "1 rows only local: kfold_3, proposed, seed 7",
+        "1 cells only local: kfold_3, proposed, seed 1: extra",
         "1 rows only published: kfold_3, proposed, seed 2",
         "1 cells only published: kfold_3, proposed, seed 1: war_mean",
     ]
 
 
-def test_what_was_not_run_is_no_row(published: Path) -> None:
+def test_runs_that_were_not_run_are_left_out(published: Path) -> None:
     table(published, ROW, SECOND | {"status": "not run", "war_mean": ""})
     assert compared(published) == (["1 rows only published: kfold_3, proposed, seed 2"], False)
 
 
-def test_words_that_differ_are_said(published: Path) -> None:
+def test_texts_that_differ_are_reported(published: Path) -> None:
     table(published, ROW | {"status": "incomplete"}, SECOND)
     lines, agree = compared(published)
     assert not agree
     assert lines == [
-        "1 of 10 cells differ in words (kfold_3, proposed, seed 1: status: incomplete here, run published)"
+        "1 of 10 cells differ in text (kfold_3, proposed, seed 1: status: incomplete local, run published)"
     ]
 
 
-def test_rows_of_one_name_are_compared_in_their_order(published: Path) -> None:
+def test_rows_with_equal_names_are_compared_in_order(published: Path) -> None:
     for root in (published, published / PUBLISHED):
         table(root, {"method": "x", "war": 1}, {"method": "x", "war": 2}, name="literature")
     assert compared(published, "literature")[0] == ["identical, 4 cells"]
     table(published, {"method": "x", "war": 1}, {"method": "x", "war": 3}, name="literature")
-    assert compared(published, "literature")[0] == ["1 of 4 cells differ, by up to 1 (x (2): war: 3 here, 2 published)"]
+    assert compared(published, "literature")[0] == [
+        "1 of 4 cells differ, by up to 1 (x (2): war: 3 local, 2 published)"
+    ]
 
 
-def test_a_table_of_one_side_is_said(published: Path) -> None:
+def test_a_table_of_one_side_is_reported(published: Path) -> None:
     (published / "results/demo/tables/audit.csv").unlink()
     assert compared(published, "audit") == (["only published"], False)
 
 
-def test_without_a_side_there_is_nothing_to_compare(root: Path, clone: Path, params: Params) -> None:
+def test_comparing_requires_both_sides(root: Path, clone: Path, params: Params) -> None:
     with pytest.raises(UserError, match=r"nothing is published; `emofuse publish demo --why"):
         publish.compare("demo", params, root)
-    with pytest.raises(UserError, match=r"nothing has been run here; run `snakemake demo --cores 8`"):
+    with pytest.raises(UserError, match=r"there are no local results; run `snakemake demo --cores 8`"):
         publish.compare("demo", params, clone)
 
 
@@ -590,14 +592,14 @@ def states(root: Path, stage: str = "evaluate") -> set[State]:
     return {chain.whole(record).state for record in chain.records if record.stage == stage}
 
 
-def test_a_fresh_clone_takes_all_folds_with_what_is_upstream(clone: Path, params: Params) -> None:
+def test_a_fresh_clone_adopts_all_folds_with_everything_upstream(clone: Path, params: Params) -> None:
     assert publish.install(SOURCE, params, clone) == RECORDS
     for run in FOLDS:
         for path in (run.metrics, run.predictions, run.history):
             assert (clone / path).read_bytes() == (clone / PUBLISHED / path).read_bytes()
         assert not (clone / run.model).exists()
     assert (clone / "data/demo/index.csv").is_file()
-    assert states(clone) == {State.UNCHECKABLE}  # clips and features are not here
+    assert states(clone) == {State.UNCHECKABLE}  # clips and features are absent
     chain = Chain(params, clone)
     assert {chain.lineage(record).state for record in chain.records} == {State.VERIFIED}
     assert {record.stage for record in chain.records} == {
@@ -616,7 +618,7 @@ def test_a_fresh_clone_takes_all_folds_with_what_is_upstream(clone: Path, params
         assert record.details == {**original.details, "adopted": {"from": PUBLISHED}}
 
 
-def test_folds_fit_the_clips_and_features_of_another_machine(clone: Path, params: Params) -> None:
+def test_folds_are_adopted_onto_the_clips_and_features_of_another_machine(clone: Path, params: Params) -> None:
     clips(clone)
     before = files(clone / "data")
     assert publish.install(SOURCE, params, clone) == RECORDS
@@ -666,18 +668,18 @@ def test_adopting_twice_changes_nothing(clone: Path, params: Params) -> None:
     assert publish.install(SOURCE, params, clone) == sorted([FOLDS[0].training_record, FOLDS[0].evaluation_record])
 
 
-def test_folds_that_are_trained_here_are_left_alone(clone: Path, params: Params) -> None:
+def test_folds_trained_here_are_left_alone(clone: Path, params: Params) -> None:
     clips(clone)
     train(clone, FOLDS[0], "own")
     train(clone, FOLDS[1], "own")
-    (clone / FOLDS[1].evaluation_record).unlink()  # evaluating it takes seconds
+    (clone / FOLDS[1].evaluation_record).unlink()  # evaluating again takes seconds
     own = files(clone / "models")
     left = {record for run in FOLDS[:2] for record in (run.training_record, run.evaluation_record)}
     assert publish.install(SOURCE, params, clone) == sorted(set(RECORDS) - left)
     assert own.items() <= files(clone / "models").items()
 
 
-def test_a_fold_that_does_not_hold_here_is_replaced(clone: Path, params: Params) -> None:
+def test_an_invalid_local_fold_is_replaced(clone: Path, params: Params) -> None:
     clips(clone)
     train(clone, FOLDS[0], "own")
     (clone / FOLDS[0].history).write_text("corrupted")
@@ -686,21 +688,21 @@ def test_a_fold_that_does_not_hold_here_is_replaced(clone: Path, params: Params)
     assert states(clone) == {State.VERIFIED}
 
 
-def test_folds_of_other_settings_are_not_taken(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folds_with_other_settings_are_not_adopted(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
     params = change(clone, lambda tree: tree["corpora"]["demo"].update(training={"epochs": 7}))
     assert publish.install(SOURCE, params, clone) == []
-    (said,) = caplog.messages
-    assert "6 folds not taken: `emofuse train` ran with training.epochs 30; params.yaml says 7" in said
+    (message,) = caplog.messages
+    assert "6 folds not adopted: `emofuse train` ran with training.epochs 30; params.yaml has 7" in message
     assert not (clone / "data").exists()
 
 
-def test_folds_that_are_not_asked_for_are_not_taken(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folds_outside_params_yaml_are_not_adopted(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
     params = change(clone, lambda tree: tree["corpora"]["demo"].update(seeds=[1, 3]))
     wanted = [record for record in RECORDS if "seed-1" in record]
     assert publish.install(SOURCE, params, clone) == wanted
-    (said,) = caplog.messages
-    assert "3 folds not taken: params.yaml does not ask for" in said
-    assert "no seed 2" in said
+    (message,) = caplog.messages
+    assert "3 folds not adopted: params.yaml no longer includes" in message
+    assert "no seed 2" in message
 
 
 def test_a_new_variant_leaves_the_published_ones_valid(clone: Path) -> None:
@@ -712,26 +714,26 @@ def test_a_new_variant_leaves_the_published_ones_valid(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate", "faces", "splits", "download"])
-def test_folds_of_other_code_are_not_taken(
+def test_folds_of_other_code_are_not_adopted(
     clone: Path, params: Params, stage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    today = code.digest
-    monkeypatch.setattr(code, "digest", lambda asked, kind=None: "other" if asked == stage else today(asked, kind))
+    current = code.digest
+    monkeypatch.setattr(code, "digest", lambda name, kind=None: "other" if name == stage else current(name, kind))
     assert publish.install(SOURCE, params, clone) == []
-    (said,) = caplog.messages
-    assert f"6 folds not taken: `emofuse {stage}` ran with other code than today's" in said
+    (message,) = caplog.messages
+    assert f"6 folds not adopted: `emofuse {stage}` ran with other code" in message
 
 
-def test_folds_of_other_features_are_not_taken(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folds_of_other_features_are_not_adopted(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
     params = change(clone, lambda tree: tree["corpora"]["demo"]["audio"].update(hop_ms=8.0))
     clips(clone)
     features(clone, " of other windows")
     assert publish.install(SOURCE, params, clone) == []
-    (said,) = caplog.messages
-    assert "6 folds not taken: `emofuse audio` ran with audio.hop_ms 10.0; params.yaml says 8.0" in said
+    (message,) = caplog.messages
+    assert "6 folds not adopted: `emofuse audio` ran with audio.hop_ms 10.0; params.yaml has 8.0" in message
 
 
-def test_folds_of_other_clips_are_not_taken(clone: Path, params: Params, caplog: pytest.LogCaptureFixture) -> None:
+def test_folds_of_other_clips_are_not_adopted(clone: Path, params: Params, caplog: pytest.LogCaptureFixture) -> None:
     clips(clone)
     for path in (paths.record(paths.index("demo")), paths.splits_record("demo", PROTOCOL)):
         record = Record.read(clone, path)
@@ -745,31 +747,29 @@ def test_folds_of_other_clips_are_not_taken(clone: Path, params: Params, caplog:
     assert tables
     replace(tables, inputs={file: content(clone, file) for file in tables.inputs}).write(clone)
     assert publish.install(SOURCE, params, clone) == []
-    (said,) = caplog.messages
-    assert f"6 folds not taken: {paths.splits('demo', PROTOCOL)[0]} differs from the published one" in said
+    (message,) = caplog.messages
+    assert f"6 folds not adopted: {paths.splits('demo', PROTOCOL)[0]} differs from the published one" in message
 
 
-def test_folds_do_not_fit_stale_clips(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folds_are_not_adopted_onto_stale_splits(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
     clips(clone)
     params = change(clone, lambda tree: tree["corpora"]["demo"].update(split_seed=5))
     assert publish.install(SOURCE, params, clone) == []
-    (said,) = caplog.messages
-    assert "split_seed" in said
+    (message,) = caplog.messages
+    assert "split_seed" in message
 
 
-def test_a_file_without_a_record_is_not_taken_over(
-    clone: Path, params: Params, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_without_a_record_is_not_adopted(clone: Path, params: Params, caplog: pytest.LogCaptureFixture) -> None:
     array = paths.features("demo", "faces", 0)[0]
     (clone / array).parent.mkdir(parents=True)
     (clone / array).write_text("something")
     assert publish.install(SOURCE, params, clone) == []
-    assert f"{array} is neither the published one nor has a record here: delete it" in caplog.text
+    assert f"{array} differs from the published file and has no record: delete it" in caplog.text
     assert (clone / array).read_text() == "something"
 
 
-def test_what_was_adopted_can_be_published_and_adopted_again(clone: Path, tmp_path: Path) -> None:
-    """A second machine, with its own features, adds a variant; a third takes both."""
+def test_adopted_results_can_be_published_and_adopted_again(clone: Path, tmp_path: Path) -> None:
+    """A second machine, with its own features, adds a variant; a third adopts both."""
 
     def add(tree: dict[str, Any]) -> None:
         tree["variants"]["plain"] = {"loss": {"metric": "none"}}
@@ -777,22 +777,22 @@ def test_what_was_adopted_can_be_published_and_adopted_again(clone: Path, tmp_pa
 
     params = change(clone, add)
     publish.install(SOURCE, params, clone)
-    features_of_second = tmp_path / "second"
+    third = tmp_path / "third"
     download(clone)
     features(clone, " rounded")
     publish.install(SOURCE, params, clone)
     train(clone, RunKey("demo", PROTOCOL, "plain", 1, 0))
     report(clone)
-    publish.publish("demo", "a variant more", params, clone)
+    publish.publish("demo", "another variant", params, clone)
     commit(clone)
     assert [row["folds"] for row in rows(clone)] == ["6", "7"]
-    git(clone, "clone", "-q", str(clone), str(features_of_second))
-    assert len(publish.install(SOURCE, params, features_of_second)) == 14
-    chain = Chain(params, features_of_second)
+    git(clone, "clone", "-q", str(clone), str(third))
+    assert len(publish.install(SOURCE, params, third)) == 14
+    chain = Chain(params, third)
     assert {chain.lineage(record).state for record in chain.records} == {State.VERIFIED}
 
 
 @pytest.mark.parametrize("source", ["results/published/other", "literature"])
-def test_a_folder_that_is_no_publication_is_refused(clone: Path, params: Params, source: str) -> None:
+def test_a_folder_that_is_not_a_publication_is_refused(clone: Path, params: Params, source: str) -> None:
     with pytest.raises(UserError, match="not a folder of published results"):
         publish.install(Path(source), params, clone)

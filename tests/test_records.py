@@ -1,4 +1,4 @@
-"""Records, and the jobs that write them: what a job read and wrote is checked, hashed, and noticed when it changes."""
+"""Records and jobs: inputs and outputs are hashed and verified, and every change is detected."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_job_leaves_a_record_of_what_it_read_wrote_and_ran_with(root: Path) -> None:
+def test_a_job_records_its_inputs_outputs_settings_and_environment(root: Path) -> None:
     record = find(root, INDEX)
     assert record is not None
     assert (record.stage, dict(record.key)) == ("index", CORPUS)
@@ -64,7 +64,7 @@ def test_a_job_leaves_a_record_of_what_it_read_wrote_and_ran_with(root: Path) ->
     assert record.finished
 
 
-def test_a_rerun_to_the_same_bits_has_the_same_hash_and_another_has_not(root: Path) -> None:
+def test_only_a_bit_identical_rerun_has_the_same_hash(root: Path) -> None:
     first = find(root, INDEX)
     assert first is not None
     again = index(root)
@@ -92,19 +92,19 @@ def test_an_edited_record_is_refused(root: Path, damage: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"text"', "null"])
-def test_a_file_that_is_no_record_is_refused(root: Path, text: str) -> None:
+def test_a_file_that_is_not_a_record_is_refused(root: Path, text: str) -> None:
     (root / paths.record(INDEX)).write_text(text)
     with pytest.raises(UserError, match="index"):
         find(root, INDEX)
 
 
-def test_a_missing_input_names_the_command_that_makes_it(root: Path) -> None:
+def test_a_missing_input_names_its_command(root: Path) -> None:
     (root / RAW).unlink()
     with pytest.raises(UserError, match=rf"{RAW} is missing: run `snakemake {RAW} --cores 2`"):
         index(root)
 
 
-def test_a_corrupted_input_names_the_command_that_makes_it_again(root: Path) -> None:
+def test_a_corrupted_input_names_the_command_that_rebuilds_it(root: Path) -> None:
     write(root, RAW, "clipz")
     with pytest.raises(UserError, match=rf"{RAW} is corrupted: .*`snakemake --force {RAW} --cores 2`"):
         index(root)
@@ -112,25 +112,25 @@ def test_a_corrupted_input_names_the_command_that_makes_it_again(root: Path) -> 
 
 def test_an_input_without_a_record_is_refused(root: Path) -> None:
     (root / paths.raw_record("demo", 0)).unlink()
-    with pytest.raises(UserError, match="has no record of the job that made it"):
+    with pytest.raises(UserError, match="has no record of the job that wrote it"):
         index(root)
 
 
 def test_a_stale_input_is_refused_with_the_parameter_that_changed(root: Path) -> None:
     changed = {"demo": {"seed": 2, "actors": 24, "takes": 4}}
     with pytest.raises(
-        UserError, match=r"ran with clips\.demo\.seed 1; params\.yaml says 2.*run `snakemake demo --cores 8`"
+        UserError, match=r"ran with clips\.demo\.seed 1; params\.yaml has 2.*run `snakemake demo --cores 8`"
     ):
         index(root, **changed)
 
 
-def test_an_input_that_changes_while_a_job_reads_it_is_noticed_and_no_record_left(root: Path) -> None:
+def test_an_input_that_changes_during_a_job_is_detected_and_leaves_no_record(root: Path) -> None:
     def read() -> None:
         with job("index", params(root), CORPUS, paths.record(INDEX), [RAW], [INDEX], root):
             write(root, INDEX, "index")
             write(root, RAW, "other clips")
 
-    with pytest.raises(UserError, match="changed while emofuse index was reading it"):
+    with pytest.raises(UserError, match="changed while emofuse index was running"):
         read()
     assert find(root, INDEX) is None
 
@@ -148,12 +148,12 @@ def test_a_job_that_fails_leaves_no_record(root: Path) -> None:
 
 def state(root: Path, **demo: Any) -> State:
     chain = Chain(params(root, **demo), root)
-    record = chain.maker(INDEX)
+    record = chain.producer(INDEX)
     assert record is not None
     return chain.whole(record).state
 
 
-def test_what_becomes_of_a_result(root: Path) -> None:
+def test_the_state_of_a_result(root: Path) -> None:
     assert state(root) == State.VERIFIED
     assert state(root, title="another title") == State.VERIFIED
     assert state(root, demo={"seed": 2, "actors": 24, "takes": 4}) == State.STALE
@@ -166,17 +166,17 @@ def test_what_becomes_of_a_result(root: Path) -> None:
     assert state(root) == State.STALE
 
 
-def test_what_params_yaml_no_longer_asks_for_is_no_mistake(root: Path) -> None:
+def test_jobs_that_params_yaml_no_longer_includes_are_not_an_error(root: Path) -> None:
     with job("splits", params(root), {**CORPUS, "protocol": "kfold_3"}, paths.splits_record("demo", "kfold_3"), [INDEX],
              ["data/demo/splits/kfold_3/folds.csv"], root):  # fmt: skip
         write(root, "data/demo/splits/kfold_3/folds.csv", "folds")
     chain = Chain(params(root, protocols={"kfold_4": [0]}), root)
-    record = chain.maker("data/demo/splits/kfold_3/folds.csv")
+    record = chain.producer("data/demo/splits/kfold_3/folds.csv")
     assert record is not None
     assert chain.whole(record).state == State.LEFT_OVER
 
 
-def test_a_record_that_is_an_input_counts_by_its_hash_not_by_its_time(root: Path) -> None:
+def test_a_record_as_input_is_compared_by_its_hash_not_its_time(root: Path) -> None:
     summary = paths.summary("demo")
 
     def report() -> str:
@@ -190,3 +190,10 @@ def test_a_record_that_is_an_input_counts_by_its_hash_not_by_its_time(root: Path
     first = report()
     (root / paths.record(INDEX)).write_text((root / paths.record(INDEX)).read_text().replace("+00:00", "+00:01"))
     assert report() == first
+
+
+def test_a_record_whose_key_is_not_that_of_a_run_is_one_clear_error(root: Path) -> None:
+    record = find(root, INDEX)
+    assert record is not None
+    with pytest.raises(UserError, match=r"index\.record\.json is not a valid record"):
+        _ = record.run

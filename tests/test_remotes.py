@@ -1,4 +1,4 @@
-"""DVC's remotes, a folder, SSH and S3: pushed here, cloned and pulled there, nothing is left to do and the report is equal."""
+"""DVC remotes (folder, SSH, S3): after a push, a clone and a pull, nothing has to be rerun and the report is the same."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import servers
 
 @dataclass
 class Remote:
-    """Where DVC pushes to: its address, its other options, and the environment of one who may."""
+    """A DVC remote: its address, other options, and the environment variables for access."""
 
     url: str
     options: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
 
 
-# The tests pull from a folder anyway.
+# Other tests already pull from a folder.
 @pytest.fixture(params=[pytest.param("folder", marks=pytest.mark.slow), "ssh", "s3"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
     folder = tmp_path / "server"
@@ -41,7 +41,7 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
 
 
 @pytest.mark.integration
-def test_pushed_here_and_pulled_there(dvc_run: Path, remote: Remote, tmp_path: Path) -> None:
+def test_results_pushed_to_a_remote_are_complete_in_a_clone(dvc_run: Path, remote: Remote, tmp_path: Path) -> None:
     here = micro.copied(dvc_run, tmp_path / "here")
     micro.run(here, "dvc", "remote", "add", "-d", "lab", remote.url)
     for name, value in remote.options.items():
@@ -56,5 +56,5 @@ def test_pushed_here_and_pulled_there(dvc_run: Path, remote: Remote, tmp_path: P
     micro.run(there, "emofuse", "adopt")
     assert micro.agrees(there, "snakemake")
     assert micro.ran(micro.run(there, "dvc", "repro", "--allow-missing", f"report@{micro.CORPUS}")) == set()
-    assert micro.made(there) == micro.made(here)
+    assert micro.outputs(there) == micro.outputs(here)
     assert "stale" not in micro.run(there, "emofuse", "verify", micro.CORPUS)

@@ -1,4 +1,4 @@
-"""A lab's MLflow: PostgreSQL behind a server that asks for a password, and many folds that write to it at once."""
+"""A shared MLflow server with PostgreSQL and passwords, to which many folds write at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from emofuse import tracking
 from emofuse.paths import RunKey
 logging.basicConfig(format="%(message)s")
 tracking.SHORT = tracking.INTERVAL = 0.1
-tracking.PATIENCE = tracking.TURN = 300  # a busy machine, and a server that takes long to check a password
+tracking.PATIENCE = tracking.LOCK_TIMEOUT = 300  # a busy machine, and a server that checks passwords slowly
 key = RunKey("demo", "kfold_8", "proposed", 1, int(sys.argv[2]))
 with tracking.TrainingRun(key, fake.SETTINGS, {}) as live:
     for row in fake.history(0.1 * key.fold):
@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.fixture
 def client(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
-    """A client of the server, to which this process writes too."""
+    """A client of the server; this process writes to the same server."""
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     for name, value in server.items():
@@ -59,8 +59,8 @@ def runs(client: MlflowClient, experiment: str) -> list[Run]:
     """The runs of an experiment, the parents first."""
     found = client.get_experiment_by_name(experiment)
     assert found is not None, f"no {experiment} in {[each.name for each in client.search_experiments()]}"
-    made = client.search_runs([found.experiment_id], max_results=1000)
-    return sorted(made, key=lambda run: run.data.tags["emofuse.run"])
+    found_runs = client.search_runs([found.experiment_id], max_results=1000)
+    return sorted(found_runs, key=lambda run: run.data.tags["emofuse.run"])
 
 
 def test_eight_folds_at_once_lose_nothing(client: MlflowClient, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_eight_folds_at_once_lose_nothing(client: MlflowClient, tmp_path: Path) 
         assert [point.step for point in history] == list(range(1, fake.EPOCHS + 1))
 
 
-def test_two_who_share_it_under_names_of_their_own_keep_their_runs(
+def test_two_users_with_their_own_experiments_keep_their_runs(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = fake.KEYS[0]
@@ -98,9 +98,7 @@ def test_two_who_share_it_under_names_of_their_own_keep_their_runs(
     assert client.list_artifacts(grace[1].info.run_id, "evaluation")
 
 
-def test_without_the_password_nothing_is_read_or_written(
-    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_access_requires_the_password(client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     fake.write(tmp_path, fake.KEYS[:1])
@@ -113,7 +111,7 @@ def test_without_the_password_nothing_is_read_or_written(
 def test_eight_trainings_at_once_write_while_they_run(
     client: MlflowClient, server: dict[str, str], tmp_path: Path
 ) -> None:
-    """Real trainings, long enough for live curves, and all of them at once."""
+    """Real trainings that are long enough for live curves."""
     folder = micro.make(tmp_path / "emofuse")
 
     def eight(loaded: dict) -> None:  # type: ignore[type-arg]

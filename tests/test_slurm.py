@@ -1,6 +1,6 @@
-"""The micro corpus by Slurm, a real one of two nodes: the same numbers, what each job asked for, and a node that dies.
+"""The micro corpus on a real Slurm cluster of two nodes: identical results, resource requests, and a failing node.
 
-One shard, one variant: a job of Slurm takes seconds to begin.
+It has one shard and one variant, because each Slurm job takes seconds to start.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import micro
 import pytest
 import slurm
 
-# Nothing else differs from what a user types; without a database for its accounts this Slurm is asked by squeue.
+# The only options beyond those of a user: without an accounting database, the status of jobs comes from squeue.
 BY_SLURM = (
     "snakemake", micro.CORPUS, "--profile", "profiles/slurm", "--slurm-status-command", "squeue",
     "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
 )  # fmt: skip
-WAIT = 600.0  # seconds for a job to begin, and for the run to end
+WAIT = 600.0  # seconds for a job to start, and for the run to end
 
 
 pytestmark = pytest.mark.xdist_group("slurm")
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.xdist_group("slurm")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]:
-    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as made:
-        yield made
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,12 @@ def by_slurm(cluster: slurm.Cluster, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def jobs(by_slurm: Path, cluster: slurm.Cluster) -> list[dict[str, str]]:
-    """What Slurm knows of that run's jobs."""
+    """The jobs of that run, as Slurm reports them."""
     return cluster.jobs()
 
 
 @pytest.mark.integration
-def test_a_run_by_slurm_is_what_a_run_here_is(by_slurm: Path, tmp_path: Path) -> None:
+def test_a_run_by_slurm_is_identical_to_a_local_run(by_slurm: Path, tmp_path: Path) -> None:
     here = micro.make(tmp_path / "emofuse", shards=[0], variants=["proposed"])
     shutil.copytree(micro.source(by_slurm), micro.source(here), copy_function=shutil.copy2)
     micro.run(here, *micro.SNAKEMAKE)
@@ -59,25 +59,25 @@ def test_a_run_by_slurm_is_what_a_run_here_is(by_slurm: Path, tmp_path: Path) ->
 
 
 @pytest.mark.integration
-def test_each_job_asked_for_what_its_rule_says(jobs: list[dict[str, str]]) -> None:
+def test_each_job_requests_the_resources_of_its_rule(jobs: list[dict[str, str]]) -> None:
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
-    asked = [(job["Partition"], job["TimeLimit"], job["MinMemoryNode"], job.get("TresPerJob", "")) for job in jobs]
+    requested = [(job["Partition"], job["TimeLimit"], job["MinMemoryNode"], job.get("TresPerJob", "")) for job in jobs]
     day, hour = "1-00:00:00", "01:00:00"
-    assert sorted(asked) == sorted(
+    assert sorted(requested) == sorted(
         [
             ("cpu", day, "2000M", ""),  # the clips
             ("cpu", hour, "2000M", ""),  # the index
-            ("cpu", day, "8000M", ""),  # the faces, by a detector that needs no GPU
+            ("cpu", day, "8000M", ""),  # the faces, with a detector that needs no GPU
             ("cpu", "04:00:00", "4000M", ""),  # the sound
             ("cpu", hour, "2000M", ""),  # the splits
-            ("gpu", "1-02:00:00", "32000M", "gres:gpu:1"),  # a fold, trained and scored by one job
+            ("gpu", "1-02:00:00", "32000M", "gres:gpu:1"),  # a fold, trained and evaluated by one submission
             ("cpu", hour, "8000M", ""),  # the tables
         ]
     )
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_is_survived(
+def test_the_run_survives_a_failing_node(
     by_slurm: Path, jobs: list[dict[str, str]], cluster: slurm.Cluster, tmp_path: Path
 ) -> None:
     def other(folder: Path) -> Path:
@@ -90,7 +90,7 @@ def test_a_node_that_dies_is_survived(
     process = micro.start(folder, *BY_SLURM, **cluster.settings)
     try:
         deadline = time.monotonic() + WAIT
-        while (training := micro.at_work("train", folder)) is None:
+        while (training := micro.running_job("train", folder)) is None:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -99,9 +99,9 @@ def test_a_node_that_dies_is_survived(
         printed, _ = process.communicate(timeout=WAIT)
     except subprocess.TimeoutExpired:
         process.kill()
-        pytest.fail(f"no end: {process.communicate()[0][-6000:]}")
+        pytest.fail(f"timeout: {process.communicate()[0][-6000:]}")
     assert process.returncode == 0, printed[-6000:]
     lost = [job for job in cluster.jobs()[len(jobs) :] if job["JobState"] != "COMPLETED"]
     assert [(job["JobState"], job["NodeList"]) for job in lost] == [("NODE_FAIL", node)]
-    micro.is_as_if_nothing_had_been(folder, here)
+    micro.assert_like_uninterrupted(folder, here)
     cluster.revive(node)

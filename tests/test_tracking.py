@@ -1,4 +1,4 @@
-"""MLflow: live runs, scores, reruns, failing servers, and the UI in a real browser."""
+"""MLflow: live runs, scores, reruns, failing servers, and the UI in a browser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PARAMETERS = {**SETTINGS, **KEY.asdict()}
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No store of the surroundings; nothing is too short for MLflow; a server that hangs is given up soon."""
+    """Ignore the user's settings, track short trainings too, and give up unresponsive servers quickly."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
@@ -45,7 +45,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without experiments, to be copied: making one takes seconds."""
+    """A store without experiments, to be copied, because creating one takes seconds."""
     tracking.configure()
     from mlflow import MlflowClient
 
@@ -56,7 +56,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path, empty_store: Path) -> Path:
-    """A repository with an empty store. Its name has what addresses give a meaning to."""
+    """A repository with an empty store. Its name has characters with a special meaning in addresses."""
     folder = tmp_path / "a repository #1 über 100%"
     folder.mkdir()
     shutil.copy(empty_store, folder)
@@ -70,21 +70,21 @@ def client(root: Path) -> Any:
 
 
 def runs(root: Path, experiment: str = "emofuse/demo", deleted: bool = False) -> list[Any]:
-    """The runs of an experiment that are there (or deleted), in the order of what they are."""
+    """The active (or deleted) runs of an experiment, by tag."""
     from mlflow.entities import ViewType
 
     if "MLFLOW_TRACKING_URI" not in os.environ and not (root / "mlflow.db").exists():
-        return []  # MLflow would make a store by itself
+        return []  # MLflow would create a store
     found = client(root).get_experiment_by_name(experiment)
     if found is None:
         return []
     view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
-    made = client(root).search_runs([found.experiment_id], run_view_type=view)
-    return sorted(made, key=lambda run: (run.data.tags["emofuse.run"], run.info.start_time))
+    listed = client(root).search_runs([found.experiment_id], run_view_type=view)
+    return sorted(listed, key=lambda run: (run.data.tags["emofuse.run"], run.info.start_time))
 
 
 def run_of(root: Path, key: RunKey = KEY) -> Any:
-    """The one run of a fold."""
+    """The only run of a fold."""
     (run,) = (run for run in runs(root) if run.data.tags["emofuse.run"] == str(key))
     return run
 
@@ -94,7 +94,7 @@ def curve(root: Path, run: Any, name: str = "val_uar") -> list[tuple[int, float]
 
 
 def until(condition: Callable[[], Any], seconds: float = 180) -> Any:
-    """What a condition gives, once it is true."""
+    """The value of a condition, once it is true."""
     deadline = time.monotonic() + seconds
     while True:
         with suppress(ValueError):
@@ -105,7 +105,7 @@ def until(condition: Callable[[], Any], seconds: float = 180) -> Any:
 
 
 def train(root: Path, key: RunKey = KEY, war: float = 0.6) -> None:
-    """A whole training: live, and its files."""
+    """A complete training: a live run, and its files."""
     with TrainingRun(key, {**SETTINGS, **key.asdict()}, TAGS, root / paths.splits("demo", "kfold_3")[0], root) as live:
         for row in fake.history(war):
             live.epoch(row)
@@ -118,7 +118,7 @@ def is_running(root: Path, key: RunKey) -> bool:
 
 
 def contents(root: Path) -> list[dict[str, Any]]:
-    """All that there is to know of the runs."""
+    """The complete content of all runs."""
     return [run.to_dictionary() for run in runs(root)]
 
 
@@ -152,7 +152,7 @@ def test_a_training_is_live(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), [(UserError("NaN"), "FAILED"), (KeyboardInterrupt(), "KILLED")])
-def test_a_training_that_ends_early_says_so(root: Path, error: BaseException, status: str) -> None:
+def test_a_training_that_ends_early_has_that_status(root: Path, error: BaseException, status: str) -> None:
     def fail() -> None:
         with TrainingRun(KEY, PARAMETERS, TAGS, None, root) as live:
             live.epoch(fake.history()[0])
@@ -165,8 +165,8 @@ def test_a_training_that_ends_early_says_so(root: Path, error: BaseException, st
     assert len(curve(root, run_of(root))) == 1
 
 
-def test_a_resumed_training_has_the_epochs_before(root: Path) -> None:
-    history = fake.history(epochs=400)  # more points than MLflow takes at once
+def test_a_resumed_training_has_the_earlier_epochs(root: Path) -> None:
+    history = fake.history(epochs=400)  # more points than MLflow accepts per call
     with TrainingRun(KEY, PARAMETERS, TAGS, None, root) as live:
         live.resumed(history[:-1])
         until(lambda: run_of(root))
@@ -188,7 +188,7 @@ def test_a_killed_training_that_starts_again_leaves_one_run(root: Path) -> None:
     assert len(curve(root, run_of(root))) == EPOCHS
 
 
-def test_a_short_training_does_without_mlflow(tmp_path: Path) -> None:
+def test_a_short_training_does_not_import_mlflow(tmp_path: Path) -> None:
     program = f"""
 import sys
 from emofuse.tracking import RunKey, TrainingRun
@@ -217,7 +217,7 @@ def test_an_evaluation_completes_the_run_of_its_training(root: Path) -> None:
     assert run.info.status == "FINISHED"
     expected = {"war": 0.6, "uar": 0.59, "macro_f1": 0.58, "recall_happy": 0.6, "best_val_uar": 0.6}
     assert {**expected, "temperature": 1.5, "seconds": 12.5}.items() <= run.data.metrics.items()
-    assert "recall_calm" not in run.data.metrics  # there is none of it
+    assert "recall_calm" not in run.data.metrics  # no clip has this emotion
     assert len(curve(root, run)) == EPOCHS
     files = {
         item.path
@@ -235,7 +235,7 @@ def test_an_evaluation_completes_the_run_of_its_training(root: Path) -> None:
     assert runs(root)[0].data.metrics == pytest.approx({"war": 0.6, "uar": 0.59, "macro_f1": 0.58, "folds": 3})
 
 
-def test_an_evaluation_whose_training_has_no_run_makes_the_same_one(
+def test_an_evaluation_without_a_training_run_creates_the_same_run(
     root: Path, tmp_path: Path, empty_store: Path
 ) -> None:
     other = tmp_path / "other"
@@ -247,22 +247,22 @@ def test_an_evaluation_whose_training_has_no_run_makes_the_same_one(
             train(folder)
         fake.evaluate(folder, KEY)
         tracking.evaluated(KEY, folder)
-    live, made = run_of(root), run_of(other)
-    assert made.data.params == live.data.params
-    assert made.data.metrics == live.data.metrics
+    live, created = run_of(root), run_of(other)
+    assert created.data.params == live.data.params
+    assert created.data.metrics == live.data.metrics
     differ = {"mlflow.parentRunId", "mlflow.source.name"}
-    assert {k: v for k, v in made.data.tags.items() if k not in differ} == {
+    assert {k: v for k, v in created.data.tags.items() if k not in differ} == {
         k: v for k, v in live.data.tags.items() if k not in differ
     }
-    assert made.inputs.dataset_inputs[0].dataset.digest == live.inputs.dataset_inputs[0].dataset.digest
-    assert curve(other, made) == curve(root, live)
+    assert created.inputs.dataset_inputs[0].dataset.digest == live.inputs.dataset_inputs[0].dataset.digest
+    assert curve(other, created) == curve(root, live)
 
 
-def test_scores_never_go_to_the_run_of_another_training(root: Path) -> None:
+def test_scores_are_never_added_to_the_run_of_another_training(root: Path) -> None:
     fake.train(root, KEY)
     train(root, war=0.5)
     before = run_of(root)
-    fake.train(root, KEY, 0.6)  # a training while the server was not there
+    fake.train(root, KEY, 0.6)  # a training while the server was unreachable
     fake.evaluate(root, KEY, 0.6)
     tracking.evaluated(KEY, root)
     assert run_of(root).info.run_id != before.info.run_id
@@ -271,7 +271,7 @@ def test_scores_never_go_to_the_run_of_another_training(root: Path) -> None:
     assert [run.info.run_id for run in runs(root, deleted=True)] == [before.info.run_id]
 
 
-def test_an_evaluation_again_goes_to_the_same_run(root: Path) -> None:
+def test_a_repeated_evaluation_updates_the_same_run(root: Path) -> None:
     fake.write(root, [KEY])
     tracking.evaluated(KEY, root)
     before = run_of(root).info.run_id
@@ -313,12 +313,12 @@ def _register(root: Path, run_id: str) -> None:
     ],
     ids=["note", "tag", "name", "registered model"],
 )
-def test_an_annotated_run_stays(root: Path, annotate: Callable[[Path, str], None]) -> None:
+def test_an_annotated_run_is_kept(root: Path, annotate: Callable[[Path, str], None]) -> None:
     fake.write(root, [KEY])
     tracking.evaluated(KEY, root)
     kept = run_of(root)
     annotate(root, kept.info.run_id)
-    for war in (0.7, 0.8):  # the second replaces the first, and not what was kept
+    for war in (0.7, 0.8):  # the second replaces the first, not the annotated run
         train(root, war=war)
     fake.evaluate(root, KEY, 0.8)
     tracking.evaluated(KEY, root)
@@ -337,8 +337,8 @@ def test_an_annotated_run_stays(root: Path, annotate: Callable[[Path, str], None
 
 
 def at_once(*actions: Callable[[], object]) -> list[int | None]:
-    """Run each action in a process of its own, all at once; their exit codes, negative for a signal."""
-    context = multiprocessing.get_context("fork")  # MLflow is imported already, so that all start in the same moment
+    """Run each action in its own process, all at once. Returns their exit codes, negative for signals."""
+    context = multiprocessing.get_context("fork")  # MLflow is already imported, so that all start simultaneously
     barrier = context.Barrier(len(actions))
 
     def begin(action: Callable[[], object]) -> None:
@@ -355,7 +355,7 @@ def at_once(*actions: Callable[[], object]) -> list[int | None]:
 
 
 def eight(root: Path) -> list[Callable[[], object]]:
-    """Eight folds that are trained and evaluated."""
+    """Functions that train and evaluate one of eight folds each."""
 
     def fold(key: RunKey) -> Callable[[], object]:
         def action() -> None:
@@ -373,7 +373,7 @@ def eight(root: Path) -> list[Callable[[], object]]:
 
 
 @pytest.mark.usefixtures("empty_store")
-def test_eight_processes_at_once_make_one_store_and_one_parent(
+def test_eight_simultaneous_processes_create_one_store_and_one_parent(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert at_once(*eight(tmp_path)) == [0] * 8
@@ -388,7 +388,7 @@ def test_eight_processes_at_once_make_one_store_and_one_parent(
 
 
 @pytest.mark.usefixtures("empty_store")
-def test_a_process_that_is_killed_while_it_makes_the_store_leaves_no_half_of_it(tmp_path: Path) -> None:
+def test_a_kill_during_the_creation_of_the_store_leaves_no_partial_store(tmp_path: Path) -> None:
     fake.write(tmp_path, [KEY])
     context = multiprocessing.get_context("fork")
     process = context.Process(target=tracking.evaluated, args=(KEY, tmp_path))
@@ -401,10 +401,10 @@ def test_a_process_that_is_killed_while_it_makes_the_store_leaves_no_half_of_it(
     assert run_of(tmp_path).data.metrics["war"] == 0.5
 
 
-def test_a_lock_that_nobody_gives_back_is_one_warning(
+def test_a_lock_that_is_never_released_is_one_warning(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "TURN", 0.2)
+    monkeypatch.setattr(tracking, "LOCK_TIMEOUT", 0.2)
     with tracking._lock(root):
         with TrainingRun(KEY, PARAMETERS, TAGS, None, root) as live:
             live.epoch(fake.history()[0])
@@ -419,7 +419,7 @@ def test_a_lock_that_nobody_gives_back_is_one_warning(
 # --- track
 
 
-def test_track_fills_an_empty_store_and_does_nothing_more(root: Path) -> None:
+def test_track_fills_an_empty_store_and_is_idempotent(root: Path) -> None:
     fake.write(root)
     tracking.track("demo", fake.params(), root)
     before = contents(root)
@@ -434,15 +434,15 @@ def test_track_fills_an_empty_store_and_does_nothing_more(root: Path) -> None:
     assert not runs(root, deleted=True)
 
 
-def test_track_mends_what_is_incomplete(root: Path) -> None:
+def test_track_completes_incomplete_runs(root: Path) -> None:
     fake.write(root, KEYS[:3])
     fake.train(root, KEYS[3])  # not evaluated
-    train(root, KEYS[0], 0.5)  # not evaluated when MLflow was there
+    train(root, KEYS[0], 0.5)  # evaluated while MLflow was unreachable
     tracking.evaluated(KEYS[1], root)
     before = [run_of(root, key).info.run_id for key in KEYS[:2]]
     client(root).delete_run(runs(root)[0].info.run_id)  # the parent
     experiment = client(root).get_experiment_by_name("emofuse/demo").experiment_id
-    for name in (str(KEYS[2]), "demo/other/proposed/seed-1/fold-0"):  # were killed; the files of one are not here
+    for name in (str(KEYS[2]), "demo/other/proposed/seed-1/fold-0"):  # killed; one of them has no files here
         client(root).create_run(experiment, tags={"emofuse.run": name}, run_name=tracking._name(name))
     tracking.track("demo", fake.params(), root)
     parent, *folds, other = runs(root)
@@ -454,9 +454,9 @@ def test_track_mends_what_is_incomplete(root: Path) -> None:
     assert parent.data.metrics["folds"] == 3
 
 
-def test_track_leaves_a_training_alone(root: Path) -> None:
+def test_track_does_not_disturb_a_training(root: Path) -> None:
     fake.write(root, KEYS[:2])
-    (root / KEY.training_record).unlink()  # as a training does that starts
+    (root / KEY.training_record).unlink()  # as at the start of a training
     with TrainingRun(KEY, PARAMETERS, TAGS, None, root) as live:
         live.epoch(fake.history(0.9)[0])
         run = until(lambda: run_of(root).data.metrics and run_of(root))
@@ -465,7 +465,7 @@ def test_track_leaves_a_training_alone(root: Path) -> None:
             live.epoch(row)
     assert run_of(root).info.run_id == run.info.run_id
     assert run_of(root).info.status == "FINISHED"
-    fake.train(root, KEY, 0.9)  # and the evaluation on the disk is still that of the training before
+    fake.train(root, KEY, 0.9)  # the evaluation on disk still belongs to the previous training
     tracking.track("demo", fake.params(), root)
     assert "war" not in run_of(root).data.metrics
     fake.evaluate(root, KEY, 0.9)
@@ -486,7 +486,7 @@ def test_published_folds_without_models_are_tracked_without_curves(root: Path) -
     assert contents(root) == before
 
 
-def test_track_without_results_says_what_to_run(root: Path) -> None:
+def test_track_without_results_names_the_command_to_run(root: Path) -> None:
     with pytest.raises(UserError, match="nothing has been evaluated; run `snakemake demo`"):
         tracking.track("demo", fake.params(), root)
 
@@ -503,7 +503,7 @@ def test_corrupted_files_are_not_tracked(root: Path, caplog: pytest.LogCaptureFi
     assert run_of(root).info.status == "FINISHED"
 
 
-def test_a_file_that_is_no_store_is_one_line(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_not_a_store_is_one_line(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     fake.write(root, [KEY])
     (root / "mlflow.db").write_text("not a database, and longer than its header would be" * 9)
     with pytest.raises(UserError, match=r"MLflow at sqlite:.*not a database.*again"):
@@ -515,7 +515,9 @@ def test_a_file_that_is_no_store_is_one_line(root: Path, caplog: pytest.LogCaptu
 # --- experiments
 
 
-def test_the_experiment_is_the_corpus_or_what_the_environment_says(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_experiment_is_named_after_the_corpus_or_by_the_environment(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.write(root, [KEY])
     tracking.evaluated(KEY, root)
     found = client(root).get_experiment_by_name("emofuse/demo")
@@ -543,20 +545,20 @@ def test_a_deleted_experiment_is_restored(root: Path) -> None:
 
 @contextmanager
 def silent() -> Iterator[str]:
-    """The address of a server that accepts connections and never answers."""
+    """The address of a server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
         yield f"http://ada:secret@127.0.0.1:{server.getsockname()[1]}"
 
 
 @contextmanager
 def absent() -> Iterator[str]:
-    """An address that nobody listens on."""
+    """An address without a server."""
     yield f"http://ada:secret@127.0.0.1:{servers.free_ports(1)[0]}"
 
 
 @pytest.mark.usefixtures("empty_store")
 @pytest.mark.parametrize("server", [absent, silent])
-def test_a_server_that_cannot_be_reached_is_one_warning(
+def test_an_unreachable_server_is_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, server: Callable[[], Any]
 ) -> None:
     fake.write(tmp_path, [KEY])
@@ -568,7 +570,7 @@ def test_a_server_that_cannot_be_reached_is_one_warning(
                 live.epoch(row)
             trained = time.monotonic()
         assert trained - started < 1
-        assert time.monotonic() - started < 10  # two tries of the two seconds that these tests set
+        assert time.monotonic() - started < 10  # two attempts of two seconds, see _quick
         assert len(caplog.records) == 1
         assert "`emofuse track demo`" in caplog.text
         tracking.evaluated(KEY, tmp_path)
@@ -582,7 +584,7 @@ def test_a_server_that_cannot_be_reached_is_one_warning(
 
 
 @pytest.mark.usefixtures("empty_store")
-def test_however_long_mlflow_waits_a_training_does_not(
+def test_a_training_never_waits_longer_than_its_patience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
@@ -594,7 +596,7 @@ def test_however_long_mlflow_waits_a_training_does_not(
         with TrainingRun(KEY, PARAMETERS, TAGS, None, tmp_path) as live:
             live.epoch(fake.history()[0])
         assert time.monotonic() - started < 2
-        assert "no answer" in caplog.text
+        assert "no response" in caplog.text
     live._thread.join(20)
 
 
@@ -615,14 +617,14 @@ tracking.evaluated(key)
 
 
 def printed(root: Path, patience: float = tracking.PATIENCE, **settings: str) -> tuple[float, list[str]]:
-    """What a process with that program prints: how long the training took, and the other lines."""
+    """Run the program in a process. Returns the duration of its training and the lines that it logged."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     command = [sys.executable, "-c", PROGRAM, str(patience)]
     done = subprocess.run(command, cwd=root, env=environment | settings, capture_output=True, text=True, check=True)
     return float(done.stdout), done.stderr.splitlines()
 
 
-def test_a_process_says_nothing_where_all_is_well_and_one_line_where_not(tmp_path: Path) -> None:
+def test_tracking_is_silent_on_success_and_one_line_per_failure(tmp_path: Path) -> None:
     fake.write(tmp_path, [KEY])
     with absent() as address:
         seconds, lines = printed(tmp_path, MLFLOW_TRACKING_URI=address)
@@ -634,7 +636,7 @@ def test_a_process_says_nothing_where_all_is_well_and_one_line_where_not(tmp_pat
 
 
 @pytest.mark.slow
-def test_without_any_setting_a_silent_server_costs_less_than_thirty_seconds(tmp_path: Path) -> None:
+def test_by_default_an_unresponsive_server_costs_less_than_thirty_seconds(tmp_path: Path) -> None:
     with silent() as address:
         seconds, lines = printed(tmp_path, MLFLOW_TRACKING_URI=address)
     assert seconds < 30
@@ -643,7 +645,7 @@ def test_without_any_setting_a_silent_server_costs_less_than_thirty_seconds(tmp_
 
 @pytest.fixture
 def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """A real server that this process writes to; gives what kills it."""
+    """A real server that this process writes to. Yields a function that kills it."""
     folder = tmp_path_factory.mktemp("server")
     with servers.mlflow(folder, f"sqlite:///{folder}/mlflow.db", password=False) as (settings, kill):
         for name, value in settings.items():
@@ -652,7 +654,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         yield kill
 
 
-def test_a_server_has_the_same_runs_and_its_death_stops_no_training(
+def test_a_server_has_the_same_runs_and_its_failure_stops_no_training(
     tmp_path: Path, server: Callable[[], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(tmp_path)
@@ -695,7 +697,7 @@ def test_a_server_has_the_same_runs_and_its_death_stops_no_training(
 
 
 def start_ui(root: Path) -> tuple[subprocess.Popen[str], str]:
-    """`emofuse ui` on a free port, and the first line that it prints."""
+    """Start `emofuse ui` on a free port. Returns the process and the first line of its output."""
     (port,) = servers.free_ports(1)
     program = f"from emofuse import tracking; tracking.serve({port})"
     with (root / "ui.log").open("w") as log:
@@ -711,10 +713,10 @@ def start_ui(root: Path) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline()
 
 
-def test_the_ui_opens_on_the_scores(root: Path) -> None:
+def test_the_ui_shows_the_scores(root: Path) -> None:
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
-        message = "no chromium: install it to see the MLflow UI tested"
+        message = "chromium is missing; install it to test the MLflow UI"
         (pytest.fail if os.environ.get("EMOFUSE_REQUIRE_BROWSER") else pytest.skip)(message)
     from playwright.sync_api import expect, sync_playwright
 
@@ -759,12 +761,15 @@ def test_the_ui_opens_on_the_scores(root: Path) -> None:
         process.wait(20)
 
 
-def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another"):
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(UserError, match="choose another one with --port"),
+    ):
         tracking.serve(taken.getsockname()[1], tmp_path)
 
 
-def test_the_ui_of_a_server_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_has_its_own_ui(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@tracking.example:5000")
     with pytest.raises(UserError, match=r"http://tracking\.example:5000 is a server.*open it in a browser"):
         tracking.serve(5000)
@@ -773,7 +778,7 @@ def test_the_ui_of_a_server_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- downloads
 
 
-def test_what_lies_in_mlflow_can_be_downloaded(root: Path) -> None:
+def test_artifacts_can_be_downloaded(root: Path) -> None:
     fake.write(root, [KEY])
     tracking.evaluated(KEY, root)
     found = tracking.download(f"runs:/{run_of(root).info.run_id}/evaluation", root)

@@ -1,4 +1,4 @@
-"""Videos of any kind and length: what the windows see and hear is what a clip of the corpus would, and what is broken says so."""
+"""Videos of any kind and length: windows get the same input as a clip of the corpus, and broken files a reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FACES = Faces(body="mobilenet0.25", snippets=3, frames=4, size=64)
 
 
 def bundle(section: Faces = FACES) -> Bundle:
-    """Of both modalities; its models are never asked."""
+    """A bundle of both modalities whose models are never used."""
     model = Model(fold=0, file="m", sha256="0", temperature=1.0, commit=None, made_from={})
     return Bundle(
         emofuse="0", corpus="acted", title="acted", kind="ravdess", protocol="kfold_2", seed=1, emotions=("sad", "happy"),
@@ -48,8 +48,8 @@ def detect(shared_data: Path) -> faces.Detect:
     return found
 
 
-def one_after_the_other(shared_data: Path, folder: Path, files: tuple[str, ...]) -> Path:
-    """A long video of some clips, all scaled to one size."""
+def concatenated(shared_data: Path, folder: Path, files: tuple[str, ...]) -> Path:
+    """A long video: clips scaled to one size, one after the other."""
     listed = [part for file in files for part in ("-i", shared_data / file)]
     joined = "".join(f"[{n}:v]scale=640:360,fps=25[v{n}];[{n}:a]aresample=48000[a{n}];" for n in range(len(files)))
     joined += "".join(f"[v{n}][a{n}]" for n in range(len(files))) + f"concat=n={len(files)}:v=1:a=1[v][a]"
@@ -58,20 +58,20 @@ def one_after_the_other(shared_data: Path, folder: Path, files: tuple[str, ...])
 
 
 @given(st.floats(0.3, 4000), st.floats(0.5, 10), st.floats(1, 3))
-def test_windows_cover_a_video_and_nothing_beyond(duration: float, window: float, more: float) -> None:
-    cut = windows.spans(duration, window, window * more)
-    assert cut[0][0] == 0
-    assert cut[-1][1] == pytest.approx(duration, abs=0.002)
+def test_windows_cover_exactly_the_video(duration: float, window: float, more: float) -> None:
+    spans = windows.spans(duration, window, window * more)
+    assert spans[0][0] == 0
+    assert spans[-1][1] == pytest.approx(duration, abs=0.002)
     if duration <= window * more:
-        assert cut == [(0, duration)]
+        assert spans == [(0, duration)]
         return
-    for (start, end), (after, _) in pairwise(cut):
+    for (start, end), (after, _) in pairwise(spans):
         assert end - start == pytest.approx(window, abs=0.002)
         assert start < after <= start + window * windows.STEP + 0.002
 
 
-def test_the_pictures_of_a_window_are_those_of_the_whole_file(shared_data: Path, tmp_path: Path) -> None:
-    file = one_after_the_other(shared_data, tmp_path, (FILM, *OTHERS))
+def test_the_frames_of_a_window_are_those_of_the_whole_file(shared_data: Path, tmp_path: Path) -> None:
+    file = concatenated(shared_data, tmp_path, (FILM, *OTHERS))
     looks = [windows._times(start, start + 2, FACES) for start in np.arange(0, 6, 0.5).tolist()]
     for times, found in zip(looks, media.pictures(file, looks), strict=True):
         assert isinstance(found, media.Frames)
@@ -80,30 +80,30 @@ def test_the_pictures_of_a_window_are_those_of_the_whole_file(shared_data: Path,
 
 
 def test_the_sound_of_a_window_is_that_of_the_whole_file(shared_data: Path, tmp_path: Path) -> None:
-    file = one_after_the_other(shared_data, tmp_path, (FILM, *OTHERS))
+    file = concatenated(shared_data, tmp_path, (FILM, *OTHERS))
     whole = media.read_audio(file, RATE)
     spans = [(start, start + 2) for start in np.arange(0, 6, 0.5).tolist()]
-    for (start, end), heard in zip(spans, media.sounds(file, spans, RATE), strict=True):
-        assert isinstance(heard, np.ndarray)
+    for (start, end), sound in zip(spans, media.sounds(file, spans, RATE), strict=True):
+        assert isinstance(sound, np.ndarray)
         same = whole[round(start * RATE) : round(end * RATE)]
-        assert len(heard) == len(same)
-        # The resampler begins anew with each window, up to one sample out of step.
-        assert np.corrcoef(heard, same)[0, 1] > 0.98
+        assert len(sound) == len(same)
+        # The resampler restarts with each window, up to one sample off.
+        assert np.corrcoef(sound, same)[0, 1] > 0.98
 
 
-def test_a_clip_is_taken_as_a_whole_and_a_long_video_in_windows(
+def test_a_clip_is_one_window_and_a_long_video_has_several(
     shared_data: Path, tmp_path: Path, detect: faces.Detect
 ) -> None:
     (clip,) = windows.samples(shared_data / FILM, bundle(), detect)
     assert (clip.place.start, clip.place.end) == (0, round(media.probe(shared_data / FILM).duration, 3))
     assert {name: array.dtype for name, array in clip.features.items()} == {"video": np.uint8, "audio": np.float16}
-    file = one_after_the_other(shared_data, tmp_path, (FILM, *OTHERS))
+    file = concatenated(shared_data, tmp_path, (FILM, *OTHERS))
     long = list(windows.samples(file, bundle(), detect))
     assert len(long) == len(windows.spans(round(media.probe(file).duration, 3), 2.0, 4.0)) > 5
     assert {sample.place.face for sample in long} <= {1, 2, 3}
 
 
-def test_two_faces_are_told_apart_and_each_is_what_it_is_alone(
+def test_two_faces_are_separated_and_each_looks_as_it_does_alone(
     shared_data: Path, tmp_path: Path, detect: faces.Detect
 ) -> None:
     left, right = (shared_data / OTHERS[1], shared_data / FILM)
@@ -125,11 +125,11 @@ def test_two_faces_are_told_apart_and_each_is_what_it_is_alone(
             tmp_path / f"{x}.mp4",
         )
         (alone,) = windows.samples(tmp_path / f"{x}.mp4", bundle(), detect)
-        away = np.abs(alone.features["video"].astype(int) - sample.features["video"]).mean()
-        assert away < 8, "the same face, a little smaller or larger"
+        difference = np.abs(alone.features["video"].astype(int) - sample.features["video"]).mean()
+        assert difference < 8, "the same face at a slightly different scale"
 
 
-def test_a_person_keeps_the_number_from_window_to_window(tmp_path: Path) -> None:
+def test_a_person_keeps_their_number_across_windows(tmp_path: Path) -> None:
     people = windows._People()
 
     def track(x: float, start: float) -> faces.Track:
@@ -142,49 +142,49 @@ def test_a_person_keeps_the_number_from_window_to_window(tmp_path: Path) -> None
     assert people.names([track(2, 3), track(50, 3), track(100, 3)], 3) == [1, 3, 2]
 
 
-Made = Callable[[Path, Path], None]
+Conversion = Callable[[Path, Path], None]
 
 
-def variable(film: Path, made: Path) -> None:
-    """Frames that are on show for 40 or for 120 ms."""
-    ffmpeg("-i", film, "-vf", "select='not(mod(n,2))+lt(mod(n,9),4)'", "-fps_mode", "vfr", made)
+def variable(film: Path, output: Path) -> None:
+    """Frames that are shown for 40 or 120 ms."""
+    ffmpeg("-i", film, "-vf", "select='not(mod(n,2))+lt(mod(n,9),4)'", "-fps_mode", "vfr", output)
 
 
-def damaged(film: Path, made: Path) -> None:
+def damaged(film: Path, output: Path) -> None:
     """A few hundred bytes in the middle are noise."""
     content = bytearray(film.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 400] = np.random.default_rng(1).bytes(400)
-    made.write_bytes(content)
+    output.write_bytes(content)
 
 
-GOOD: dict[str, Made] = {
-    "one frame a second": lambda film, made: ffmpeg("-i", film, "-r", "1", "-t", "3", made),
-    "8K": lambda film, made: ffmpeg(
-        "-i", film, "-vf", "scale=7680:4320,fps=4", "-preset", "ultrafast", "-c:a", "copy", "-t", "1.5", made
+GOOD: dict[str, Conversion] = {
+    "one frame a second": lambda film, output: ffmpeg("-i", film, "-r", "1", "-t", "3", output),
+    "8K": lambda film, output: ffmpeg(
+        "-i", film, "-vf", "scale=7680:4320,fps=4", "-preset", "ultrafast", "-c:a", "copy", "-t", "1.5", output
     ),
-    "held upright": lambda film, made: ffmpeg("-display_rotation", "90", "-i", film, "-c", "copy", made),
+    "held upright": lambda film, output: ffmpeg("-display_rotation", "90", "-i", film, "-c", "copy", output),
     "variable frame rate": variable,
-    "5.1 sound": lambda film, made: ffmpeg("-i", film, "-c:v", "copy", "-ac", "6", made),
-    "webm": lambda film, made: ffmpeg(
-        "-i", film, "-vf", "scale=320:-2", "-deadline", "realtime", made.with_suffix(".webm")
+    "5.1 sound": lambda film, output: ffmpeg("-i", film, "-c:v", "copy", "-ac", "6", output),
+    "webm": lambda film, output: ffmpeg(
+        "-i", film, "-vf", "scale=320:-2", "-deadline", "realtime", output.with_suffix(".webm")
     ),
 }
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_what_a_telephone_or_an_editor_makes_is_answered(
+def test_files_from_phones_and_editors_are_usable(
     shared_data: Path, tmp_path: Path, detect: faces.Detect, kind: str
 ) -> None:
     film = shared_data / FILM
-    made = tmp_path / "made.mp4"
-    if kind == "held upright":  # what the telephone stores lies on its side
+    output = tmp_path / "output.mp4"
+    if kind == "held upright":  # phones store the frames rotated
         ffmpeg("-i", film, "-vf", "transpose=clock", "-c:a", "copy", tmp_path / "lying.mp4")
         film = tmp_path / "lying.mp4"
-    GOOD[kind](film, made)
-    (file,) = tmp_path.glob("made.*")
+    GOOD[kind](film, output)
+    (file,) = tmp_path.glob("output.*")
     (sample,) = windows.samples(file, bundle(), detect)
-    assert set(sample.features) == {"video", "audio"}, sample.place.lacks
+    assert set(sample.features) == {"video", "audio"}, sample.place.missing
     (original,) = windows.samples(shared_data / FILM, bundle(), detect)
     assert sample.place.box is not None
     assert original.place.box is not None
@@ -209,7 +209,9 @@ def test_what_a_telephone_or_an_editor_makes_is_answered(
     ],
     ids=["empty", "text", "playlist", "list of files", "missing", "a folder", "cut off", "too short"],
 )
-def test_what_is_no_video_says_so(shared_data: Path, tmp_path: Path, content: bytes | str | None, reason: str) -> None:
+def test_a_file_that_is_not_a_video_has_a_reason(
+    shared_data: Path, tmp_path: Path, content: bytes | str | None, reason: str
+) -> None:
     file = tmp_path / "given.mp4"
     film = (shared_data / FILM).read_bytes()
     if content == "folder":
@@ -224,7 +226,7 @@ def test_what_is_no_video_says_so(shared_data: Path, tmp_path: Path, content: by
         list(windows.samples(file, bundle(), None))
 
 
-def test_a_file_that_may_not_be_read_says_so(shared_data: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_has_a_reason(shared_data: Path, tmp_path: Path) -> None:
     file = tmp_path / "private.mp4"
     file.write_bytes((shared_data / FILM).read_bytes())
     file.chmod(0)
@@ -238,11 +240,9 @@ def test_a_file_that_may_not_be_read_says_so(shared_data: Path, tmp_path: Path) 
         os.seteuid(own)
 
 
-def test_a_damaged_middle_spoils_its_windows_and_no_others(
-    shared_data: Path, tmp_path: Path, detect: faces.Detect
-) -> None:
-    """The frames that follow the damage up to the next whole picture are lost with it."""
-    long = one_after_the_other(shared_data, tmp_path, (FILM, *OTHERS))
+def test_damage_affects_only_the_windows_around_it(shared_data: Path, tmp_path: Path, detect: faces.Detect) -> None:
+    """Frames are lost from the damage up to the next key frame."""
+    long = concatenated(shared_data, tmp_path, (FILM, *OTHERS))
     ffmpeg("-i", long, "-c:v", "mpeg4", "-g", "12", "-q:v", "4", "-c:a", "pcm_s16le", tmp_path / "long.mkv")
     packets = []
     with av.open(str(tmp_path / "long.mkv")) as container:
@@ -250,22 +250,20 @@ def test_a_damaged_middle_spoils_its_windows_and_no_others(
             if packet.pos is not None and packet.pts is not None and packet.size:
                 packets.append((float(packet.pts * packet.time_base), packet.pos, packet.size))
     content = bytearray((tmp_path / "long.mkv").read_bytes())
-    hurt = [each for each in packets if 4.0 < each[0] < 4.3]
-    for _, position, size in hurt:
+    damaged = [each for each in packets if 4.0 < each[0] < 4.3]
+    for _, position, size in damaged:
         content[position + 16 : position + size] = bytes(size - 16)
-    (tmp_path / "hurt.mkv").write_bytes(content)
+    (tmp_path / "damaged.mkv").write_bytes(content)
     clean = list(windows.samples(tmp_path / "long.mkv", bundle(), detect))
-    after = list(windows.samples(tmp_path / "hurt.mkv", bundle(), detect))
+    after = list(windows.samples(tmp_path / "damaged.mkv", bundle(), detect))
     for before, now in zip(clean, after, strict=True):
         touched = now.place.start < 5.0 and now.place.end > 3.9
         if not touched:
             assert all(np.array_equal(before.features[name], now.features[name]) for name in ("audio", "video"))
-    assert [sample for sample in after if "video" in sample.place.lacks]
+    assert [sample for sample in after if "video" in sample.place.missing]
 
 
-def test_a_window_without_sound_or_face_says_what_it_lacks(
-    shared_data: Path, tmp_path: Path, detect: faces.Detect
-) -> None:
+def test_a_window_without_sound_or_face_has_the_reason(shared_data: Path, tmp_path: Path, detect: faces.Detect) -> None:
     film = shared_data / FILM
     ffmpeg("-i", film, "-an", "-c", "copy", tmp_path / "silent.mp4")
     ffmpeg("-i", film, "-vn", tmp_path / "voice.wav")
@@ -283,18 +281,22 @@ def test_a_window_without_sound_or_face_says_what_it_lacks(
         "-shortest",
         tmp_path / "chart.mp4",
     )
-    said = {
+    found = {
         name: list(windows.samples(tmp_path / name, bundle(), detect))
         for name in ("silent.mp4", "voice.wav", "chart.mp4")
     }
-    assert [(set(s.features), s.place.lacks) for s in said["silent.mp4"]] == [({"video"}, {"audio": "no sound track"})]
-    assert [(set(s.features), s.place.lacks) for s in said["voice.wav"]] == [({"audio"}, {"video": "no video track"})]
-    ((chart),) = said["chart.mp4"]
+    assert [(set(s.features), s.place.missing) for s in found["silent.mp4"]] == [
+        ({"video"}, {"audio": "no sound track"})
+    ]
+    assert [(set(s.features), s.place.missing) for s in found["voice.wav"]] == [
+        ({"audio"}, {"video": "no video track"})
+    ]
+    ((chart),) = found["chart.mp4"]
     assert set(chart.features) == {"audio"}
-    assert chart.place.lacks["video"].startswith("no face")
+    assert chart.place.missing["video"].startswith("no face")
 
 
-def test_a_song_with_a_cover_has_no_picture(shared_data: Path, tmp_path: Path) -> None:
+def test_cover_art_is_not_a_video_track(shared_data: Path, tmp_path: Path) -> None:
     cover = shared_data / "faces/Actor_01.png"
     voice = shared_data / "ravdess_speech_16k/Actor_01/03-01-03-01-01-01-01.flac"
     ffmpeg(

@@ -1,7 +1,7 @@
-"""`params.yaml` as typed, validated, immutable objects: the only configuration there is.
+"""`params.yaml`, the only configuration, as typed, validated, immutable objects.
 
-`load` reads the file, `Params.run` resolves what one variant of one corpus trains with. Every
-mistake is one `UserError` line that starts with the key's path.
+`load` reads the file; `Params.run` resolves what a variant is trained with; `Params.settings` gives the parameters that a
+job depends on. Every mistake is a `UserError` of one line that starts with the path of the key.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from emofuse import paths
@@ -24,6 +22,7 @@ from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import RunKey
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_yaml
 
 Modality = Literal["video", "audio"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -34,41 +33,41 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 S = TypeVar("S", bound="Section")
 
-LONGEST_NAME = 100  # characters: names become those of files and folders
-# The keys of a corpus that decide which clips it has; where they come from (`source`) does not change what they are.
+LONGEST_NAME = 100  # characters; names become names of files and folders
+# The keys of a corpus that determine its clips. Where the clips are fetched from (`source`) does not change them.
 CLIPS = ("kind", "modalities", "actors", "shards", "vocal", "labels", "sound", "demo")
 
 
 class Section(BaseModel):
-    """A mapping of params.yaml: unknown keys and wrong types are errors, values never change."""
+    """A mapping in params.yaml. Unknown keys and wrong types are errors; values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Backbone(Section):
-    """What the 3D-CNN and the 2D-CNN have in common."""
+    """Options shared by the 3D-CNN and the 2D-CNN."""
 
-    width: Count = Field(64, description="channels of the first stage; 64 is the published one")
+    width: Count = Field(64, description="channels of the first stage; 64 as published")
     weights: str = Field(
-        "none", description="none, torchvision's by name, or a local file (.pth, .pt, .safetensors) of the same network"
+        "none", description="none, the name of torchvision weights, or a local file (.pth, .pt, .safetensors)"
     )
     frozen: Annotated[int, Field(ge=0, le=5)] = Field(
-        0, description="of the five stages (stem, layer1 to layer4), how many keep their weights, from the input on"
+        0, description="number of frozen stages, counted from the input (stem, layer1 to layer4)"
     )
 
-    published: ClassVar[dict[str, str]] = {}  # torchvision's weights → the backbone that they are of
+    published: ClassVar[dict[str, str]] = {}  # torchvision weights → their backbone
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
         backbone: str = self.backbone  # type: ignore[attr-defined]
         if self.weights in self.published:
             if (backbone, self.width) != (self.published[self.weights], 64):
-                raise ValueError(f"weights: {self.weights} is of {self.published[self.weights]} at width 64")
+                raise ValueError(f"weights: {self.weights} fits only {self.published[self.weights]} with width 64")
         elif self.weights != "none" and Path(self.weights).suffix not in (".pth", ".pt", ".safetensors"):
             known = ", ".join(["none", *self.published])
-            raise ValueError(f"weights: want {known} or a file .pth, .pt or .safetensors; found {self.weights!r}")
+            raise ValueError(f"weights: expected {known} or a file (.pth, .pt, .safetensors); found {self.weights!r}")
         if self.frozen and self.weights == "none":
-            raise ValueError("frozen: stages that start at random are of no use frozen; give weights")
+            raise ValueError("frozen: randomly initialized stages cannot be frozen; set weights")
         return self
 
 
@@ -86,7 +85,7 @@ class AudioBackbone(Backbone):
     backbone: Literal["resnet10", "resnet18"] = "resnet18"
     # With 4 channels torch 2.11 writes past a buffer in the backward pass, and crashes (CPU with AVX2, oneDNN).
     width: Annotated[int, Field(ge=8, multiple_of=8)] = Field(
-        64, description="channels of the first stage, a multiple of 8; 64 is the published one"
+        64, description="channels of the first stage, a multiple of 8; 64 as published"
     )
 
     published: ClassVar[dict[str, str]] = {"resnet18": "resnet18"}
@@ -96,66 +95,70 @@ AttentionForm = Literal["none", "self_attention", "gate"]
 
 
 class Attention(Section):
-    """The form of each attention: multi-head self-attention, VAANet's gate, or none."""
+    """The type of each attention: multi-head self-attention, the gate of VAANet, or none."""
 
     spatial: AttentionForm = Field("self_attention", description="over the positions of a snippet")
     channel: AttentionForm = Field("self_attention", description="over the channels of a snippet")
     temporal: AttentionForm = Field("self_attention", description="over the snippets of a clip")
-    audio_temporal: AttentionForm = Field("self_attention", description="over the segments of a clip's sound")
+    audio_temporal: AttentionForm = Field("self_attention", description="over the audio segments of a clip")
 
 
 class Network(Section):
-    """Sizes and parts of the network."""
+    """The architecture of the network."""
 
     modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = ["video", "audio"]
     video: VideoBackbone = VideoBackbone()
     audio: AudioBackbone = AudioBackbone()
     attention: Attention = Attention()
-    dimension: Count = Field(512, description="d, the length of a snippet's and of a segment's vector")
-    heads: Count = Field(8, description="heads of every self-attention")
-    residual: bool = Field(True, description="each self-attention adds to its input instead of replacing it")
+    dimension: Count = Field(512, description="d, the dimension of snippet and segment embeddings")
+    heads: Count = Field(8, description="heads of each self-attention")
+    residual: bool = Field(True, description="add the output of each self-attention to its input")
     fusion: Literal["cross_attention", "self_attention", "concat", "late_average"] = Field(
-        "cross_attention", description="late_average has a classifier a modality and averages their probabilities"
+        "cross_attention", description="late_average: one classifier per modality, with averaged probabilities"
     )
-    pooling: Literal["flatten", "mean"] = Field("flatten", description="of the N fused vectors to the embedding")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the embedding before the classifier")
+    pooling: Literal["flatten", "mean"] = Field("flatten", description="how the N fused vectors become one embedding")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="dropout of the embedding before the classifier"
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Network:
         if self.dimension % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide dimension {self.dimension}")
+            raise ValueError(f"heads: {self.heads} does not divide the dimension, {self.dimension}")
         if len(set(self.modalities)) != len(self.modalities):
-            raise ValueError("modalities: a modality is named twice")
+            raise ValueError("modalities: a modality is listed twice")
         return self
 
     @property
     def starts_from(self) -> dict[str, str]:
-        """The weights that the backbones start from: published ones by name, local files by path → file."""
+        """The initial weights of the backbones: name of published weights, or path of a local file → file."""
         names = {getattr(self, modality).weights for modality in self.modalities} - {"none"}
         return {name: paths.weights(name) if name in paths.WEIGHTS else name for name in sorted(names)}
 
 
 class Loss(Section):
-    """Cross entropy + weight × metric loss."""
+    """The loss: cross entropy + weight × metric loss."""
 
     metric: Literal["none", "triplet", "polarity", "fixed", "learnable"] = Field(
         "learnable",
-        description="none; the plain triplet loss; emotions of one polarity kept nearer; a margin times a fixed, or a"
-        " learnable, distance between emotions",
+        description="none; triplet: one margin for all emotions; polarity: a smaller margin within the same polarity;"
+        " fixed, learnable: the margin is scaled by the distance between the emotions",
     )
-    weight: NotNegative = Field(0.2, description="of the metric loss beside the cross entropy")
+    weight: NotNegative = Field(0.2, description="weight of the metric loss")
     margin: Annotated[float, Field(gt=0, lt=1.9)] = Field(
-        0.4, description="m, the margin between two emotions at the mean distance; the diameter is 2"
+        0.4, description="m, the margin between two emotions at mean distance; embeddings are at most 2 apart"
     )
     miner: Literal["all", "semihard", "hardest"] = Field(
         "all",
-        description="which triplets of a batch count: all that violate their margin, those of them whose negative"
-        " is not nearer than the positive, or each anchor's farthest positive and nearest negative",
+        description="which triplets of a batch are used: all: those that violate their margin; semihard: those of them whose"
+        " negative is no closer than the positive; hardest: each anchor's farthest positive and closest negative",
     )
     start: Literal["valence_arousal", "flat"] = Field(
-        "valence_arousal", description="where the learnable distances start: from valence and arousal, or all equal"
+        "valence_arousal", description="initial distances: from valence and arousal, or all equal"
     )
-    pull: NotNegative = Field(0.1, description="of the learnable distances towards where they started")
+    pull: NotNegative = Field(
+        0.1, description="penalty that pulls the learnable distances towards their initial values"
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -164,9 +167,9 @@ class Training(Section):
 
     epochs: Count = 30
     warmup_epochs: Annotated[int, Field(ge=0)] = 2
-    patience: Count = Field(10, description="epochs without a better validation UAR before it stops")
+    patience: Count = Field(10, description="epochs without a better validation UAR before training stops")
     sampling: Literal["balanced", "shuffled"] = Field(
-        "balanced", description="batches of P emotions × K clips each, or of P × K clips as they come"
+        "balanced", description="balanced: batches of P emotions × K clips; shuffled: batches of P × K random clips"
     )
     emotions_per_batch: Annotated[int, Field(ge=2)] = Field(8, description="P")
     clips_per_emotion: Annotated[int, Field(ge=2)] = Field(4, description="K")
@@ -174,34 +177,34 @@ class Training(Section):
     weight_decay: NotNegative = 1e-2
     gradient_clip: Positive = 5.0
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="of the moving average of the weights that is validated and kept; 0 keeps the last weights"
+        0.0, description="decay of the moving average of the weights that is validated and saved; 0: no average"
     )
-    mixup: NotNegative = Field(0.0, description="alpha of the Beta distribution; 0 is off")
+    mixup: NotNegative = Field(0.0, description="alpha of the Beta distribution; 0: off")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="side of the random crop of a face, of the whole"
+        1.0, description="side of the random crop, as a fraction of the face"
     )
     flip: Fraction = 0.0
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    mask_bands: Fraction = Field(0.0, description="SpecAugment: widest mask over the mel bands")
-    mask_time: Fraction = Field(0.0, description="SpecAugment: widest mask over a segment's time")
+    mask_bands: Fraction = Field(0.0, description="SpecAugment: maximum fraction of masked mel bands")
+    mask_time: Fraction = Field(0.0, description="SpecAugment: maximum fraction of masked frames of a segment")
     shift_bands: Annotated[int, Field(ge=0)] = Field(
-        0, description="largest random shift of the mel bands, a change of pitch"
+        0, description="maximum random shift by mel bands, a change of pitch"
     )
     stretch_time: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="largest random change of the time scale within a segment, a change of tempo"
+        0.0, description="maximum random stretching within a segment, a change of tempo"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the network's arithmetic on a GPU; a CPU always has float32"
+        "float32", description="precision on a GPU; a CPU always computes in float32"
     )
-    compile: bool = Field(False, description="compile the network, on a GPU alone")
+    compile: bool = Field(False, description="compile the network; GPU only")
     threads: Count = Field(
-        2, description="CPU threads of one training; results are equal bit for bit only at equal threads"
+        2, description="CPU threads per training; results are bit-identical only with the same number"
     )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Training:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs: {self.warmup_epochs} leaves none of {self.epochs} epochs")
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs} must be less than epochs, {self.epochs}")
         return self
 
 
@@ -212,21 +215,21 @@ class Faces(Section):
     body: Literal["resnet50", "mobilenet0.25"] = "resnet50"
     snippets: Count = Field(6, description="N")
     frames: Count = Field(16, description="T, frames of one snippet")
-    size: Annotated[int, Field(ge=16)] = Field(112, description="side of a stored face, in pixels")
-    margin: NotNegative = Field(0.2, description="added to the face's longer side, in all")
+    size: Annotated[int, Field(ge=16)] = Field(112, description="side of a stored face crop, in pixels")
+    margin: NotNegative = Field(0.2, description="margin around the face, as a fraction of its longer side")
     detect_size: Annotated[int, Field(ge=64)] = Field(
-        96, description="shorter side of what the detector sees, a whole frame or a close look, in pixels"
+        96, description="shorter side of the detector's input, a whole frame or a close-up, in pixels"
     )
-    score: Fraction = Field(0.7, description="below it a detection is no face")
+    score: Fraction = Field(0.7, description="minimum confidence of a face")
 
     @property
     def weights(self) -> str | None:
-        """The file of the detector's weights; None for a detector without."""
+        """The file of the detector's weights; None if the detector has none."""
         return paths.weights(f"retinaface_{self.body}") if self.detector == "retinaface" else None
 
 
 class Audio(Section):
-    """N log-mel segments of each clip, on the same clock as the snippets."""
+    """N log-mel segments of each clip; segment i covers the same moment as snippet i."""
 
     sample_rate: Count = Field(16000, description="Hz")
     bands: Count = 256
@@ -234,9 +237,9 @@ class Audio(Section):
     hop_ms: Positive = 10.0
     fft: Count = Field(2048, description="points; too few leave mel bands empty")
     segments: Count = Field(6, description="N")
-    frames: Count = Field(64, description="spectrogram frames of one segment, hop_ms apart")
+    frames: Count = Field(64, description="spectrogram frames per segment, hop_ms apart")
     trim_db: Positive | None = Field(
-        None, description="cut what is quieter than the loudest frame by more than this from both ends; sound alone"
+        None, description="trim both ends to within this many dB of the loudest frame; audio-only corpora"
     )
 
     @model_validator(mode="after")
@@ -244,9 +247,9 @@ class Audio(Section):
         window = self.window_ms * self.sample_rate / 1000
         if window > self.fft + 0.5:
             raise ValueError(f"fft: {self.fft} points are fewer than the {window:.0f} samples of a window")
-        if self.fft > 2**20 or self.bands > self.fft:  # before a list as long is made
-            raise ValueError(f"fft: want up to {2**20} points, and no more bands than points")
-        top = 2595 * math.log10(1 + self.sample_rate / 2 / 700)  # of the mel scale, as HTK has it
+        if self.fft > 2**20 or self.bands > self.fft:  # checked before a list of that length is created
+            raise ValueError(f"fft: at most {2**20} points, and at least as many as bands")
+        top = 2595 * math.log10(1 + self.sample_rate / 2 / 700)  # mel, by the formula of HTK
         edges = [700 * (10 ** (top * i / (self.bands + 1) / 2595) - 1) for i in range(self.bands + 2)]
         points = [edge * self.fft / self.sample_rate for edge in edges]
         if any(math.floor(low) + 1 >= high for low, high in zip(points, points[2:], strict=False)):
@@ -255,25 +258,25 @@ class Audio(Section):
 
 
 class Demo(Section):
-    """The made corpus."""
+    """The synthetic corpus."""
 
     seed: int = 1
     actors: Annotated[int, Field(ge=4, le=99)] = 24
-    takes: Annotated[int, Field(ge=1, le=99)] = Field(4, description="clips of each actor and emotion")
+    takes: Annotated[int, Field(ge=1, le=99)] = Field(4, description="clips per actor and emotion")
 
 
 class Corpus(Section):
-    """A corpus: where its clips come from, its features, and what is run on it."""
+    """A corpus: its clips, features, and the runs on it."""
 
     kind: Literal["ravdess", "cremad", "demo"]
     title: str
     source: str | None = Field(
         None,
-        description="a local folder, a local zip, or an address; without one the clips come from where they are"
-        " published; EMOFUSE_<NAME>_SOURCE overrides it",
+        description="where the clips are: a folder, a zip file or a URL; default: where they are published;"
+        " EMOFUSE_<NAME>_SOURCE overrides it",
     )
     modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = Field(
-        ["video", "audio"], description="of the clips; one that no variant uses is left out"
+        ["video", "audio"], description="modalities of the clips; those that no variant uses are not extracted"
     )
     actors: Literal["all"] | Annotated[list[int], Field(min_length=2)] = "all"
     vocal: Annotated[list[Literal["speech", "song"]], Field(min_length=1)] = Field(
@@ -281,22 +284,24 @@ class Corpus(Section):
     )
     labels: Literal["intended", "perceived"] = Field("intended", description="CREMA-D only")
     sound: Literal["clip", "wav"] = Field(
-        "clip", description="CREMA-D only: the clip's own sound track or AudioWAV/; without video always the latter"
+        "clip", description="CREMA-D only: the audio track of the clip, or AudioWAV/; audio-only corpora use the latter"
     )
     demo: Demo | None = None
     shards: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3, 4, 5, 6, 7]
     faces: Faces | None = None
     audio: Audio | None = None
-    max_unusable: Fraction = Field(0.05, description="a larger share of unusable clips is an error")
+    max_unusable: Fraction = Field(0.05, description="maximum fraction of unusable clips")
     protocols: Annotated[dict[str, Annotated[list[int], Field(min_length=1)]], Field(min_length=1)] = Field(
-        description="protocol: the folds of it to run; random_<protocol> has its sizes, but shares actors"
+        description="protocol: the folds to run; random_<protocol> has folds of the same sizes that share actors"
     )
     audit: Annotated[list[Name], Field(min_length=1)] = Field(
         ["proposed"],
-        description="those of the variants to run under random_<protocol>, to show what shared actors are worth",
+        description="the variants to run under random_<protocol>, to show how much speaker overlap inflates accuracy",
     )
-    validation_actors: Count = Field(4, description="of each fold's training actors")
-    split_seed: int = Field(1, description="of generated folds and of the choice of validation actors")
+    validation_actors: Count = Field(
+        4, description="number of validation actors, drawn from the training actors of each fold"
+    )
+    split_seed: int = Field(1, description="seed of generated folds and of the choice of validation actors")
     seeds: Annotated[list[int], Field(min_length=1)] = [1]
     variants: Annotated[list[Name], Field(min_length=1)]
     network: dict[str, Any] = Field({}, description="overrides of the network for this corpus")
@@ -306,20 +311,22 @@ class Corpus(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Corpus:
         if self.shards != list(range(len(self.shards))):
-            raise ValueError(f"shards: must count up from 0, not {self.shards}")
+            raise ValueError(f"shards: expected consecutive numbers from 0; found {self.shards}")
         for modality, features in (("video", self.faces), ("audio", self.audio)):
             if (modality in self.modalities) != (features is not None):
                 key = "faces" if modality == "video" else "audio"
-                raise ValueError(f"{key}: goes with the modality {modality}, no more and no less")
+                raise ValueError(f"{key}: required if and only if modalities contains {modality}")
         if self.faces and self.audio and self.faces.snippets != self.audio.segments:
             raise ValueError(
                 f"audio.segments: {self.audio.segments} differs from faces.snippets {self.faces.snippets};"
-                " segment i and snippet i must be the same moment"
+                " segment i and snippet i must cover the same moment"
             )
         if self.faces and self.audio and self.audio.trim_db is not None:
-            raise ValueError("audio.trim_db: goes with sound alone; segment i and snippet i must be the same moment")
+            raise ValueError(
+                "audio.trim_db: audio-only corpora only; segment i and snippet i must cover the same moment"
+            )
         if (self.kind == "demo") != (self.demo is not None):
-            raise ValueError("demo: goes with kind demo, no more and no less")
+            raise ValueError("demo: required if and only if kind is demo")
         for key in ("seeds", "variants", "audit", "actors"):
             values = getattr(self, key)
             if values != "all" and len(set(values)) != len(values):
@@ -327,18 +334,19 @@ class Corpus(Section):
         for protocol in self.protocols:
             if not re.fullmatch("[a-z][a-z0-9_]*", protocol) or len(protocol) > LONGEST_NAME:
                 raise ValueError(
-                    f"protocols: {protocol[:LONGEST_NAME]!r} is no name; want small letters, digits and _, up to"
-                    f" {LONGEST_NAME}"
+                    f"protocols: {protocol[:LONGEST_NAME]!r} is not a valid name; use up to {LONGEST_NAME} lower-case letters,"
+                    " digits and _"
                 )
             followed = protocol.removeprefix(RANDOM)
             if followed not in self.protocols:
-                raise ValueError(f"protocols: {protocol} is there to compare {followed} with; list that too")
+                raise ValueError(f"protocols: {protocol} requires {followed}, which it is compared with; list both")
         return self
 
     def variants_under(self, protocol: str) -> list[str]:
-        """The variants that are run under a protocol."""
-        shared = protocol.startswith(RANDOM)
-        return [variant for variant in self.variants if variant in self.audit or not shared]
+        """The variants to run under a protocol."""
+        if protocol.startswith(RANDOM):
+            return [variant for variant in self.variants if variant in self.audit]
+        return self.variants
 
     def runs(self) -> Iterator[tuple[str, str, int, list[int]]]:
         """Protocol, variant, seed and folds of every run of the corpus."""
@@ -349,7 +357,7 @@ class Corpus(Section):
 
 
 class Overrides(Section):
-    """A variant: what it changes of the proposed network, loss and training."""
+    """A variant: its changes to the proposed network, loss and training."""
 
     network: dict[str, Any] = {}
     loss: dict[str, Any] = {}
@@ -357,7 +365,7 @@ class Overrides(Section):
 
 
 class Run(Section):
-    """What one variant of one corpus is trained with, resolved."""
+    """The resolved network, loss and training of one variant of one corpus."""
 
     network: Network
     loss: Loss
@@ -365,7 +373,7 @@ class Run(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """The content of params.yaml."""
 
     corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
     paper: list[Name] = Field(description="the corpora of the paper, in the order of its tables")
@@ -375,13 +383,12 @@ class Params(Section):
     training: Training = Training()
 
     def corpus(self, name: str) -> Corpus:
-        """The corpus of that name; `UserError` where params.yaml has none."""
-        if name not in self.corpora:
-            raise UserError(f"corpora: there is no corpus {name!r}; params.yaml has {', '.join(self.corpora)}")
+        """A corpus by name. Raises `UserError` if params.yaml has none of that name."""
+        _check_known("corpora", "corpus", name, self.corpora)
         return self.corpora[name]
 
     def keys(self, corpus: str) -> list[RunKey]:
-        """Every fold of every run that is asked for of a corpus."""
+        """Every fold of every run of a corpus."""
         return [
             RunKey(corpus, protocol, variant, seed, fold)
             for protocol, variant, seed, folds in self.corpus(corpus).runs()
@@ -389,20 +396,22 @@ class Params(Section):
         ]
 
     def kind(self, key: Mapping[str, Any]) -> str | None:
-        """The kind of the corpus in the key of a job; None for a job of no corpus."""
+        """The kind of corpus that a job belongs to; None for jobs that belong to no corpus. `key` is the job's."""
         return self.corpus(key["corpus"]).kind if "corpus" in key else None
 
     def run(self, corpus: str, variant: str) -> Run:
-        """Network, loss and training of a variant: the proposed ones, the corpus's overrides, the variant's."""
-        if variant not in self.variants:
-            raise UserError(f"variants: there is no variant {variant!r}; params.yaml has {', '.join(self.variants)}")
+        """The network, loss and training of a variant: the proposed ones, overridden by the corpus, then by the variant.
+
+        Raises `UserError` for a corpus or variant that params.yaml does not run.
+        """
+        _check_known(f"corpora.{corpus}.variants", "variant", variant, self.corpus(corpus).variants)
         return self._resolved[corpus, variant]
 
     def settings(self, stage: str, corpus: str = "", variant: str = "", **key: Any) -> dict[str, dict[str, Any]]:
-        """The resolved parameters of a job, by section: its outputs depend on no others.
+        """The resolved parameters of a job, by section. Its outputs depend on no other parameters.
 
-        `stage` is that of the command, the other arguments are its key. Raises `UserError` for a job that params.yaml
-        does not ask for.
+        `stage` and the other arguments are those of its command. Raises `UserError` for a job that params.yaml does not
+        include.
         """
         if stage == "weights":
             return {}
@@ -413,17 +422,16 @@ class Params(Section):
             case "download" | "index":
                 return {"clips": section.model_dump(mode="json", include=set(CLIPS))}
             case "faces" | "audio":
-                made: Section | None = getattr(section, stage)
-                if made is None:
-                    raise UserError(f"corpora.{corpus}: it has no {stage}")
-                return {stage: made.model_dump(mode="json")}
+                features: Section | None = getattr(section, stage)
+                if features is None:
+                    raise UserError(f"corpora.{corpus}: this corpus has no {stage}")
+                return {stage: features.model_dump(mode="json")}
             case "splits":
-                self._known_protocol(corpus, **key)
+                _check_known(f"corpora.{corpus}.protocols", "protocol", key["protocol"], section.protocols)
                 keys = {"split_seed", "validation_actors", "max_unusable", "modalities"}
                 return {"splits": section.model_dump(mode="json", include=keys)}
             case "train" | "evaluate":
-                self.planned(corpus, variant=variant, **key)
-                run = self.run(corpus, variant).model_dump(mode="json")
+                run = self.planned(corpus, variant=variant, **key).model_dump(mode="json")
                 if stage == "train":
                     return run
                 return {"network": run["network"], "training": {"threads": run["training"]["threads"]}}
@@ -435,30 +443,14 @@ class Params(Section):
                 }
         raise KeyError(stage)
 
-    def _known_protocol(self, corpus: str, protocol: str) -> None:
-        protocols = self.corpus(corpus).protocols
-        if protocol not in protocols:
-            raise UserError(
-                f"corpora.{corpus}.protocols: there is no protocol {protocol}; there are {_list(protocols)}"
-            )
-
     def planned(self, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> Run:
-        """What a run trains with. Raises `UserError` for a run that params.yaml does not ask for."""
-        section = self.corpus(corpus)
-        self._known_protocol(corpus, protocol)
-        where = f"corpora.{corpus}"
-        for what, value, known, key in (
-            (
-                "variant",
-                variant,
-                section.variants_under(protocol),
-                "audit" if protocol.startswith(RANDOM) else "variants",
-            ),
-            ("seed", seed, section.seeds, "seeds"),
-            ("fold", fold, section.protocols[protocol], f"protocols.{protocol}"),
-        ):
-            if value not in known:
-                raise UserError(f"{where}.{key}: there is no {what} {value}; there are {_list(known)}")
+        """The network, loss and training of a fold. Raises `UserError` for a fold that params.yaml does not include."""
+        section, where = self.corpus(corpus), f"corpora.{corpus}"
+        _check_known(f"{where}.protocols", "protocol", protocol, section.protocols)
+        key = "audit" if protocol.startswith(RANDOM) else "variants"
+        _check_known(f"{where}.{key}", "variant", variant, section.variants_under(protocol))
+        _check_known(f"{where}.seeds", "seed", seed, section.seeds)
+        _check_known(f"{where}.protocols.{protocol}", "fold", fold, section.protocols[protocol])
         return self.run(corpus, variant)
 
     @cached_property
@@ -470,16 +462,24 @@ class Params(Section):
         }
 
 
+def _check_known(where: str, what: str, value: object, known: Iterable[object]) -> None:
+    if value not in known:
+        raise UserError(f"{where}: there is no {what} {value!r}; there are {', '.join(map(str, known))}")
+
+
 def overridden(run: Run, changes: Mapping[str, Any], where: str) -> Run:
-    """`run` with the overrides of some of its parameters laid over it, checked; `where` is for messages."""
-    resolved: dict[str, Any] = {}
-    for section in Run.model_fields:
-        base: Section = getattr(run, section)
-        if changes.get(section):
-            here = f"{where}.{section}"
-            base = _validate(type(base), _merge(base.model_dump(), changes[section], here), here)
-        resolved[section] = base
-    return Run(**resolved)
+    """A run with some parameters replaced, validated. `where` is the path of the changes, for messages.
+
+    `changes` maps sections (network, loss, training) to nested mappings of parameters.
+    """
+    sections: dict[str, Any] = {}
+    for name in Run.model_fields:
+        section: Section = getattr(run, name)
+        if changes.get(name):
+            here = f"{where}.{name}"
+            section = _validate(type(section), _merge(section.model_dump(), changes[name], here), here)
+        sections[name] = section
+    return Run(**sections)
 
 
 def _resolve(params: Params, corpus_name: str, variant: str) -> Run:
@@ -496,123 +496,64 @@ def _resolve(params: Params, corpus_name: str, variant: str) -> Run:
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mapping by mapping; a key that `base` lacks is an error."""
+    """`base` updated with `changes`, recursively. Raises `UserError` for a key that `base` lacks."""
     merged = dict(base)
     for key, value in changes.items():
         if key not in base:
-            raise UserError(f"{where}.{_plain(key)}: no such parameter; there are {', '.join(base)}")
-        merged[key] = (
-            _merge(base[key], value, f"{where}.{key}")
-            if isinstance(base[key], dict) and isinstance(value, dict)
-            else value
-        )
+            raise UserError(f"{where}.{printable(str(key))}: no such parameter; there are {', '.join(base)}")
+        both = isinstance(base[key], dict) and isinstance(value, dict)
+        merged[key] = _merge(base[key], value, f"{where}.{key}") if both else value
     return merged
 
 
-def _validate(model: type[S], value: Any, where: str) -> S:
+def _validate(model: type[S], value: Any, where: str = "") -> S:
     try:
         return model.model_validate(value)
     except ValidationError as error:
         raise UserError(_first_line(error, where)) from None
 
 
-def _first_line(error: ValidationError, where: str = "") -> str:
-    """The first mistake as `key.path: what`, with the number of the others."""
+def _first_line(error: ValidationError, where: str) -> str:
+    """The first mistake as `key.path: problem`, with the number of the others."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     path = [where] if where else []
-    path += [
-        _plain(part)
-        for part in first["loc"]
-        if not (isinstance(part, str) and ("[" in part or part == "literal['all']"))
-    ]
-    if first["type"] == "value_error" and re.match(r"[a-z_.]+: ", message):
+    for part in first["loc"]:  # pydantic adds the types of a union and of constrained values
+        if not (isinstance(part, str) and ("[" in part or part == "literal['all']")):
+            path.append(printable(str(part)))
+    if first["type"] == "value_error" and re.match(r"[a-z_.]+: ", message):  # our own validators name the key first
         key, message = message.split(": ", 1)
         path.append(key)
     if first["type"] == "extra_forbidden":
         message = "no such parameter"
-    elif first["type"] != "value_error" and first["type"] != "missing":
+    elif first["type"] not in ("value_error", "missing"):
         message += f" (found {repr(first['input'])[:200]})"
     others = error.error_count() - 1
     return f"{'.'.join(path) or 'params.yaml'}: {message}" + (f" (and {others} more)" if others else "")
 
 
-def _list(values: Iterable[object]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _plain(key: object) -> str:
-    """A key as it can stand in a message of one line."""
-    text = str(key)
-    return text if text.isprintable() else repr(text)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that a key named twice is an error."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    pairs = loader.construct_pairs(node, deep=True)
-    for key, number in Counter(key for key, _ in pairs).items():
-        if number > 1:
-            raise UserError(f"{_plain(key)}: named twice in params.yaml, line {node.start_mark.line + 1} and after")
-    return dict(pairs)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-# PyYAML reads 1e-3 as text; YAML 1.2, and everyone else, as a number.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
-
-
 def load(path: Path | str = "params.yaml") -> Params:
-    """Read and check params.yaml.
+    """Read and validate params.yaml.
 
-    Raises `UserError`, one line that starts with the key's path, for a missing file, broken YAML,
-    an unknown key, a wrong type, or a value that is impossible by itself or beside the others.
+    Raises `UserError`, one line that starts with the path of the key, for a missing file, invalid YAML, unknown keys, wrong
+    types, and values that are impossible or contradict each other.
     """
     path = Path(path)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run emofuse in the folder that holds params.yaml") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply") from None
-    # What PyYAML makes of a date that is none, a mapping's key that is a list, and the like is all but YAMLError.
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"{path}: not YAML: {printable(problem)}") from None
+    tree = read_yaml(path, missing="run emofuse in the folder that holds params.yaml")
     _check_size(tree, path)
-    try:
-        params = Params.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(_first_line(error)) from None
-    if "published" in params.corpora:
-        raise UserError("corpora.published: results/published is for results that are committed; choose another name")
-    for name in (*params.corpora, *params.variants):
-        if len(name) > LONGEST_NAME:
-            raise UserError(f"{name[:LONGEST_NAME]}…: a name has up to {LONGEST_NAME} characters; shorten it")
-    for name in params.paper:
-        if name not in params.corpora:
-            raise UserError(f"paper: there is no corpus {name!r} under corpora")
+    params = _validate(Params, tree)
+    _check_names(params)
     for name, corpus in params.corpora.items():
-        for key in ("variants", "audit"):
-            for variant in getattr(corpus, key):
-                if variant not in params.variants:
-                    raise UserError(f"corpora.{name}.{key}: there is no variant {variant!r} under variants")
         for protocol, folds in corpus.protocols.items():
-            _check_folds(name, corpus, protocol, folds, path.parent)
+            _check_folds(f"corpora.{name}", corpus, protocol, folds, path.parent)
     proposed = Run(network=params.network, loss=params.loss, training=params.training)
-    for variant, overrides in params.variants.items():
-        overridden(proposed, overrides.model_dump(), f"variants.{variant}")
-    return params.model_copy(update={"corpora": {name: _needed(params, name) for name in params.corpora}})
+    for variant, changes in params.variants.items():
+        overridden(proposed, changes.model_dump(), f"variants.{variant}")
+    return params.model_copy(update={"corpora": {name: _without_unused(params, name) for name in params.corpora}})
 
 
 def _check_size(tree: Any, path: Path) -> None:
-    """`UserError` for numbers that no parameter has, and where aliases of aliases stand for more than memory holds."""
+    """Raise `UserError` for huge integers, and for aliases of aliases that would expand to more than fits in memory."""
     waiting = [tree]
     for _ in range(100_000):
         if not waiting:
@@ -622,47 +563,54 @@ def _check_size(tree: Any, path: Path) -> None:
             raise UserError(f"{path}: a number has more than 63 bits")
         if isinstance(value, dict):
             waiting += [*value, *value.values()]
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | set):
             waiting += value
-    raise UserError(f"{path}: too large, as aliases (&, *) may make it")
+    raise UserError(f"{path}: too large; aliases (&, *) may expand to more than they seem")
 
 
-def _needed(params: Params, name: str) -> Corpus:
-    """A corpus without the modality that no variant of it uses: nothing of that is fetched or computed."""
-    corpus = params.corpora[name]
-    used = {modality for variant in corpus.variants for modality in params.run(name, variant).network.modalities}
-    unused = {FOLDERS[modality]: None for modality in corpus.modalities if modality not in used}
-    return corpus.model_copy(
-        update={"modalities": [modality for modality in corpus.modalities if modality in used], **unused}
-    )
+def _check_names(params: Params) -> None:
+    """Raise `UserError` for a name that cannot be used, or that is referred to but not defined."""
+    if "published" in params.corpora:
+        raise UserError("corpora.published: results/published holds committed results; choose another name")
+    for name in (*params.corpora, *params.variants):
+        if len(name) > LONGEST_NAME:
+            raise UserError(f"{name[:LONGEST_NAME]}…: names have at most {LONGEST_NAME} characters; shorten it")
+    for name in params.paper:
+        if name not in params.corpora:
+            raise UserError(f"paper: there is no corpus {name!r} under corpora")
+    for name, corpus in params.corpora.items():
+        for key in ("variants", "audit"):
+            for variant in getattr(corpus, key):
+                if variant not in params.variants:
+                    raise UserError(f"corpora.{name}.{key}: there is no variant {variant!r} under variants")
 
 
-def _check_folds(name: str, corpus: Corpus, protocol: str, folds: list[int], root: Path) -> None:
-    where = f"corpora.{name}.protocols.{protocol}"
+def _check_folds(corpus_path: str, corpus: Corpus, protocol: str, folds: list[int], root: Path) -> None:
+    """Raise `UserError` for folds that the protocol does not have, or that would be empty."""
+    where = f"{corpus_path}.protocols.{protocol}"
     if len(set(folds)) != len(folds):
         raise UserError(f"{where}: a fold is listed twice")
     if generated := KFOLD.fullmatch(protocol.removeprefix(RANDOM)):
         number = int(generated[1])
         if number < 2:
-            raise UserError(f"{where}: {number} fold(s) leave nothing to train on")
-        available = list(range(number))
+            raise UserError(f"{where}: {number} fold(s) leave no training data")
         if corpus.actors != "all" and number > len(corpus.actors):
             raise UserError(f"{where}: {number} folds of {len(corpus.actors)} actors leave some empty")
+        available = list(range(number))
     elif path := protocol_path(corpus.kind, protocol):
         if not (root / path).is_file():
             known = sorted(file.stem for file in (root / path).parent.glob("*.csv"))
             raise UserError(
-                f"{where}: no such protocol; there are kfold_<k>, {', '.join(known)}, and random_ before any of them"
+                f"{where}: no such protocol; there are kfold_<k>, {', '.join(known)}, each also with the prefix random_"
             )
         published = read_protocol(root / path)
         available = sorted(published)
         if corpus.actors != "all":
-            present = set(corpus.actors)
-            empty = [fold for fold in folds if fold in published and not present & set(published[fold]["test"])]
-            if empty:
-                raise UserError(
-                    f"{where}: none of corpora.{name}.actors is in the test part of fold {empty[0]}; leave it out"
-                )
+            for fold in folds:
+                if fold in published and not set(corpus.actors) & set(published[fold]["test"]):
+                    raise UserError(
+                        f"{where}: none of {corpus_path}.actors is in the test part of fold {fold}; remove the fold"
+                    )
     for fold in folds:
         if fold not in available:
             raise UserError(
@@ -670,8 +618,17 @@ def _check_folds(name: str, corpus: Corpus, protocol: str, folds: list[int], roo
             )
 
 
+def _without_unused(params: Params, name: str) -> Corpus:
+    """A corpus without the modality that none of its variants uses, so that nothing is fetched or computed for it."""
+    corpus = params.corpora[name]
+    used = {modality for variant in corpus.variants for modality in params.run(name, variant).network.modalities}
+    unused = {FOLDERS[modality]: None for modality in corpus.modalities if modality not in used}
+    modalities = [modality for modality in corpus.modalities if modality in used]
+    return corpus.model_copy(update={"modalities": modalities, **unused})
+
+
 def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested mappings, by their paths: `network.audio.width`, 32."""
+    """The values of nested mappings with their paths, such as `network.audio.width`, 32."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from leaves(value, f"{path}{key}.")

@@ -1,11 +1,10 @@
-"""Where files lie, from the repository's root: every path of the pipeline is spelled here and nowhere else.
+"""Every path of the pipeline, relative to the root of the repository.
 
-Arguments may be wildcards (`"{corpus}"`), so that Snakemake's rules use the same functions as the stages.
+Arguments may be wildcards (`"{corpus}"`), so that Snakemake's rules and the stages use the same functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -19,7 +18,7 @@ FIGURES = ("confusion", "calibration", "learning_curves", "folds", "distances", 
 PAPER = tuple(f"results/paper.{suffix}" for suffix in ("md", "html", "tex"))
 
 
-# Pretrained weights by name, as their makers call the files.
+# Pretrained weights: name → file name of the publisher.
 WEIGHTS = {
     "resnet18": "resnet18-f37072fd.pth",
     "r3d_18": "r3d_18-b3b3357e.pth",
@@ -30,7 +29,7 @@ WEIGHTS = {
 
 @dataclass(frozen=True, order=True)
 class RunKey:
-    """Identifies one training: a variant with a seed on one fold of a protocol."""
+    """Identifies one training: a variant with one seed on one fold of a protocol."""
 
     corpus: str
     protocol: str
@@ -39,18 +38,13 @@ class RunKey:
     fold: int
 
     @classmethod
-    def of(cls, key: Mapping[str, Any]) -> Self:
-        """The run of a record's key."""
-        return cls(*(key[name] for name in cls.__dataclass_fields__))
-
-    @classmethod
     def wildcards(cls) -> Self:
-        """The run whose parts are Snakemake's wildcards."""
+        """The run whose parts are wildcards of Snakemake."""
         return cls(*(f"{{{name}}}" for name in cls.__dataclass_fields__))  # type: ignore[arg-type]
 
     @property
     def group(self) -> str:
-        """What the folds of a run share: `<corpus>/<protocol>/<variant>/seed-<seed>`."""
+        """The part of the path that all folds share: `<corpus>/<protocol>/<variant>/seed-<seed>`."""
         return f"{self.corpus}/{self.protocol}/{self.variant}/seed-{self.seed}"
 
     @property
@@ -60,12 +54,12 @@ class RunKey:
 
     @property
     def history(self) -> str:
-        """The epochs of the training (CSV)."""
+        """Losses and validation scores of each epoch (CSV)."""
         return f"models/{self}.csv"
 
     @property
     def trained(self) -> tuple[str, str]:
-        """What training writes besides its record."""
+        """The outputs of the training, without its record."""
         return self.model, self.history
 
     @property
@@ -80,7 +74,7 @@ class RunKey:
 
     @property
     def checkpoint(self) -> str:
-        """What an interrupted training resumes from; outside the outputs, which Snakemake deletes before a job."""
+        """The state of an interrupted training. It is not an output, because Snakemake deletes those before a job."""
         return f"checkpoints/{self}.pt"
 
     @property
@@ -105,7 +99,7 @@ class RunKey:
 
     @property
     def scored(self) -> tuple[str, str, str]:
-        """What evaluation writes besides its record."""
+        """The outputs of the evaluation, without its record."""
         return self.metrics, self.predictions, self.embeddings
 
     def asdict(self) -> dict[str, Any]:
@@ -117,37 +111,37 @@ class RunKey:
 
 
 def record(output: str) -> str:
-    """The record of a job whose outputs are files of one name: beside them, `<name>.record.json`."""
+    """The record of a job whose outputs share a base name: `<name>.record.json` next to them."""
     return f"{output.rpartition('.')[0]}.record.json"
 
 
 def record_in(folder: str) -> str:
-    """The record of a job whose outputs fill a folder: `record.json` in it."""
+    """The record of a job whose outputs are all in one folder: `record.json` in that folder."""
     return f"{folder}/record.json"
 
 
 def weights(name: str) -> str:
-    """The pretrained weights of that name."""
+    """Pretrained weights by name."""
     return f"data/weights/{WEIGHTS[name]}"
 
 
 def raw(corpus: str, shard: int | str) -> str:
-    """The clips of a shard (zip)."""
+    """The clips of one shard (zip)."""
     return f"data/{corpus}/raw/shard-{shard}.zip"
 
 
 def raw_record(corpus: str, shard: int | str) -> str:
-    """The record of a shard's download: not beside the clips, which no cache may hold, so that it can be versioned."""
+    """The record of a download. It is not next to the clips, which DVC must not cache, so that DVC can version it."""
     return f"data/{corpus}/download/shard-{shard}.record.json"
 
 
 def index(corpus: str) -> str:
-    """Every clip of a corpus with its labels (CSV)."""
+    """The clips of a corpus and their labels (CSV)."""
     return f"data/{corpus}/index.csv"
 
 
 def features(corpus: str, stage: str, shard: int | str) -> tuple[str, str]:
-    """The features of a shard, an array and its table; `stage` is "faces" or "audio"."""
+    """The features of one shard: an array (NumPy) and its table (CSV). `stage` is "faces" or "audio"."""
     base = f"data/{corpus}/features/{stage}/shard-{shard}"
     return f"{base}.npy", f"{base}.csv"
 
@@ -164,17 +158,17 @@ def splits_record(corpus: str, protocol: str) -> str:
 
 
 def summary(corpus: str) -> str:
-    """The scores of every run of a corpus (JSON): what `dvc metrics show` prints."""
+    """The scores of every run of a corpus (JSON), shown by `dvc metrics show`."""
     return f"results/{corpus}/metrics.json"
 
 
 def search(corpus: str) -> str:
-    """The configurations that were tried on validation actors (CSV); most corpora have none."""
+    """Configurations compared on validation actors (CSV); most corpora have no such file."""
     return f"results/{corpus}/search.csv"
 
 
 def report(corpus: str) -> list[str]:
-    """Every file of a corpus's report; the same whatever was run."""
+    """Every file of a corpus's report. The list does not depend on what has been run."""
     base = f"results/{corpus}"
     return [
         *(f"{base}/tables/{table}.{suffix}" for table in TABLES for suffix in ("md", "csv", "tex")),

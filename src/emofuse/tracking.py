@@ -1,12 +1,12 @@
-"""MLflow: a training is a live run, its evaluation adds the scores, and `track` uploads from the files what is missing.
+"""MLflow: trainings are live runs, evaluations add their scores, and `track` uploads from the files whatever is missing.
 
-An experiment is a corpus, or what MLFLOW_EXPERIMENT_NAME says; a parent run is a protocol, variant and seed; its child runs
-are the folds. A rerun replaces the previous run of its fold, which is deleted as the UI deletes and can be restored there.
-A run that somebody has annotated is kept and tagged `emofuse.superseded`.
+There is one experiment per corpus (or the one named by MLFLOW_EXPERIMENT_NAME), one parent run per protocol, variant and seed,
+and one child run per fold. A rerun replaces the previous run of its fold, which is deleted and can be restored in the UI. A
+run that somebody has annotated is kept and tagged `emofuse.superseded`.
 
-The store is `mlflow.db` and `mlartifacts/` in the repository's root unless MLFLOW_TRACKING_URI names another. It is a view of
-the result files: nothing depends on it. A local store contains absolute paths; after moving a repository, delete both and
-run `emofuse track`.
+The store is `mlflow.db` and `mlartifacts/` in the root of the repository, or what MLFLOW_TRACKING_URI names. It is a view of the
+result files; no result depends on it. A local store contains absolute paths: after moving a repository, delete both and run
+`emofuse track`.
 
 Importing MLflow takes seconds, so it is imported in functions.
 """
@@ -42,7 +42,7 @@ from emofuse.paths import RunKey
 from emofuse.provenance.job import verified
 from emofuse.provenance.records import Record
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_json, read_table, sha256
+from emofuse.utils.files import read_csv, read_json, sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,24 +53,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RUN = "emofuse.run"  # which run it is: str(key) for a fold, key.group for a parent
-RECORD = "emofuse.record"  # hash of the evaluation's record, set when everything else has been logged
+RUN = "emofuse.run"  # identifies a run: str(key) for a fold, key.group for a parent
+RECORD = "emofuse.record"  # hash of the evaluation record, set after everything else has been logged
 SUPERSEDED = "emofuse.superseded"
 SCORES = ("war", "uar", "macro_f1")
 
-SHORT = 5.0  # seconds; a shorter training is not worth importing MLflow for: its run is created when it is evaluated
+SHORT = 20.0  # seconds; the run of a shorter training is created when it is evaluated, since MLflow takes 2 s to start
 INTERVAL = 2.0  # seconds between uploads of a running training
-PATIENCE = 28.0  # seconds that a training waits for MLflow at its end, at most
-TURN = 120.0  # seconds to wait for other processes that create the store, experiment or parent run
+PATIENCE = 28.0  # maximum seconds that a training waits for MLflow at its end
+LOCK_TIMEOUT = 120.0  # seconds to wait for other processes that create the store, experiment or parent run
 
-VIEW = "emofuse"  # the saved view with the scores
+VIEW = "emofuse"  # the saved view that shows the scores
 COLUMNS = {"selectedColumns": [f"metrics.`{name}`" for name in (*SCORES, "folds")]}
-# What an experiment gets unless it has its own.
+# The tags of an experiment, unless it has its own.
 EXPERIMENT = {
     "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": "One run for each protocol, variant and seed, with a nested run for each fold. Scores are on the"
-    " fold's test clips, those of a parent run are means over its folds. `emofuse track` uploads what is missing.",
-    # The UI shows no metrics by itself. This is what its menu "Views" stores.
+    "mlflow.note.content": "One run for each protocol, variant and seed, with a nested run for each fold. Scores refer to the"
+    " test clips of the fold; those of a parent run are means over its folds. `emofuse track` uploads what is missing.",
+    # The UI shows no metrics by default. This is what its menu "Views" stores.
     f"mlflow.sharedViewState.{VIEW}": json.dumps({"name": "Scores", "createdAt": 0, "state": json.dumps(COLUMNS)}),
 }
 
@@ -82,7 +82,7 @@ class TrainingRun:
         with TrainingRun(key, parameters, tags, clips) as live:
             live.epoch({"epoch": 1, "train_loss": 1.9, "val_uar": 0.4})
 
-    All of MLflow happens in a thread, so that only the end of the block ever waits for it. Its first failure is one warning
+    MLflow runs in a thread, so that only the end of the block ever waits for it. Its first failure is logged as one warning
     and ends the tracking, not the training.
     """
 
@@ -105,7 +105,7 @@ class TrainingRun:
         self._rows.append(row)
 
     def resumed(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Add the epochs of the interrupted training that this one continues."""
+        """Add the epochs before the interruption that this training resumes from."""
         self._rows.extend(history)
 
     def __exit__(
@@ -116,7 +116,7 @@ class TrainingRun:
         self._thread.join(PATIENCE)
         with _warned(self.key):
             if self._thread.is_alive():
-                raise TimeoutError(f"no answer within {PATIENCE:.0f} s")
+                raise TimeoutError(f"no response within {PATIENCE:.0f} s")
 
     def _track(self) -> None:
         if self._ended.wait(SHORT):
@@ -140,61 +140,65 @@ class TrainingRun:
 def evaluated(key: RunKey, root: Path = Path()) -> None:
     """Add the scores, figures and files of an evaluation to the fold's run, and update the means of the parent run.
 
-    If the training has no run, it gets one from its files. Failures of MLflow are one warning.
+    If the training has no run, one is created from its files. A failure of MLflow is logged as one warning.
     """
     with _warned(key):
         _upload(key, _open(key.corpus, root), root)
 
 
 def track(corpus: str, params: Params, root: Path) -> None:
-    """Upload each evaluated fold of a corpus that is not, or not completely, in MLflow: into an empty store, all of them.
+    """Upload each evaluated fold of a corpus that MLflow lacks, or has incompletely.
 
-    Complete runs, and runs whose files are not here, stay as they are. Raises `UserError` if nothing has been evaluated, a
+    Complete runs, and runs without local files, are left as they are. Raises `UserError` if nothing has been evaluated, a
     result file is corrupted, or MLflow fails.
     """
-    here = [key for key in params.keys(corpus) if (root / key.evaluation_record).is_file()]
-    if not here:
+    evaluated = [key for key in params.keys(corpus) if (root / key.evaluation_record).is_file()]
+    if not evaluated:
         raise UserError(f"results/{corpus}: nothing has been evaluated; run `snakemake {corpus}`")
     with _explained(root, f"once it works, run `emofuse track {corpus}` again"), _lock(root, ".track"):
         experiment = _open(corpus, root)
-        uploaded = sum(_upload(key, experiment, root) for key in here)
-    log.info("MLflow: %d folds of %s, %d uploaded, the others were complete", len(here), corpus, uploaded)
+        uploaded = sum(_upload(key, experiment, root) for key in evaluated)
+    log.info(
+        "MLflow: %d of %d evaluated folds of %s uploaded; the others were complete", uploaded, len(evaluated), corpus
+    )
 
 
 def serve(port: int, root: Path = Path()) -> None:
-    """Become `mlflow ui` on 127.0.0.1:`port`; does not return.
+    """Replace this process by `mlflow ui` on 127.0.0.1:`port`.
 
-    Raises `UserError` if the port is taken, or the store is a server, which has a UI of its own.
+    Raises `UserError` if the port is in use, or if the store is a server, which has its own UI.
     """
     store, environment = _address(root), dict(os.environ)
     if store.startswith(("http://", "https://")):
-        raise UserError(f"MLFLOW_TRACKING_URI: {_public(store)} is a server with a UI of its own: open it in a browser")
+        raise UserError(f"MLFLOW_TRACKING_URI: {_public(store)} is a server with its own UI: open it in a browser")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise UserError(f"port {port}: {error.strerror}; choose another, as in `emofuse ui --port 5001`") from None
+            raise UserError(
+                f"port {port}: {error.strerror}; choose another one with --port, such as `emofuse ui --port 5001`"
+            ) from None
     with _explained(root, "once it works, run `emofuse ui` again"):
         _connect(root)
         import mlflow
 
         experiments = [each for each in mlflow.search_experiments() if f"mlflow.sharedViewState.{VIEW}" in each.tags]
     for each in experiments:
-        # In a browser that is new to it, MLflow opens its pages on language models unless the address says otherwise.
+        # On first use in a browser, MLflow shows its pages for language models unless the address says otherwise.
         page = f"#/experiments/{each.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
         print(f"{each.name}: http://127.0.0.1:{port}/{page}", flush=True)
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--default-artifact-root", (root.resolve() / "mlartifacts").as_uri()]
-    # MLflow's jobs, for evaluating language models, would start several processes.
+    # The job runner, for evaluating language models, would start several processes.
     settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **environment}
     os.execve(sys.executable, command, {**settings, "MLFLOW_BACKEND_STORE_URI": store})
 
 
 def download(address: str, root: Path = Path()) -> Path:
-    """Download from one of MLflow's addresses (models:/…, runs:/…) to a folder that is deleted when this process ends.
+    """Download an MLflow address (models:/…, runs:/…) to a folder that is deleted when this process ends.
 
-    Raises `UserError` if there is nothing, or MLflow fails.
+    Raises `UserError` if nothing is found, or MLflow fails.
     """
     folder = Path(tempfile.mkdtemp(prefix="emofuse-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -206,15 +210,15 @@ def download(address: str, root: Path = Path()) -> Path:
 
 
 def configure() -> None:
-    """Set what MLflow reads from the environment, unless the user has; call it before MLflow is imported."""
+    """Set defaults of MLflow's environment variables. Call this before importing MLflow."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # Two tries of 10 s: a server that accepts connections and never answers is given up within PATIENCE.
+    # Two attempts of 10 s, so that an unresponsive server is given up within PATIENCE.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # warns of each retry
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns about each retry
 
 
 def _address(root: Path) -> str:
@@ -222,23 +226,23 @@ def _address(root: Path) -> str:
 
 
 def _database(root: Path) -> Path | None:
-    """The store's SQLite file; None if the store is a server."""
+    """The SQLite file of the store; None if the store is a server."""
     scheme, found, path = _address(root).partition("sqlite:///")
     return Path(path).resolve() if found and not scheme else None
 
 
 def _lock(root: Path, name: str = "") -> FileLock:
-    """Held while creating what must exist only once. Raises `filelock.Timeout`, which is an `OSError`."""
-    return FileLock(f"{_database(root) or root / 'mlflow.db'}{name}.lock", timeout=TURN)
+    """A lock for creating what must exist only once. Raises `filelock.Timeout`, an `OSError`."""
+    return FileLock(f"{_database(root) or root / 'mlflow.db'}{name}.lock", timeout=LOCK_TIMEOUT)
 
 
 def _connect(root: Path) -> None:
-    """Import MLflow and point it to the store. A SQLite file is created if it is missing.
+    """Import MLflow and connect it to the store. A missing SQLite file is created.
 
-    MLflow would create it, but processes that do so at once, or one that is killed meanwhile, leave a file that nothing can
-    use. Here one process creates it under a temporary name while the others wait.
+    MLflow itself would create it, but several processes at once, or one that is killed meanwhile, leave an unusable file.
+    Here one process creates it under a temporary name while the others wait.
     """
-    store, database, given = _address(root), _database(root), os.environ.get("MLFLOW_TRACKING_URI")
+    store, database, set_by_user = _address(root), _database(root), os.environ.get("MLFLOW_TRACKING_URI")
     configure()
     import mlflow
 
@@ -249,7 +253,7 @@ def _connect(root: Path) -> None:
                     mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/new.db")
                     Path(folder, "new.db").replace(database)
     mlflow.set_tracking_uri(store)
-    if not given:  # MLflow has just set it, and the next `root` would be ignored
+    if not set_by_user:  # set_tracking_uri sets the variable, which would override the next `root`
         os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
@@ -263,9 +267,9 @@ def _open(corpus: str, root: Path) -> str:
     if found and found.lifecycle_stage == "active" and EXPERIMENT.keys() <= found.tags.keys():
         return str(found.experiment_id)
     client, database = mlflow.MlflowClient(), _database(root)
-    with _lock(root):  # MLflow fails if two processes create an experiment, or one of its tags, at once
+    with _lock(root):  # MLflow fails if two processes create an experiment, or one of its tags, simultaneously
         found = mlflow.get_experiment_by_name(name)
-        if found is None:  # a server has its own place for artifacts
+        if found is None:  # a server has its own artifact location
             return mlflow.create_experiment(
                 name, (database.parent / "mlartifacts").as_uri() if database else None, EXPERIMENT
             )
@@ -277,7 +281,7 @@ def _open(corpus: str, root: Path) -> str:
 
 
 def _runs(experiment: str, name: str) -> list[Run]:
-    """The current runs with the tag `emofuse.run`, the oldest first: one, unless processes were killed or raced."""
+    """The current runs with this tag `emofuse.run`, oldest first. There is one, unless processes were killed or raced."""
     import mlflow
 
     runs = mlflow.search_runs([experiment], f"tags.`{RUN}` = '{name}'", output_format="list")
@@ -287,7 +291,7 @@ def _runs(experiment: str, name: str) -> list[Run]:
 def _parent(experiment: str, key: RunKey, root: Path) -> str:
     """The id of the parent run, which is created if missing.
 
-    The lock does not reach other machines that use the same server. If two create the parent at once, the older one stays.
+    The lock does not extend to other machines that use the same server. If two create the parent at once, the older is kept.
     """
     import mlflow
 
@@ -303,7 +307,7 @@ def _parent(experiment: str, key: RunKey, root: Path) -> str:
 
 
 def _start(experiment: str, parent: str, key: RunKey, tags: Mapping[str, str]) -> ActiveRun:
-    """Start a fold's run, which becomes this thread's active run."""
+    """Start the run of a fold; it becomes the active run of this thread."""
     import mlflow
 
     tags, name = {**tags, RUN: str(key)}, _name(str(key))
@@ -311,13 +315,13 @@ def _start(experiment: str, parent: str, key: RunKey, tags: Mapping[str, str]) -
 
 
 def _name(run: str) -> str:
-    """What the UI calls a run, by its tag: `fold-0 proposed seed-1` under `proposed kfold_3 seed-1`."""
+    """The name of a run in the UI, given its tag: `fold-0 proposed seed-1` under `proposed kfold_3 seed-1`."""
     _, protocol, variant, seed, *fold = run.split("/")
     return f"{fold[0]} {variant} {seed}" if fold else f"{variant} {protocol} {seed}"
 
 
 def _retire(runs: Iterable[Run]) -> None:
-    """Delete runs that are replaced, or keep them as superseded if somebody has annotated them."""
+    """Delete runs that have been replaced; those that somebody has annotated are tagged as superseded instead."""
     import mlflow
 
     for run in runs:
@@ -330,7 +334,7 @@ def _retire(runs: Iterable[Run]) -> None:
 
 
 def _annotated(run: Run) -> bool:
-    """Whether somebody gave a run a note, a tag or another name, or registered a model from it."""
+    """Whether a run has been given a note, a tag or another name, or a model has been registered from it."""
     import mlflow
 
     tags = run.data.tags
@@ -345,11 +349,10 @@ def _annotated(run: Run) -> bool:
 def _log_inputs(key: RunKey, parameters: Mapping[str, Any], dataset: Path | None) -> None:
     """Add the parameters and the data set to the active run."""
     import mlflow
-    import pandas as pd
 
     mlflow.log_params(dict(leaves(parameters)))
     if dataset is not None and dataset.is_file():
-        clips, digest = pd.read_csv(dataset, dtype=str), sha256(dataset)[:8]
+        clips, digest = read_csv(dataset), sha256(dataset)[:8]
         name = f"{key.corpus}/{key.protocol} fold {key.fold}"
         logged = mlflow.data.from_pandas(clips, str(dataset), name=name, digest=digest)  # type: ignore[attr-defined]
         mlflow.log_input(logged, "training")
@@ -367,14 +370,14 @@ def _log_curves(run: Run, rows: Iterable[Mapping[str, float]]) -> None:
         for name, value in row.items()
         if name != "epoch" and math.isfinite(value)
     ]
-    for start in range(0, len(points), 1000):  # as many as MLflow accepts at once
+    for start in range(0, len(points), 1000):  # the maximum per call
         MlflowClient().log_batch(run.info.run_id, points[start : start + 1000], synchronous=True)
 
 
 def _upload(key: RunKey, experiment: str, root: Path) -> bool:
-    """Complete the run of an evaluated fold from its files, and update the parent's means; whether there was anything to do.
+    """Complete the run of an evaluated fold from its files, and update the means of its parent. Returns whether it was incomplete.
 
-    A run of another training than that of the files is replaced.
+    A run of a training other than that of the files is replaced.
     """
     import mlflow
 
@@ -382,15 +385,15 @@ def _upload(key: RunKey, experiment: str, root: Path) -> bool:
     if evaluation is None or (
         training and any(evaluation.inputs.get(path) != training.outputs.get(path) for path in key.trained)
     ):
-        return False  # trained since, but not evaluated
+        return False  # trained again, but not evaluated yet
     history = _history(key, root) if training else []
     parent, runs = _parent(experiment, key, root), _runs(experiment, str(key))
     if training is None and any(run.info.status == "RUNNING" for run in runs):
-        return False  # training at this moment
+        return False  # being trained right now
     known = [run for run in runs if run.data.tags.get(RECORD) == evaluation.hash or _trained_as(run, history)][:1]
     _retire(run for run in runs if run not in known)
     for run in known:
-        if run.data.tags.get("mlflow.parentRunId") != parent:  # somebody deleted the parent
+        if run.data.tags.get("mlflow.parentRunId") != parent:  # the previous parent was deleted
             mlflow.MlflowClient().set_tag(run.info.run_id, "mlflow.parentRunId", parent)
         if run.info.status == "FINISHED" and run.data.tags.get(RECORD) == evaluation.hash:
             _average(parent, key, root)
@@ -408,16 +411,16 @@ def _upload(key: RunKey, experiment: str, root: Path) -> bool:
 
 
 def _history(key: RunKey, root: Path) -> list[dict[str, float]]:
-    """The epochs of a fold's training; none if the file is not here, as in published results."""
+    """The epochs of a training; none if the file is absent, as in adopted results."""
     if not (root / key.history).is_file():
         return []
     verified(root, key.history)
-    rows = read_table(root / key.history)
-    return [{name: float(value) for name, value in row.items() if name != "best" and value} for row in rows]
+    rows = read_csv(root / key.history).drop(columns="best").to_dict("records")
+    return [{str(name): float(value) for name, value in row.items() if value} for row in rows]
 
 
 def _trained_as(run: Run, history: Sequence[Mapping[str, float]]) -> bool:
-    """Whether a run has the curves of this training, to the last epoch."""
+    """Whether a run has the curves of this training, up to the last epoch."""
     if not history:
         return run.info.status == "FINISHED" and "train_loss" not in run.data.metrics
     last = {name: value for name, value in history[-1].items() if name != "epoch" and math.isfinite(value)}
@@ -425,7 +428,7 @@ def _trained_as(run: Run, history: Sequence[Mapping[str, float]]) -> bool:
 
 
 def _log_scores(key: RunKey, training: Record | None, evaluation: Record, root: Path) -> None:
-    """Add an evaluation to the active run: scores, confusion matrix, files, and last the record's hash."""
+    """Add an evaluation to the active run: scores, confusion matrix, files and, last, the hash of the record."""
     import mlflow
 
     for path in (key.metrics, key.predictions):
@@ -445,7 +448,7 @@ def _log_scores(key: RunKey, training: Record | None, evaluation: Record, root: 
 
 
 def _confusion(metrics: Mapping[str, Any]) -> Figure:
-    """The confusion matrix: clips of each emotion (row) by predicted emotion (column)."""
+    """The confusion matrix: number of clips by emotion (row) and predicted emotion (column)."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -463,9 +466,9 @@ def _confusion(metrics: Mapping[str, Any]) -> Figure:
 
 
 def _average(parent: str, key: RunKey, root: Path) -> None:
-    """Set the parent's scores to the means over the folds that have been evaluated.
+    """Set the scores of the parent run to the means over the evaluated folds.
 
-    Other folds may be evaluated meanwhile: whoever writes last has seen all of them.
+    Other folds may be evaluated meanwhile, so this repeats until the logged means are those of the files.
     """
     import mlflow
 
@@ -482,17 +485,17 @@ def _average(parent: str, key: RunKey, root: Path) -> None:
 
 @contextmanager
 def _warned(key: RunKey) -> Iterator[None]:
-    """Turn any failure into one warning."""
+    """Log any failure as one warning."""
     try:
         yield
     except Exception as error:
-        message = "MLflow: %s is not tracked (%s); no result depends on it. Once MLflow works, run `emofuse track %s`"
+        message = "MLflow: %s is not tracked (%s); results are not affected. Once MLflow works, run `emofuse track %s`"
         log.warning(message, key, _one_line(error), key.corpus)
 
 
 @contextmanager
 def _explained(root: Path, advice: str) -> Iterator[None]:
-    """Turn failures of MLflow into `UserError`."""
+    """Raise failures of MLflow as `UserError`."""
     try:
         yield
     except Exception as error:
@@ -507,5 +510,5 @@ def _one_line(error: Exception) -> str:
 
 
 def _public(text: str) -> str:
-    """Text without the passwords in addresses."""
+    """Text without the passwords of addresses."""
     return re.sub(r"//[^/@\s]*@", "//", text)

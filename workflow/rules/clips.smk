@@ -1,4 +1,4 @@
-# Clips and pretrained weights onto this machine, and what is in the clips.
+# Download clips and pretrained weights, and index the clips.
 
 
 rule download:

@@ -1,4 +1,4 @@
-# What the rules share: the parameters, checked, and the functions that their inputs and params come from.
+# Shared by all rules: the validated parameters, and input and parameter functions.
 import os
 import re
 import shutil
@@ -19,7 +19,7 @@ from emofuse.utils import locks
 from emofuse.utils.console import complain
 from emofuse.utils.errors import UserError
 
-# The rules call `emofuse`: that of the environment which runs Snakemake, activated or not.
+# Rules call the `emofuse` of the environment that runs Snakemake, whether or not it is activated.
 os.environ.update(
     PATH=os.pathsep.join(
         [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
@@ -27,7 +27,7 @@ os.environ.update(
 )
 if (
     not workflow.is_main_process
-):  # a job of the process that holds the lock, on another node too
+):  # a job of the process that holds the lock, possibly on another node
     os.environ[locks.HELD] = str(Path().resolve())
 
 try:
@@ -36,7 +36,7 @@ try:
             f"--config {next(iter(config))}: params.yaml is the only configuration; change it there"
         )
     PARAMS = parameters.load()
-    # Snakemake takes outputs without metadata for up to date, whatever they were made with.
+    # Snakemake considers outputs without metadata up to date, regardless of what they were made from.
     if workflow.is_main_process and not {"--touch", "-t", "--unlock"} & set(sys.argv):
         adopt.refuse_unregistered(Path())
 except UserError as error:
@@ -48,12 +48,12 @@ RUNS = {corpus: PARAMS.keys(corpus) for corpus in PARAMS.corpora}
 
 
 def one_of(names):
-    """The wildcard constraint that allows these names and no others."""
+    """A wildcard constraint that allows exactly these names."""
     return "|".join(sorted({re.escape(name) for name in names}))
 
 
 def key(wildcards):
-    """The arguments of a job's command by name, as its record has them."""
+    """The arguments of a job's command by name, as in its record."""
     numbers = ("shard", "seed", "fold")
     return {
         name: int(value) if name in numbers else value
@@ -62,60 +62,60 @@ def key(wildcards):
 
 
 def setting(stage, section):
-    """A section of a job's settings, for `params`: if it changes, the job reruns and Snakemake prints the difference."""
+    """One section of a job's settings, for `params`. If it changes, the job reruns and Snakemake prints the difference."""
     return lambda wildcards: PARAMS.settings(stage, **key(wildcards))[section]
 
 
 def code(stage):
-    """The digest of the code that a job's results depend on, for `params`."""
+    """The digest of the code behind a job's results, for `params`."""
     return (
         lambda wildcards: f"code {digest(stage, PARAMS.corpora[wildcards.corpus].kind)}"
     )
 
 
 def source(wildcards):
-    """The digest of a shard's clips at their source."""
+    """The digest of the clips of a shard at their source."""
     return clips.at_source(PARAMS, wildcards.corpus, int(wildcards.shard))
 
 
 def or_more(megabytes):
-    """The memory that a job asks a cluster for: more each time that it is started again."""
+    """The memory to request from a cluster; it increases with each attempt."""
     return lambda wildcards, attempt: attempt * megabytes
 
 
 def gpus(wildcards):
-    """GPUs of a training or an evaluation.
+    """The number of GPUs of a training or an evaluation.
 
-    On a machine without CUDA none, so that --resources gpu=1 does not make them wait for each other; asking torch would
-    take seconds at every start. What a cluster's nodes have this machine does not know: there they ask for one.
+    It is 0 on a machine without CUDA, so that jobs do not wait for each other under --resources gpu=1, and always 1 on a
+    cluster, whose nodes may differ from this machine. (Importing torch to find out would take seconds.)
     """
     return int(workflow.non_local_exec or shutil.which("nvidia-smi") is not None)
 
 
 def detector(wildcards):
-    """The weights of the face detector and their record, if the corpus's detector has any."""
+    """The weights of the face detector and their record, if the detector has weights."""
     faces = PARAMS.corpora[wildcards.corpus].faces
     model = faces.weights if faces else None
     return [model, ancient(paths.record(model))] if model else []
 
 
 def detector_gpus(wildcards):
-    """GPUs of a faces job: only a detector with weights uses one."""
+    """The number of GPUs of a faces job; only a detector with weights uses one."""
     return gpus(wildcards) if detector(wildcards) else 0
 
 
 def detector_threads(wildcards):
-    """Threads of a face job: on a GPU, which one job has at a time, the others decode ahead of it."""
+    """CPU threads of a faces job. On a GPU, which runs one job at a time, several threads decode in advance."""
     return 5 if detector_gpus(wildcards) else 1
 
 
 def training_threads(wildcards):
-    """CPU threads of a training and of its evaluation."""
+    """CPU threads of a training or its evaluation."""
     return PARAMS.run(wildcards.corpus, wildcards.variant).training.threads
 
 
-# A record is an input wherever the files of its job are, so that a job without one runs again; it is `ancient` because the
-# time in it changes with every run, which must not rerun what comes after.
+# Records are inputs wherever the outputs of their jobs are, so that a job without a record reruns. They are `ancient` because
+# their time stamp changes with every run, which must not rerun downstream jobs.
 def raw(wildcards):
     """The clips of a corpus, with their records."""
     return [
@@ -129,7 +129,7 @@ def raw(wildcards):
 
 
 def features_of(corpus, modalities, tables_only=False):
-    """The features of some modalities of a corpus, with their records."""
+    """The features of a corpus for some modalities, with their records."""
     return [
         file
         for array, table in shards.features(corpus, PARAMS.corpora[corpus], modalities)
@@ -142,26 +142,26 @@ def features_of(corpus, modalities, tables_only=False):
 
 
 def feature_tables(wildcards):
-    """Which clips of a corpus have features, in every modality: a clip without is in no fold of any variant."""
+    """The tables of the features of every modality. A clip that lacks one is excluded from all folds of all variants."""
     modalities = PARAMS.corpora[wildcards.corpus].modalities
     return features_of(wildcards.corpus, modalities, tables_only=True)
 
 
 def published(wildcards):
-    """The file of the published protocol that the splits follow; kfold_<k> has none."""
+    """The file of a published protocol; kfold_<k> has none."""
     kind = PARAMS.corpora[wildcards.corpus].kind
     path = protocols.protocol_path(kind, wildcards.protocol)
     return str(path) if path else []
 
 
 def features(wildcards):
-    """What a variant sees and hears."""
+    """The features that a variant uses."""
     network = PARAMS.run(wildcards.corpus, wildcards.variant).network
     return features_of(wildcards.corpus, network.modalities)
 
 
 def pretrained(wildcards):
-    """The weights that a variant starts from."""
+    """The pretrained weights of a variant, with their records."""
     network = PARAMS.run(wildcards.corpus, wildcards.variant).network
     records = [
         ancient(paths.record(file))
@@ -172,8 +172,8 @@ def pretrained(wildcards):
 
 
 @cache
-def here(run):
-    """The files of a fold that have to be here: of published folds that were adopted, no models and embeddings are."""
+def required(run):
+    """The files that a fold must have. Folds adopted from published results have no models and embeddings."""
     record = Record.read(Path(), run.evaluation_record)
     large = (
         [] if record and "adopted" in record.details else [run.model, run.embeddings]
@@ -182,7 +182,7 @@ def here(run):
 
 
 def runs(corpus):
-    """What the report of a corpus is made from: the splits, and what every fold left, with the records."""
+    """The inputs of a corpus's report: splits and files of every fold, with their records."""
     splits = [
         file
         for protocol in PARAMS.corpora[corpus].protocols
@@ -199,30 +199,30 @@ def runs(corpus):
     search = [paths.search(corpus)] if Path(paths.search(corpus)).is_file() else []
     return [
         *splits,
-        *(file for run in RUNS[corpus] for file in here(run)),
+        *(file for run in RUNS[corpus] for file in required(run)),
         *records,
         *search,
     ]
 
 
 def corpus_runs(wildcards):
-    """What the report of a corpus is made from."""
+    """The inputs of a corpus's report."""
     return runs(wildcards.corpus)
 
 
 def paper_runs(wildcards):
-    """What the paper's tables are made from."""
+    """The inputs of the paper's tables."""
     return [file for corpus in PARAMS.paper for file in runs(corpus)]
 
 
 def step(corpus, name):
-    """The files of one step of a corpus, and of the steps that nothing but the name of a step asks for, with records."""
+    """The files of one step of a corpus, with their records."""
     section = PARAMS.corpora[corpus]
     match name:
         case "clips":
             clips = [paths.raw(corpus, shard) for shard in section.shards]
             records = [paths.raw_record(corpus, shard) for shard in section.shards]
-            # No cache holds the clips: a clone without any is complete until a job needs them.
+            # DVC does not cache the clips, so a clone without them is complete until a job needs them.
             if all(map(os.path.exists, records)) and not any(
                 map(os.path.exists, clips)
             ):
@@ -232,19 +232,19 @@ def step(corpus, name):
         case "features":
             return features_of(corpus, section.modalities)
         case "splits":
-            made = [
+            files = [
                 (
                     *paths.splits(corpus, protocol),
                     paths.splits_record(corpus, protocol),
                 )
                 for protocol in section.protocols
             ]
-            return sum(made, ())
+            return sum(files, ())
         case "models":
             files = [
                 (
                     run.training_record,
-                    *(file for file in run.trained if file in here(run)),
+                    *(file for file in run.trained if file in required(run)),
                 )
                 for run in RUNS[corpus]
             ]
@@ -253,7 +253,7 @@ def step(corpus, name):
             files = [
                 (
                     run.evaluation_record,
-                    *(file for file in run.scored if file in here(run)),
+                    *(file for file in run.scored if file in required(run)),
                 )
                 for run in RUNS[corpus]
             ]
@@ -263,7 +263,7 @@ def step(corpus, name):
 
 
 def begin():
-    """Be the only process that runs jobs in this folder."""
+    """Take the lock of this folder: only one process may run jobs in it."""
     try:
         locks.hold(Path())
     except UserError as error:

@@ -1,4 +1,4 @@
-# A trained fold scored on its test clips.
+# Score a trained fold on its test clips.
 
 
 rule evaluate:

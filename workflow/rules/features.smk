@@ -1,4 +1,4 @@
-# What the network sees and hears of each clip.
+# Extract faces and log-mel spectrograms.
 
 
 rule faces:

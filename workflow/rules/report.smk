@@ -1,8 +1,8 @@
-# What people look at: a corpus's tables, figures and page, and those of the paper.
+# Tables, figures and pages of each corpus, and of the paper.
 from snakemake.io import report as flagged
 
 
-# `snakemake --report` shows tables as CSV, figures as SVG, and the pages, each with the caption of its name.
+# `snakemake --report` shows tables as CSV, figures as SVG, and the pages, each with the caption file of the same name.
 report: "../report/workflow.rst"
 
 

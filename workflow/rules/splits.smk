@@ -1,4 +1,4 @@
-# Which clips are usable, and which of them train, validate and test each fold.
+# Select the usable clips, and split them into folds.
 
 
 rule splits:

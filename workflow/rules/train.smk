@@ -1,4 +1,4 @@
-# One variant trained on one fold.
+# Train one variant on one fold.
 
 
 rule train:

@@ -1,5 +1,6 @@
-"""The trained models, used: on one's own clips (`answers`), as a folder that stands alone (`export`), and served (`served`).
+"""The trained models in use: prediction for arbitrary videos, export, and serving by MLflow.
 
-`bundle` says which models and how a clip is made into what they eat, `windows` cuts a video into what is like a clip of
-the corpus, `answers` asks the models, `page` shows what they say, `card` what they are good for.
+`bundle` finds models and describes how their inputs are made, `windows` cuts a video into windows that resemble clips of the
+corpus, `predictor` runs the networks, `writers` and `page` present the predictions, `export` and `model_card` write a
+self-contained folder, and `mlflow_model` serves it.
 """

@@ -1,9 +1,8 @@
-"""Some models and all that it takes to use them: those of this repository, of an exported folder, or of MLflow."""
+"""Models with everything needed to use them, from this repository, an exported folder or MLflow."""
 
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,33 +11,33 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from emofuse import datasets
+from emofuse import datasets, paths
 from emofuse.config import Audio, Faces, Modality, Name, Network, Params, Positive, Section
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.provenance.chain import Chain
 from emofuse.training.model_file import read_model
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_json, read_table, sha256
+from emofuse.utils.files import read_csv, read_json, sha256
 
 FILE = "bundle.json"
-FOLDER = "bundle"  # of an export, in which it lies
+FOLDER = "bundle"  # the folder of an export that holds it
 RUN = re.compile(r"models/([a-z0-9_]+)/([a-z0-9_]+)/([a-z0-9_]+)/seed-(\d+)(?:/fold-(\d+)\.safetensors)?")
 
 
 class Model(Section):
-    """One fold's model: its file, from the bundle's folder, and what it was made from."""
+    """The model of one fold: its file, relative to the bundle's folder, and its provenance."""
 
     fold: int
     file: str
     sha256: str
-    temperature: Positive = Field(description="what its scores are divided by before they are probabilities")
-    commit: str | None = Field(description="of the code that trained it, where that is recorded")
-    made_from: dict[str, str] = Field(description="SHA-256 of what it was trained on, from the record of its training")
+    temperature: Positive = Field(description="divides the scores before the softmax")
+    commit: str | None = Field(description="commit of the code that trained it, if recorded")
+    made_from: dict[str, str] = Field(description="SHA-256 of the training inputs, from the training record")
 
 
 class Ensemble(Section):
-    """The models of a variant, of one network and several folds, whose probabilities are averaged."""
+    """Models of one variant, trained on different folds; their probabilities are averaged."""
 
     variant: Name
     network: Network
@@ -46,7 +45,7 @@ class Ensemble(Section):
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """What a clip must have."""
+        """The modalities that a clip must have."""
         return frozenset(self.network.modalities)
 
     def __str__(self) -> str:
@@ -54,7 +53,7 @@ class Ensemble(Section):
 
 
 class Bundle(Section):
-    """What is asked: first the ensemble that was asked for, then those that do with less than it."""
+    """The requested ensemble, then ensembles that need fewer modalities, and how inputs are made."""
 
     format: Literal[1] = 1
     emofuse: str
@@ -64,48 +63,54 @@ class Bundle(Section):
     protocol: str
     seed: int
     emotions: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
-    window: Positive = Field(description="seconds, the median clip's: what a longer video is cut into")
-    longest: Positive = Field(description="seconds, the longest clip's: what is no longer is asked as a whole")
+    window: Positive = Field(
+        description="seconds; the median clip duration, the length of the windows of a longer video"
+    )
+    longest: Positive = Field(description="seconds; the maximum clip duration, up to which a video is one window")
     faces: Faces | None
     audio: Audio | None
-    detector: str | None = Field(description="the file of RetinaFace's weights, from the bundle's folder")
+    detector: str | None = Field(description="the weights of RetinaFace, relative to the bundle's folder")
     ensembles: Annotated[tuple[Ensemble, ...], Field(min_length=1, strict=False)]
 
     @property
     def modalities(self) -> frozenset[Modality]:
-        """What any of its ensembles looks at or listens to."""
+        """The modalities that any of the ensembles uses."""
         return frozenset().union(*(ensemble.modalities for ensemble in self.ensembles))
 
     @property
     def columns(self) -> list[str]:
-        """What a table calls the probabilities of the emotions."""
+        """The column names of the probabilities."""
         return [f"p_{emotion}" for emotion in self.emotions]
 
-    def likeliest(self, chances_C: NDArray[np.float64]) -> str:
-        """The likeliest emotion, of probabilities (emotions,)."""
-        return self.emotions[chances_C.argmax()]
+    def most_likely(self, probabilities_C: NDArray[np.float64]) -> str:
+        """The most likely emotion, given probabilities (emotions,)."""
+        return self.emotions[probabilities_C.argmax()]
 
-    def answering(self, there: frozenset[Modality]) -> Ensemble | None:
-        """The first ensemble that can do with what a clip has."""
-        return next((ensemble for ensemble in self.ensembles if ensemble.modalities <= there), None)
+    def ensemble_for(self, available: frozenset[Modality]) -> Ensemble | None:
+        """The first ensemble that needs no modalities other than the available ones; None if there is none."""
+        return next((ensemble for ensemble in self.ensembles if ensemble.modalities <= available), None)
 
     def files(self) -> list[str]:
-        """Every file that it needs, from its folder."""
+        """Every file of the bundle, relative to its folder."""
         models = [model.file for ensemble in self.ensembles for model in ensemble.models]
         return [*models, *([self.detector] if self.detector else [])]
 
     def networks(self, ensemble: Ensemble, folder: Path) -> list[EmotionNetwork]:
-        """The networks of an ensemble, in eval mode. Raises `UserError` for a file that is not the one it should be."""
+        """The networks of an ensemble, in eval mode. Raises `UserError` for a file whose hash or network differs."""
         return [self._network(ensemble, model, folder) for model in ensemble.models]
 
     def _network(self, ensemble: Ensemble, model: Model, folder: Path) -> EmotionNetwork:
         path = folder / model.file
         if sha256(path) != model.sha256:
-            raise UserError(f"{path} is not the model that was scored: run the evaluate stage again, or export again")
+            raise UserError(
+                f"{path} is not the model that was evaluated: run the evaluate stage again, or export it again"
+            )
         state, described = read_model(path)
         state.pop("emotion_distance", None)
         if described != {"emotions": list(self.emotions), "network": ensemble.network.model_dump(mode="json")}:
-            raise UserError(f"{path} is of another network than {ensemble.variant}'s: train or export it again")
+            raise UserError(
+                f"{path} has another network than the variant {ensemble.variant}: train it or export it again"
+            )
         moments = self.faces.snippets if self.faces else self.audio.segments if self.audio else 1
         network = EmotionNetwork(ensemble.network, len(self.emotions), moments, self.faces.size if self.faces else None)
         network.load_state_dict(state)
@@ -113,20 +118,20 @@ class Bundle(Section):
 
 
 def find(address: str | None, root: Path) -> tuple[Bundle, Path]:
-    """The models at an address, and the folder that their files are named from.
+    """The models at an address, and the folder that their paths are relative to.
 
     An address is a run of this repository (models/<corpus>/<protocol>/<variant>/seed-<s>), one fold's model in it, a
-    folder that `emofuse export` wrote, or one of MLflow's (models:/<name>/<version>, runs:/…). Raises `UserError` where
-    there is none.
+    folder that `emofuse export` wrote, or an MLflow address (models:/<name>/<version>, runs:/…). Raises `UserError` if there
+    are none.
     """
     if address is None:
-        raise UserError(f"--model: say which models; {_known(root)}")
+        raise UserError(f"--model is missing: name the models to use; {_known(root)}")
     if re.match(r"[a-z-]+:/", address):
         from emofuse import tracking
 
         return read(tracking.download(address, root))
     place = Path(address)
-    if _lies_in(place):
+    if _bundle_folder(place):
         return read(place)
     inside = place.absolute().is_relative_to(root.absolute())
     if run := RUN.fullmatch((place.absolute().relative_to(root.absolute()) if inside else place).as_posix()):
@@ -138,22 +143,22 @@ def find(address: str | None, root: Path) -> tuple[Bundle, Path]:
     raise UserError(f"--model {address}: neither a run of models/ nor a folder of emofuse export; {_known(root)}")
 
 
-def _lies_in(place: Path) -> Path | None:
-    """The folder of the bundle itself; None where there is none."""
+def _bundle_folder(place: Path) -> Path | None:
+    """The folder in `place` that holds the bundle; None if there is none."""
     folders = (place, place / FOLDER, place / "data" / FOLDER)
     return next((folder for folder in folders if (folder / FILE).is_file()), None)
 
 
 def _known(root: Path) -> str:
     runs = sorted({str(path.parent.relative_to(root)) for path in root.glob("models/*/*/*/seed-*/fold-*.safetensors")})
-    return f"there are {', '.join(runs)}" if runs else "there is none in models/: train first, or dvc pull"
+    return f"there are {', '.join(runs)}" if runs else "models/ is empty: train first, or run `make pull`"
 
 
 def read(folder: Path) -> tuple[Bundle, Path]:
-    """The bundle that `export` wrote to a folder. Raises `UserError` where it is broken, or names files elsewhere."""
-    place = _lies_in(folder)
+    """Read a bundle written by `export`. Raises `UserError` if it is invalid, or names files outside its folder."""
+    place = _bundle_folder(folder)
     if place is None:
-        raise UserError(f"{folder}: there is no {FILE} in it: want a folder that emofuse export wrote")
+        raise UserError(f"{folder}: {FILE} is missing; expected a folder written by emofuse export")
     folder, path = place, place / FILE
     try:
         bundle = Bundle.model_validate_json(path.read_bytes())
@@ -163,15 +168,15 @@ def read(folder: Path) -> tuple[Bundle, Path]:
         raise UserError(f"{path}: {where}: {first['msg']}; export the models again") from None
     for file in bundle.files():
         if not (folder / file).resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{path} names {file}, which is not in its folder; do not trust it")
+            raise UserError(f"{path} names {file}, which is outside its folder: do not trust it")
     return bundle, folder
 
 
 def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, root: Path) -> tuple[Bundle, Path]:
-    """The models of a run (corpus, protocol, variant, seed), or of one of its folds, and those of the corpus's variants of
-    fewer modalities that were trained on the same folds.
+    """The models of a run (corpus, protocol, variant, seed), or of one of its folds.
 
-    Raises `UserError` for what was not run, or is stale.
+    Variants with fewer modalities that were trained on the same folds are included, for clips that lack a modality. Raises
+    `UserError` if the run is not in params.yaml, has not been trained, or is stale.
     """
     from emofuse import __version__
 
@@ -188,9 +193,9 @@ def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, roo
         if fold in (None, each) and (root / RunKey(name, protocol, variant, seed, each).model).is_file()
     ]
     if not folds:
-        which = "none of its folds" if fold is None else f"no fold-{fold}"
+        which = "none of its models" if fold is None else f"no model of fold {fold}"
         key = RunKey(name, protocol, variant, seed, planned[protocol, variant, seed][0] if fold is None else fold)
-        adopted = (root / key.training_record).is_file()  # of published results, which come without models
+        adopted = (root / key.training_record).is_file()  # published results come without models
         remedy = f"`snakemake {key.model} --cores 8` trains it" if adopted else _known(root)
         raise UserError(f"models/{name}/{protocol}/{variant}/seed-{seed}: {which} is here; {remedy}")
     chain = Chain(params, root)
@@ -202,7 +207,8 @@ def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, roo
         known = any(ensemble.modalities == modalities for ensemble in ensembles)
         if modalities < wanted and not known and all((root / key.model).is_file() for key in keys):
             ensembles.append(_ensemble(chain, keys))
-    durations = [float(row["duration"]) for row in read_table(root / f"data/{name}/index.csv") if row["status"] == "ok"]
+    clips = read_csv(root / paths.index(name), ("duration", "status"))
+    durations = clips["duration"][clips["status"] == "ok"].astype(float)
     uses_faces = any("video" in ensemble.modalities for ensemble in ensembles)
     return Bundle(
         emofuse=__version__,
@@ -212,8 +218,8 @@ def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, roo
         protocol=protocol,
         seed=seed,
         emotions=datasets.get(corpus.kind).emotions,
-        window=round(statistics.median(durations), 3),
-        longest=max(durations),
+        window=round(float(durations.median()), 3),
+        longest=float(durations.max()),
         faces=corpus.faces if uses_faces else None,
         audio=corpus.audio if any("audio" in ensemble.modalities for ensemble in ensembles) else None,
         detector=corpus.faces.weights if corpus.faces and uses_faces else None,
@@ -225,13 +231,15 @@ def _ensemble(chain: Chain, keys: Sequence[RunKey]) -> Ensemble:
     chain.refuse([key.metrics for key in keys])
     models = []
     for key in keys:
-        scored, trained = read_json(chain.root / key.metrics), chain.maker(key.model)
+        scored, trained = read_json(chain.root / key.metrics), chain.producer(key.model)
         try:
             temperature = float(scored["calibration"]["temperature"])
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{key.metrics}: no calibration; run the evaluate stage of this fold again") from None
+            raise UserError(
+                f"{key.metrics}: the calibration is missing; run the evaluate stage of this fold again"
+            ) from None
         if trained is None:
-            raise UserError(f"{key.model}: no record says how it was trained; run `snakemake {key.model} --cores 2`")
+            raise UserError(f"{key.model}: it has no training record; run `snakemake {key.model} --cores 2`")
         models.append(
             Model(
                 fold=key.fold,

@@ -1,4 +1,4 @@
-"""Models as one folder that stands alone: weights, parameters, card, a program of each network, and MLflow's form of it all."""
+"""Export models to a self-contained folder: weights, parameters, model card, torch.export programs and an MLflow model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from emofuse.config import Params
 from emofuse.inference import bundle as bundles
-from emofuse.inference import model_card as card
+from emofuse.inference import model_card
 from emofuse.inference.bundle import Bundle, Ensemble, Model
 from emofuse.models.network import EmotionNetwork
 from emofuse.utils.errors import UserError
@@ -23,41 +23,41 @@ from emofuse.utils.files import write_json, write_text
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = 1e-4  # of scores, which are of the order of 1: fused kernels round otherwise
+TOLERANCE = 1e-4  # of scores, which are of the order of 1; fused kernels round differently
 
 
 def write(models: tuple[Bundle, Path], params: Params, folder: Path) -> None:
-    """Write a bundle of this repository, with the folder that its files are named from, to `folder`, whole or not at all.
+    """Write a bundle, and the folder that its paths are relative to, to a new folder, atomically.
 
-    data/bundle/ has bundle.json, the weights as safetensors, each network as a program of torch.export (.pt2) that was held
-    against the network itself, and the detector's weights; README.md is the model card; the rest is MLflow's.
-    Raises `UserError` where the folder is there already, or where a program says other than its network.
+    data/bundle/ has bundle.json, the weights as safetensors, each network as a torch.export program (.pt2), checked against
+    the network itself, and the weights of the face detector. README.md is the model card; the other files are MLflow's.
+    Raises `UserError` if the folder exists, or if the output of a program differs from its network's.
     """
     bundle, root = models
     if folder.exists():
-        raise UserError(f"{folder} is there already: name a new folder, or delete it first")
+        raise UserError(f"{folder} exists: choose a new folder, or delete it first")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
         inside = Path(name) / bundles.FOLDER
         inside.mkdir()
-        moved = _moved(bundle)
-        for old, new in zip(bundle.files(), moved.files(), strict=True):
+        renamed = _renamed(bundle)
+        for old, new in zip(bundle.files(), renamed.files(), strict=True):
             (inside / new).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / old, inside / new)
-        write_json(inside / bundles.FILE, moved.model_dump(mode="json"))
-        for ensemble in moved.ensembles:
-            for model, network in zip(ensemble.models, moved.networks(ensemble, inside), strict=True):
-                _program(network, _example(moved, ensemble), (inside / model.file).with_suffix(".pt2"))
-                log.info("%s: exported, the same scores as the network's", model.file)
-        made = Path(name) / "made"
-        _mlflow(inside, made, moved)
-        write_text(made / "README.md", card.text(bundle, params, root))
-        made.chmod(0o755)
-        made.rename(folder)
+        write_json(inside / bundles.FILE, renamed.model_dump(mode="json"))
+        for ensemble in renamed.ensembles:
+            for model, network in zip(ensemble.models, renamed.networks(ensemble, inside), strict=True):
+                _program(network, _example(renamed, ensemble), (inside / model.file).with_suffix(".pt2"))
+                log.info("%s: exported; the program gives the same scores as the network", model.file)
+        exported = Path(name) / "model"
+        _mlflow(inside, exported, renamed)
+        write_text(exported / "README.md", model_card.text(bundle, params, root))
+        exported.chmod(0o755)
+        exported.rename(folder)
 
 
-def _moved(bundle: Bundle) -> Bundle:
-    """The bundle with the names that its files have in the folder."""
+def _renamed(bundle: Bundle) -> Bundle:
+    """The bundle with the file names of the export."""
 
     def named(ensemble: Ensemble, model: Model) -> Model:
         return model.model_copy(update={"file": f"{ensemble.variant}/fold-{model.fold}.safetensors"})
@@ -71,7 +71,7 @@ def _moved(bundle: Bundle) -> Bundle:
 
 
 def _example(bundle: Bundle, ensemble: Ensemble) -> dict[str, torch.Tensor]:
-    """Two made clips, as the networks of an ensemble eat them; of one, torch.export would take the batch for always one."""
+    """Two random clips as inputs of an ensemble. With a single one, torch.export would fix the batch size to one."""
     generator = torch.Generator().manual_seed(1)
     shapes: dict[str, tuple[int, ...]] = {}
     if bundle.faces:
@@ -82,25 +82,25 @@ def _example(bundle: Bundle, ensemble: Ensemble) -> dict[str, torch.Tensor]:
 
 
 def _program(network: EmotionNetwork, example: dict[str, torch.Tensor], path: Path) -> None:
-    """Export a network, with a batch of any size, and hold what it says against the network itself."""
+    """Export a network with a dynamic batch size, and compare its output with the network's."""
     size = torch.export.Dim("batch", min=1, max=1024)
     scores = _Scores(network)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of its own making
+        warnings.simplefilter("ignore", UserWarning)  # raised by torch.export itself
         program = torch.export.export(scores, (example,), dynamic_shapes=({name: {0: size} for name in example},))
         torch.export.save(program, path)
-        read = torch.export.load(path).module()
+        loaded = torch.export.load(path).module()
         for count in (1, 2, 3):
             clips = {name: batch.repeat(2, *[1] * (batch.dim() - 1))[:count] for name, batch in example.items()}
-            away = (read(clips) - scores(clips)).abs().max().item()
-            if not away <= TOLERANCE:
+            difference = (loaded(clips) - scores(clips)).abs().max().item()
+            if not difference <= TOLERANCE:
                 raise UserError(
-                    f"{path.name}: the program of torch.export says other than its network, by {away:.2g}; report this"
+                    f"{path.name}: the torch.export program differs from its network by {difference:.2g}; please report this"
                 )
 
 
 class _Scores(nn.Module):
-    """A network that gives scores alone."""
+    """A network that returns only the scores."""
 
     def __init__(self, network: EmotionNetwork) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class _Scores(nn.Module):
 
 
 def _mlflow(inside: Path, folder: Path, bundle: Bundle) -> None:
-    """Write the bundle as a model of MLflow, with signature and an example; no pickle is in it."""
+    """Write the bundle as an MLflow model with a signature and an input example, without pickle files."""
     from emofuse import tracking
 
     tracking.configure()
@@ -120,16 +120,16 @@ def _mlflow(inside: Path, folder: Path, bundle: Bundle) -> None:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
-    from emofuse.inference import mlflow_model as served
+    from emofuse.inference import mlflow_model
 
-    columns = [ColSpec(DataType.string, name) for name in served.TEXTS]
-    columns += [ColSpec(DataType.double, name) for name in served.numbers(bundle)]
+    columns = [ColSpec(DataType.string, name) for name in mlflow_model.TEXT_COLUMNS]
+    columns += [ColSpec(DataType.double, name) for name in mlflow_model.number_columns(bundle)]
     mlflow.pyfunc.save_model(
         folder,
         loader_module="emofuse.inference.mlflow_model",
         data_path=inside,
         signature=ModelSignature(Schema([ColSpec(DataType.binary, "clip")]), Schema(list(columns))),
-        input_example=served.example(),
+        input_example=mlflow_model.example(),
         pip_requirements=_requirements(),
     )
 

@@ -1,4 +1,4 @@
-"""An exported folder as MLflow serves it: a clip's bytes in, a row for each face and window out."""
+"""An exported folder as an MLflow model: the bytes of video files in, one row per face and window out."""
 
 from __future__ import annotations
 
@@ -8,47 +8,49 @@ from typing import Any
 
 import pandas as pd
 
-from emofuse.inference import bundle as bundles
-from emofuse.inference import predictor as answers
-from emofuse.inference import writers as written
+from emofuse.inference import bundle, predictor, writers
+from emofuse.inference.bundle import Bundle
 
-TEXTS = ("variant", "emotion", "note")
+TEXT_COLUMNS = ("variant", "emotion", "note")
 
 
-def numbers(bundle: bundles.Bundle) -> list[str]:
-    """The columns of numbers."""
-    return ["row", "start", "end", "face", *bundle.columns]
+def number_columns(described: Bundle) -> list[str]:
+    """The numeric columns of the output."""
+    return ["row", "start", "end", "face", *described.columns]
 
 
 class Served:
-    """What MLflow calls: `predict` of a table whose column `clip` has the bytes of a video file in each row."""
+    """The model that MLflow calls."""
 
     def __init__(self, folder: Path) -> None:
-        self._models = answers.Models(*bundles.read(folder))
+        self._models = predictor.Models(*bundle.read(folder))
 
     def predict(self, clips: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """The rows of predictions.csv, with the number of the clip's row for its file; what is absent is NaN or empty."""
-        made: list[dict[str, object]] = []
+        """The rows of predictions.csv for clips, whose column `clip` has the bytes of a file.
+
+        `row` is the number of the clip in the input; absent values are NaN or "".
+        """
+        rows: list[dict[str, object]] = []
         with tempfile.TemporaryDirectory() as folder:
             paths = []
             for number, data in enumerate(clips["clip"]):
                 paths.append(Path(folder) / str(number))
                 paths[-1].write_bytes(data)
-            for number, clip in enumerate(answers.ask(paths, self._models)):
-                made += [{"row": number, **row} for row in written.rows(clip, self._models.bundle)]
-        table = pd.DataFrame(made)
-        columns = numbers(self._models.bundle)
+            for number, clip in enumerate(predictor.predict(paths, self._models)):
+                rows += [{"row": number, **row} for row in writers.rows(clip, self._models.bundle)]
+        table = pd.DataFrame(rows)
+        columns = number_columns(self._models.bundle)
         table[columns] = table[columns].apply(pd.to_numeric).astype(float)
-        return table[[*TEXTS, *columns]]
+        return table[[*TEXT_COLUMNS, *columns]]
 
 
 def _load_pyfunc(path: str) -> Served:
-    """What MLflow asks a loader module for."""
+    """The entry point of a loader module, defined by MLflow."""
     return Served(Path(path))
 
 
 def example() -> pd.DataFrame:
-    """A clip to try it with: one of the made corpus."""
+    """An example input: a clip of the synthetic corpus."""
     from emofuse.config import Demo
     from emofuse.datasets import demo
 

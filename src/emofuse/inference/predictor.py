@@ -1,4 +1,4 @@
-"""Ask the models: from videos to the probabilities of each emotion, calibrated, of every face in every window."""
+"""From videos to calibrated probabilities of each emotion, for every face in every window."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from emofuse.models.network import EmotionNetwork
 from emofuse.training.train import CPU
 from emofuse.utils.progress import Progress
 
-TOGETHER = {"cpu": 4, "cuda": 32}  # samples asked at once: on a CPU more take gigabytes, and no less time
-SHOWN = 20  # clips of which a sample a face is kept to be shown: they are megabytes
+BATCH = {"cpu": 4, "cuda": 32}  # samples; larger batches take gigabytes on a CPU and are no faster
+EXAMPLES = 20  # clips that keep a sample per face for the page; a sample takes megabytes
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What an ensemble says of one place.
+class Prediction:
+    """The prediction of an ensemble for one face in one window.
 
-    `scores` (models, emotions) are its networks' own, `probabilities` (emotions,) calibrated and averaged over them.
+    `scores` (models, emotions) are the outputs of its networks; `probabilities` (emotions,) are calibrated and averaged over
+    the networks.
     """
 
     place: Place
@@ -36,121 +37,123 @@ class Answer:
     scores: NDArray[np.float32]
     probabilities: NDArray[np.float64]
 
-    def why(self, bundle: Bundle) -> str:
-        """What the clip lacks there for the ensemble that was meant; "" where that one answered."""
+    def note(self, bundle: Bundle) -> str:
+        """Why the bundle's first ensemble could not be used; "" if it was."""
         return reasons(self.place, bundle) if self.ensemble is not bundle.ensembles[0] else ""
 
 
 @dataclass(eq=False)
 class Clip:
-    """What is said of one file: `answers`, in order of time, and the places where nobody can be asked.
+    """The predictions for one file, in order of time, and the places without one.
 
-    `broken` says why the file cannot be read, "" where it can. `shown` has of each face the sample with the most certain
-    answer, of the first clips alone.
+    `broken` is the reason if the file cannot be read, else "". `examples` has the sample with the most confident prediction
+    for each face; only the first clips have them.
     """
 
     path: Path
-    answers: list[Answer] = field(default_factory=list)
-    silent: list[Place] = field(default_factory=list)
-    shown: dict[int | None, tuple[Sample, Answer]] = field(default_factory=dict)
+    predictions: list[Prediction] = field(default_factory=list)
+    skipped: list[Place] = field(default_factory=list)
+    examples: dict[int | None, tuple[Sample, Prediction]] = field(default_factory=dict)
     broken: str = ""
 
     @property
     def faces(self) -> list[int | None]:
-        """Whose answers there are; None stands for a clip whose faces nobody looked for, or for a voice alone."""
-        known = {answer.place.face for answer in self.answers}
-        return sorted(known, key=lambda face: (face is None, face or 0))
+        """The faces with predictions; None if no face was looked for or found, and for sound alone."""
+        found = {prediction.place.face for prediction in self.predictions}
+        return sorted(found, key=lambda face: (face is None, face or 0))
 
-    def of(self, face: int | None) -> list[Answer]:
-        """What is said of one face, window by window."""
-        return [answer for answer in self.answers if answer.place.face == face]
+    def of(self, face: int | None) -> list[Prediction]:
+        """The predictions for one face, window by window."""
+        return [prediction for prediction in self.predictions if prediction.place.face == face]
 
     def mean(self, face: int | None) -> NDArray[np.float64]:
-        """The probabilities of a face's emotions (emotions,), averaged over its windows."""
-        return np.asarray(np.mean([answer.probabilities for answer in self.of(face)], axis=0))
+        """The probabilities (emotions,) of a face, averaged over its windows."""
+        return np.asarray(np.mean([prediction.probabilities for prediction in self.of(face)], axis=0))
 
-    def refusal(self, bundle: Bundle) -> str:
-        """Why there is no answer at all; "" where there is one."""
-        if self.answers or self.broken:
+    def failure(self, bundle: Bundle) -> str:
+        """Why there is no prediction at all; "" if there is one."""
+        if self.predictions or self.broken:
             return self.broken
-        reason = reasons(self.silent[0], bundle)
         needed = " or ".join(" and ".join(sorted(ensemble.modalities)) for ensemble in bundle.ensembles)
-        return f"{reason}; the models here need {needed}"
+        return f"{reasons(self.skipped[0], bundle)}; these models need {needed}"
 
 
 def reasons(place: Place, bundle: Bundle) -> str:
-    """What a place lacks, in words."""
-    return "; ".join(dict.fromkeys(place.lacks[name] for name in sorted(bundle.modalities) if name in place.lacks))
+    """Why modalities of a place cannot be used."""
+    return "; ".join(dict.fromkeys(place.missing[name] for name in sorted(bundle.modalities) if name in place.missing))
 
 
 class Models:
-    """The networks of a bundle, each read when it is first asked, and its detector of faces."""
+    """The face detector and the networks of a bundle; networks are loaded on first use."""
 
     def __init__(self, bundle: Bundle, folder: Path, device: torch.device = CPU) -> None:
-        """Raises `UserError` where the face detector's weights are missing, or another network's."""
+        """Raises `UserError` if the weights of the face detector are missing or do not fit."""
         self.bundle, self.folder, self.device = bundle, folder, device
         weights = folder / bundle.detector if bundle.detector else None
         self.detect = faces.detector(bundle.faces, weights) if bundle.faces else None
         self._networks: dict[str, list[EmotionNetwork]] = {}
 
     def networks(self, ensemble: Ensemble) -> list[EmotionNetwork]:
-        """Those of an ensemble, on the device, in eval mode."""
+        """The networks of an ensemble, on the device, in eval mode."""
         if ensemble.variant not in self._networks:
-            read = self.bundle.networks(ensemble, self.folder)
-            self._networks[ensemble.variant] = [network.to(self.device) for network in read]
+            loaded = self.bundle.networks(ensemble, self.folder)
+            self._networks[ensemble.variant] = [network.to(self.device) for network in loaded]
         return self._networks[ensemble.variant]
 
     @torch.no_grad()
     def scores(self, ensemble: Ensemble, samples: Sequence[Sample]) -> NDArray[np.float32]:
-        """The scores of samples that have what the ensemble needs: (samples, models, emotions)."""
+        """The scores (samples, models, emotions) of samples that have the modalities of the ensemble."""
         inputs = self.inputs(ensemble, samples)
         return torch.stack([network(inputs)[0].float().cpu() for network in self.networks(ensemble)], 1).numpy()
 
     def inputs(self, ensemble: Ensemble, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        """What its networks eat of some samples."""
+        """The network inputs of samples, by modality."""
         stacked = {name: np.stack([s.features[name] for s in samples]) for name in ensemble.network.modalities}
         return {name: to_input(torch.from_numpy(batch).to(self.device), name) for name, batch in stacked.items()}
 
 
-def ask(paths: Sequence[Path], models: Models) -> list[Clip]:
-    """What the models say of some videos. Of each no more is in memory than a few windows."""
+def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
+    """Predict some videos. At most a few windows of each are in memory at a time."""
     clips = [Clip(path) for path in paths]
     batch: list[tuple[Clip, Sample, Ensemble]] = []
     for clip in Progress(clips, "videos") if len(clips) > 1 else clips:
         try:
-            for sample in windows.samples(clip.path, models.bundle, models.detect, _watched(clip.path)):
-                ensemble = models.bundle.answering(frozenset(sample.features))
+            for sample in windows.samples(clip.path, models.bundle, models.detect, _with_progress(clip.path)):
+                ensemble = models.bundle.ensemble_for(frozenset(sample.features))
                 if ensemble is None:
-                    clip.silent.append(sample.place)
+                    clip.skipped.append(sample.place)
                     continue
                 batch.append((clip, sample, ensemble))
-                if len(batch) == TOGETHER[models.device.type]:
-                    _answer(batch, models, clips[:SHOWN])
+                if len(batch) == BATCH[models.device.type]:
+                    _predict_batch(batch, models, clips[:EXAMPLES])
                     batch = []
         except BrokenClip as reason:
             clip.broken = str(reason)
-    _answer(batch, models, clips[:SHOWN])
+    _predict_batch(batch, models, clips[:EXAMPLES])
     for clip in clips:
-        clip.answers.sort(key=lambda answer: (answer.place.start, answer.place.face or 0))
+        clip.predictions.sort(key=lambda prediction: (prediction.place.start, prediction.place.face or 0))
     return clips
 
 
-def _watched(path: Path) -> windows.Progress:
+def _with_progress(path: Path) -> windows.Progress:
     return lambda spans: Progress(spans, f"{path.name}, windows") if len(spans) > 1 else spans
 
 
-def _answer(batch: Sequence[tuple[Clip, Sample, Ensemble]], models: Models, shown: Sequence[Clip]) -> None:
-    """Ask about some samples, each the ensemble that it is for."""
+def _predict_batch(
+    batch: Sequence[tuple[Clip, Sample, Ensemble]], models: Models, with_examples: Sequence[Clip]
+) -> None:
+    """Predict samples, each with its ensemble, and add the predictions to their clips."""
     for ensemble in models.bundle.ensembles:
-        asked = [(clip, sample) for clip, sample, answering in batch if answering is ensemble]
-        if not asked:
+        chosen = [(clip, sample) for clip, sample, own in batch if own is ensemble]
+        if not chosen:
             continue
-        scores_SMC = models.scores(ensemble, [sample for _, sample in asked])
+        scores_SMC = models.scores(ensemble, [sample for _, sample in chosen])
         temperatures = np.array([model.temperature for model in ensemble.models])
-        chances_SMC = torch.from_numpy(scores_SMC / temperatures[:, None]).double().softmax(2).numpy()
-        for (clip, sample), scores_MC, chances_C in zip(asked, scores_SMC, chances_SMC.mean(1), strict=True):
-            answer = Answer(sample.place, ensemble, scores_MC, chances_C)
-            clip.answers.append(answer)
-            best = clip.shown.get(sample.place.face)
-            if clip in shown and (best is None or chances_C.max() > best[1].probabilities.max()):
-                clip.shown[sample.place.face] = sample, answer
+        probabilities_SMC = torch.from_numpy(scores_SMC / temperatures[:, None]).double().softmax(2).numpy()
+        means_SC = probabilities_SMC.mean(1)
+        for (clip, sample), scores_MC, probabilities_C in zip(chosen, scores_SMC, means_SC, strict=True):
+            prediction = Prediction(sample.place, ensemble, scores_MC, probabilities_C)
+            clip.predictions.append(prediction)
+            best = clip.examples.get(sample.place.face)
+            if clip in with_examples and (best is None or probabilities_C.max() > best[1].probabilities.max()):
+                clip.examples[sample.place.face] = sample, prediction

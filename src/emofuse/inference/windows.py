@@ -1,4 +1,4 @@
-"""A video as windows that are like the clips of the corpus, with every face in them; in one pass, whatever its length."""
+"""Cut a video into windows that resemble the clips of the corpus, with every face in them, in one pass over the file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from emofuse.features import audio, faces, media
 from emofuse.features.media import BrokenClip
 from emofuse.inference.bundle import Bundle
 
-LARGEST = 1280  # pixels: as large as the corpora's frames; what is larger would take gigabytes
-STEP = 0.5  # of a window, from one to the next
-SAME = 0.3  # overlap of boxes, in two windows at one time, from which they are of one person
+LARGEST = 1280  # pixels, the frame size of the corpora; larger frames are scaled down, or would take gigabytes
+STEP = 0.5  # hop between windows, as a fraction of a window
+SAME = 0.3  # intersection over union from which boxes of two windows at one time belong to one person
 
 Span = tuple[float, float]
 Progress = Callable[[Sequence[Span]], Iterable[Span]]
@@ -26,25 +26,25 @@ Progress = Callable[[Sequence[Span]], Iterable[Span]]
 
 @dataclass(frozen=True)
 class Place:
-    """A face, or a voice alone, in one window.
+    """A face, or sound alone, in one window.
 
-    `start` and `end` in seconds. `face` counts people from 1; it is None where no face was looked for, or none is there.
-    `box` is where the face is in the middle of the window: left, top, right, bottom, as parts of the frame. `lacks` says
-    of each modality that cannot be used here why.
+    `start` and `end` are in seconds. `face` numbers people from 1; it is None if no face was looked for or found. `box` is
+    the face in the middle of the window: left, top, right, bottom, as fractions of the frame. `missing` gives the reason for
+    each modality that cannot be used.
     """
 
     start: float
     end: float
     face: int | None
     box: tuple[float, ...] | None
-    lacks: dict[Modality, str]
+    missing: dict[Modality, str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the networks are asked about a place: its features, as the stages store them.
+    """The features of a place, as the stages store them: the input of the networks.
 
-    "video" uint8 (N, T, S, S, 3), "audio" float16 (N, bands, frames); none where there is nothing to ask.
+    "video" uint8 (N, T, S, S, 3), "audio" float16 (N, bands, frames); empty if no modality can be used.
     """
 
     place: Place
@@ -52,7 +52,7 @@ class Sample:
 
 
 def spans(duration: float, window: float, longest: float) -> list[Span]:
-    """Start and end of each window, in seconds: all of what is no longer than `longest`, else windows that overlap."""
+    """Start and end of each window in seconds: one window up to `longest`, overlapping windows beyond."""
     if duration <= longest:
         return [(0.0, duration)]
     count = 1 + math.ceil(max(0.0, duration - window - 0.001) / (window * STEP))  # to the millisecond
@@ -64,9 +64,9 @@ def spans(duration: float, window: float, longest: float) -> list[Span]:
 def samples(
     path: Path, bundle: Bundle, detect: faces.Detect | None, progress: Progress = lambda windows: windows
 ) -> Iterator[Sample]:
-    """What there is to ask about each window of a video: its faces, the largest first, or its sound alone.
+    """The samples of each window of a video: one per face, the largest first, or one with sound alone.
 
-    A window with neither is one sample without features. Raises `BrokenClip` where the file cannot be read at all.
+    A window with neither gives one sample without features. Raises `BrokenClip` if the file cannot be read at all.
     """
     try:
         with path.open("rb"):
@@ -74,38 +74,38 @@ def samples(
     except OSError as error:
         raise BrokenClip(f"cannot be read: {error.strerror}") from None
     streams = media.probe(path)
-    cut = spans(_duration(streams), bundle.window, bundle.longest)
-    looks: Iterator[media.Frames | BrokenClip] = repeat(BrokenClip("no video track"))
+    windows = spans(_duration(streams), bundle.window, bundle.longest)
+    images: Iterator[media.Frames | BrokenClip] = repeat(BrokenClip("no video track"))
     if bundle.faces and streams.video:
-        times = [_times(start, end, bundle.faces) for start, end in cut]
-        looks = _to_the_end(media.pictures(path, times, LARGEST))
-    heard: Iterator[np.ndarray | BrokenClip] = repeat(BrokenClip("no sound track"))
+        times = [_times(start, end, bundle.faces) for start, end in windows]
+        images = _until_broken(media.pictures(path, times, LARGEST))
+    sounds: Iterator[np.ndarray | BrokenClip] = repeat(BrokenClip("no sound track"))
     if bundle.audio and streams.audio:
-        whole = len(cut) == 1  # as the pipeline has it: with what sounds on after the last frame
-        heard = _to_the_end(media.sounds(path, [(0.0, math.inf)] if whole else cut, bundle.audio.sample_rate))
+        whole = len(windows) == 1  # as in the pipeline, with sound that continues after the last frame
+        sounds = _until_broken(media.sounds(path, [(0.0, math.inf)] if whole else windows, bundle.audio.sample_rate))
     people = _People()
-    for (start, end), frames, sound in zip(progress(cut), looks, heard, strict=False):
-        lacks: dict[Modality, str] = {}
+    for (start, end), frames, sound in zip(progress(windows), images, sounds, strict=False):
+        missing: dict[Modality, str] = {}
         features: dict[Modality, np.ndarray] = {}
         if bundle.audio:
             try:
                 features["audio"] = _segments(sound, end - start, bundle.audio)
             except BrokenClip as reason:
-                lacks["audio"] = str(reason)
-        seen: list[tuple[int | None, tuple[float, ...] | None, np.ndarray]] = []
+                missing["audio"] = str(reason)
+        found: list[tuple[int | None, tuple[float, ...] | None, np.ndarray]] = []
         if bundle.faces:
             try:
-                seen = _faces(frames, bundle.faces, detect, people)
+                found = _faces(frames, bundle.faces, detect, people)
             except BrokenClip as reason:
-                lacks["video"] = str(reason)
-        for face, box, crops in seen:
-            yield Sample(Place(start, end, face, box, lacks), {"video": crops, **features})
-        if not seen:
-            yield Sample(Place(start, end, None, None, lacks), features)
+                missing["video"] = str(reason)
+        for face, box, crops in found:
+            yield Sample(Place(start, end, face, box, missing), {"video": crops, **features})
+        if not found:
+            yield Sample(Place(start, end, None, None, missing), features)
 
 
 def _duration(streams: media.Streams) -> float:
-    """As the index has it. Raises `BrokenClip` for what is too short."""
+    """The duration as in the index. Raises `BrokenClip` if it is too short or has neither picture nor sound."""
     if streams.duration < SHORTEST:
         raise BrokenClip(f"too short: {streams.duration:.1f} seconds")
     if not (streams.video or streams.audio):
@@ -117,8 +117,8 @@ def _times(start: float, end: float, section: faces.Faces) -> list[float]:
     return list((start + faces.frame_times(end - start, section.snippets, section.frames)).ravel().tolist())
 
 
-def _to_the_end(parts: Iterator[media.A | BrokenClip]) -> Iterator[media.A | BrokenClip]:
-    """A file that cannot be read on is broken in all that is left of it."""
+def _until_broken(parts: Iterator[media.A | BrokenClip]) -> Iterator[media.A | BrokenClip]:
+    """The parts of a file; once it cannot be read any further, all remaining parts are broken."""
     try:
         yield from parts
     except BrokenClip as reason:
@@ -134,7 +134,7 @@ def _segments(sound: np.ndarray | BrokenClip, duration: float, section: audio.Au
 def _faces(
     frames: media.Frames | BrokenClip, section: faces.Faces, detect: faces.Detect | None, people: _People
 ) -> list[tuple[int | None, tuple[float, ...] | None, np.ndarray]]:
-    """The faces of a window: whose, where and the crops. Raises `BrokenClip` where there is none that can be used."""
+    """The number, box and crops of each face in a window. Raises `BrokenClip` if no face can be used."""
     if isinstance(frames, BrokenClip):
         raise frames
     if frames.damaged:
@@ -155,19 +155,19 @@ def _faces(
 
 
 class _People:
-    """Who is who from one window to the next: by where a face was seen last, not by what it looks like."""
+    """Numbers people across windows by the position of their faces, not by their looks."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, faces.Track] = {}
+        self._last: dict[int, faces.Track] = {}
 
     def names(self, tracks: Sequence[faces.Track], time: float) -> list[int]:
-        """The number of each of a window's faces, at the time at which the window begins."""
+        """The number of each face of a window, by comparing positions at the start of the window."""
         when = np.array([time])
         pairs = sorted(
             (
                 (faces.overlap(track.at(when)[0], last.at(when)[0]), -place, person)
                 for place, track in enumerate(tracks)
-                for person, last in self._seen.items()
+                for person, last in self._last.items()
             ),
             reverse=True,
         )
@@ -176,6 +176,6 @@ class _People:
             if shared > SAME and -place not in named and person not in named.values():
                 named[-place] = person
         for place, track in enumerate(tracks):
-            named.setdefault(place, max([0, *self._seen, *named.values()]) + 1)
-            self._seen[named[place]] = track
+            named.setdefault(place, max([0, *self._last, *named.values()]) + 1)
+            self._last[named[place]] = track
         return [named[place] for place in range(len(tracks))]

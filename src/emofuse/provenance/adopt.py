@@ -1,7 +1,7 @@
-"""`emofuse adopt`: take over outputs that came from elsewhere, by `dvc pull`, `dvc checkout` or a copy of a folder.
+"""`emofuse adopt`: register outputs that were made elsewhere and came by `dvc pull`, `dvc checkout` or a copy.
 
-Snakemake decides what to rerun by its own metadata, and takes files without metadata for up to date whatever they were
-made with. So files that came from elsewhere are checked by their records first, and only those that hold are registered.
+Snakemake decides from its own metadata what to rerun, and considers files without metadata up to date. Outputs from elsewhere
+are therefore verified by their records first, and only those that hold are registered.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from emofuse.provenance.records import FOLDERS, SUFFIX, Record
 from emofuse.provenance.verify import grouped
 from emofuse.utils.errors import UserError
 
-BATCH = 1000  # targets of one command line
+BATCH = 1000  # targets per command line
 
 
 def adopt(params: Params, root: Path, source: Path | None = None) -> Iterator[str]:
-    """Register with Snakemake what holds, and remove the records of what does not, so that its jobs run again.
+    """Register outputs that hold with Snakemake, and remove the records of all others, so that their jobs run again.
 
-    `source` is a folder of published results whose folds are installed first. Yields what was done, line by line. Raises
-    `UserError` for a broken record, and if Snakemake cannot register the files.
+    `source` is a folder of published results whose folds are installed first. Yields a summary, line by line. Raises
+    `UserError` for an invalid record, and if Snakemake cannot register the files.
     """
     if source is not None:
         _features_first(source, params, root)
@@ -37,25 +37,24 @@ def adopt(params: Params, root: Path, source: Path | None = None) -> Iterator[st
     chain = Chain(params, root)
     findings = {record.path: chain.whole(record) for record in chain.records}
     partial = {record.path for record in chain.records if _is_partial(record, params)}
-    held = [
-        path
-        for path, found in findings.items()
-        if found.state in (State.VERIFIED, State.UNCHECKABLE) and path not in partial
-    ]
-    for start in range(0, len(held), BATCH):
-        _register(held[start : start + BATCH], root)
-    for path in findings.keys() - set(held):
-        (root / path).unlink()  # so that its job runs
-    yield f"adopted: {_jobs(len(held))}"
+    good = (State.VERIFIED, State.UNCHECKABLE)
+    adopted = [path for path, found in findings.items() if found.state in good and path not in partial]
+    for start in range(0, len(adopted), BATCH):
+        _register(adopted[start : start + BATCH], root)
+    for path in findings.keys() - set(adopted):
+        (root / path).unlink()
+    yield f"adopted: {_jobs(len(adopted))}"
     for state, fate in (
         (State.CORRUPTED, "will rerun"),
         (State.STALE, "will rerun"),
-        (State.LEFT_OVER, "not taken over"),
+        (State.LEFT_OVER, "not adopted"),
     ):
-        lost = [found for found in findings.values() if found.state == state]
-        if lost:
-            yield f"{state}, {fate}: {_jobs(len(lost))}"
-            yield from (f"  {line}" for line in grouped(dict.fromkeys(why for found in lost for why in found.reasons)))
+        rejected = [found for found in findings.values() if found.state == state]
+        if rejected:
+            yield f"{state}, {fate}: {_jobs(len(rejected))}"
+            yield from (
+                f"  {line}" for line in grouped(dict.fromkeys(why for found in rejected for why in found.reasons))
+            )
 
 
 def _jobs(number: int) -> str:
@@ -63,7 +62,7 @@ def _jobs(number: int) -> str:
 
 
 def _is_partial(record: Record, params: Params) -> bool:
-    """Whether a report was made before all folds that params.yaml asks for were there; Snakemake's always have them all."""
+    """Whether a report lacks folds of params.yaml; Snakemake only makes reports of all folds."""
     if record.stage != "report" or record.key["corpus"] not in params.corpora:
         return False
     corpus = str(record.key["corpus"])
@@ -71,9 +70,9 @@ def _is_partial(record: Record, params: Params) -> bool:
 
 
 def _features_first(source: Path, params: Params, root: Path) -> None:
-    """Raise `UserError` if folds that are not published have to be trained here and there are no features yet.
+    """Raise `UserError` if folds that are not published have to be trained here and the features are still missing.
 
-    Features are inputs of the adopted trainings too: if they were made later, Snakemake would train those again.
+    Features are inputs of the adopted trainings too: if they were made afterwards, Snakemake would repeat those trainings.
     """
     corpus = source.name
     missing = [
@@ -81,27 +80,27 @@ def _features_first(source: Path, params: Params, root: Path) -> None:
     ]
     if missing and not all((root / table).is_file() for _, table in shards.features(corpus, params.corpus(corpus))):
         raise UserError(
-            f"{source} lacks {len(missing)} folds, which have to be trained here: run `snakemake {corpus}_splits --cores 8`"
+            f"{source} lacks {len(missing)} folds, which must be trained here: run `snakemake {corpus}_splits --cores 8`"
             " first, then adopt again"
         )
 
 
 def refuse_unregistered(root: Path) -> None:
-    """Raise `UserError` if there are outputs that Snakemake knows nothing of: a fresh clone, or a copied folder."""
+    """Raise `UserError` if there are outputs without Snakemake metadata, as in a fresh clone or a copied folder."""
     record = unregistered(root)
     if record:
         remote = subprocess.run(["dvc", "remote", "list"], cwd=root, capture_output=True, text=True, check=False).stdout
         command = "make pull" if remote.strip() else "emofuse adopt"
         raise UserError(
-            f"{record}: Snakemake has no metadata of this job (a fresh clone, a copied folder, or a stage run by hand): run"
-            f" `{command}`, which takes over what still holds"
+            f"{record}: Snakemake has no metadata for this job (fresh clone, copied folder, or stage run by hand): run `{command}`,"
+            " which registers the outputs that are still valid"
         )
 
 
 def unregistered(root: Path) -> str | None:
-    """A record that Snakemake knows nothing of, if there is any: its job was not run by Snakemake here.
+    """The path of a record without Snakemake metadata, whose job Snakemake did not run here; None if there is none.
 
-    Snakemake has no public call for this; it keeps a file per output, named by the base64 of the output's path.
+    Snakemake has no public function for this. Its metadata is a file per output, named by the base64 of the output's path.
     """
     known = root / ".snakemake"
     for folder in FOLDERS:
@@ -124,10 +123,10 @@ def _encoded(path: str, longest: int = 254) -> str:
 
 
 def _register(paths: list[str], root: Path) -> None:
-    """Have Snakemake write metadata for some records' jobs, and for all jobs before them."""
+    """Have Snakemake write metadata for the jobs of these records and all jobs upstream."""
     touch = ("--touch", "--forceall", "--cores", "1", "--quiet", "all", "--")
     command = [sys.executable, "-m", "snakemake", *touch, *paths]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise UserError(f"Snakemake could not register {paths[0]} and others: {said[-1].strip()}")
+        output = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise UserError(f"Snakemake could not register {paths[0]} and others: {output[-1].strip()}")

@@ -1,11 +1,11 @@
 """The code digest of a stage: the SHA-256 of the syntax trees of all modules that its results depend on.
 
 These are the stage's module and everything it imports from emofuse, directly or not, computed from the source. Comments,
-docstrings and formatting are not in a syntax tree, so changing them reruns nothing. Templates, style sheets and tables
-beside a module's package are included byte by byte.
+docstrings and formatting do not affect the digest, so changing them reruns nothing. Other files of a package (templates,
+style sheets, tables) are included byte by byte.
 
-`config` is covered by value: what it resolves for a job is the `settings` of the job's record. The modules in NO_EFFECT
-cannot change a result, so that a better progress bar or error message does not invalidate published numbers.
+`config` is covered by value: the parameters that it resolves for a job are the `settings` of the job's record. The modules in
+NO_EFFECT cannot change a result; changing a progress bar or an error message must not invalidate published numbers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NO_EFFECT = (
 
 @cache
 def digest(stage: str, kind: str | None = None) -> str:
-    """The code digest of a stage, for a kind of corpus: a stage that reads clips imports the corpus's module by name."""
+    """The code digest of a stage. Stages that read clips import the module of the corpus's `kind` by name."""
     modules = closure(STAGES[stage])
     if kind and "emofuse.datasets" in modules:
         modules |= closure(f"emofuse.datasets.{kind}")
@@ -56,7 +56,7 @@ def digest(stage: str, kind: str | None = None) -> str:
 
 @cache
 def closure(module: str) -> frozenset[str]:
-    """A module and every emofuse module that it imports, directly or not, anywhere in its text, less NO_EFFECT."""
+    """A module and every emofuse module that it imports, directly or not, without NO_EFFECT. Late imports count too."""
     seen: set[str] = set()
     waiting = [module]
     while waiting:
@@ -82,10 +82,10 @@ def _tree(module: str) -> ast.Module:
 
 
 class _Executed(ast.NodeTransformer):
-    """Drops docstrings and what only type checkers see."""
+    """Removes docstrings and `if TYPE_CHECKING` blocks."""
 
     def visit(self, node: ast.AST) -> Any:
-        return node if isinstance(node, ast.expr) else super().visit(node)  # no expression contains a statement
+        return node if isinstance(node, ast.expr) else super().visit(node)  # expressions contain no statements
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         body = getattr(node, "body", None)
@@ -101,27 +101,27 @@ class _Executed(ast.NodeTransformer):
 
 
 def _parents(module: str) -> list[str]:
-    """The packages that are imported on the way to a module."""
+    """The packages that contain a module; importing it imports them."""
     parts = module.split(".")
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
 @cache
 def _module(module: str) -> tuple[str, tuple[str, ...]]:
-    """The digest of a module, and the emofuse modules that its own text imports. Its tree is large, and is not kept."""
+    """The digest of a module, and the emofuse modules that it imports itself. The large syntax tree is not cached."""
     tree, path = _tree(module), _path(module)
     digest = hashlib.sha256(_json(tree).encode())
     inside = module.split(".")[:-1]
     if path is not None and path.name == "__init__.py":
         inside = module.split(".")
-        for file in sorted(path.parent.glob("[!.]*")):  # a package's other files, such as a page's template
+        for file in sorted(path.parent.glob("[!.]*")):  # other files of the package, such as templates
             if file.is_file() and file.suffix != ".py":
                 digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest(), tuple(name for name in _imports(tree, inside) if _path(name) is not None)
 
 
 def _imports(node: ast.AST, inside: list[str]) -> Iterator[str]:
-    """The names from emofuse that the statements of a module in the package `inside` import: of modules, or in them."""
+    """The emofuse names that a module in the package `inside` imports: modules, or names in modules."""
     names: list[str] = []
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
@@ -136,7 +136,7 @@ def _imports(node: ast.AST, inside: list[str]) -> Iterator[str]:
 
 
 def _json(value: Any) -> str:
-    """A syntax tree as nested lists, without positions and empty fields, which differ between versions of Python."""
+    """A syntax tree as JSON, without positions and empty fields, which differ between versions of Python."""
     if isinstance(value, ast.AST):
         fields = [(name, getattr(value, name, None)) for name in value._fields]
         filled = [f', ["{name}", {_json(field)}]' for name, field in fields if field is not None and field != []]

@@ -1,4 +1,4 @@
-"""A job: checks what it reads, does its work, and writes its record."""
+"""A job: verify the inputs, run, write the record."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from emofuse.config import Params
 
 
-UNRECORDED = ("/search.csv", SUFFIX)  # files in the folders of outputs that are none
+UNRECORDED = ("/search.csv", SUFFIX)  # files in output folders that are not outputs of a job
 
 
 @dataclass
 class Job:
-    """A job in progress. What is put into `details` goes into its record, unhashed."""
+    """A job in progress. `details` are added to its record, unhashed."""
 
-    identity: str  # SHA-256 of all that decides its outputs
+    identity: str  # SHA-256 of everything that determines the outputs
     commit: str | None
     dirty: bool | None
     details: dict[str, Any] = field(default_factory=dict)
@@ -44,31 +44,31 @@ def job(
     outputs: Collection[str],
     root: Path,
 ) -> Iterator[Job]:
-    """Run a job in this block, and write its record as the block ends.
+    """Run a job in this block, and write its record at the end of the block.
 
-    `key` are the arguments of its command by name; `record`, `inputs` and `outputs` are paths from `root`. Raises
-    `UserError` for an input that is missing, corrupted or stale, or that changes while the job reads it.
+    `key` has the arguments of its command by name; `record`, `inputs` and `outputs` are paths relative to `root`. Raises
+    `UserError` for an input that is missing, corrupted or stale, or that changes while the job runs.
     """
     settings = params.settings(stage, **key)
     digest = code.digest(stage, params.kind(key))
-    read = {path: verified(root, path) for path in inputs}
-    Chain(params, root).refuse(read)
-    before = {path: _version(root / path) for path in read}
-    decisive = json.dumps([stage, dict(key), settings, digest, read], sort_keys=True)
-    running = Job(hashlib.sha256(decisive.encode()).hexdigest(), *commit(root))
+    hashes = {path: verified(root, path) for path in inputs}
+    Chain(params, root).refuse(hashes)
+    versions = {path: _version(root / path) for path in hashes}
+    identity = json.dumps([stage, dict(key), settings, digest, hashes], sort_keys=True)
+    running = Job(hashlib.sha256(identity.encode()).hexdigest(), *commit(root))
     sweep(root / path for path in (*outputs, record))
-    (root / record).unlink(missing_ok=True)  # while outputs change, nothing vouches for them
+    (root / record).unlink(missing_ok=True)  # outputs that are being written have no record
     yield running
-    for path, version in before.items():
+    for path, version in versions.items():
         if _version(root / path) != version:
-            raise UserError(f"{path} changed while emofuse {stage} was reading it: run the same command again")
+            raise UserError(f"{path} changed while emofuse {stage} was running: run the same command again")
     Record(
         record,
         stage,
         key,
         settings,
         digest,
-        read,
+        hashes,
         {path: sha256(root / path) for path in outputs},
         running.commit,
         running.dirty,
@@ -81,25 +81,25 @@ def job(
 def verified(root: Path, path: str) -> str:
     """The SHA-256 of a file that a job is about to read.
 
-    Raises `UserError` if it is missing, or is not what the job that wrote it left.
+    Raises `UserError` if it is missing, or has changed since the job that wrote it.
     """
     record = find(root, path)
     if not (root / path).is_file():
         raise UserError(f"{path} is missing: run `snakemake {path} --cores 2`")
     if not record and path.split("/")[0] in FOLDERS and not path.endswith(UNRECORDED):
         raise UserError(
-            f"{path} has no record of the job that made it; `snakemake --force {path} --cores 2` makes it again"
+            f"{path} has no record of the job that wrote it; rebuild it with `snakemake --force {path} --cores 2`"
         )
     digest = content(root, path)
     if record and record.outputs[path] != digest:
         raise UserError(
-            f"{path} is corrupted: it is not what `{record.command}` wrote; `snakemake --force {path} --cores 2` makes it again"
+            f"{path} is corrupted: it is not what `{record.command}` wrote; rebuild it with `snakemake --force {path} --cores 2`"
         )
     return digest
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is written; None if it is gone."""
+    """Size, modification time and inode, which change when a file is written; None if it is absent."""
     try:
         found = path.stat()
     except OSError:

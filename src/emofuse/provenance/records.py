@@ -1,11 +1,11 @@
-"""Records: what each job read, wrote and ran with, as JSON next to its outputs.
+"""Records: the inputs, outputs, settings and code of each job, as JSON next to its outputs.
 
     {"stage": "train", "key": {"corpus": "demo", …}, "settings": {"network": {…}, …}, "code": SHA-256,
      "inputs": {path: SHA-256}, "outputs": {path: SHA-256},                                        ← hashed
      "hash": SHA-256 of the above, "commit": …, "environment": {…}, "finished": …, "details": {…}} ← not hashed
 
-A bit-identical rerun has the same hash, whenever and wherever it ran; so a record that is itself an input counts by its
-hash.
+A bit-identical rerun has the same hash, regardless of when and where it ran. A record that is itself an input is therefore
+compared by its hash.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
+from emofuse.paths import RunKey
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_json, sha256, write_json
 
 SUFFIX = "record.json"
 LOCK = "requirements.lock"
-FOLDERS = ("data", "models", "results")  # of outputs
-# What results are made with; results and dvc.lock are tracked too, and change with every run.
+FOLDERS = ("data", "models", "results")  # the folders of outputs
+# The tracked files that results are made from. results/published and dvc.lock are tracked too, but change with every run.
 SOURCES = ("src", "params.yaml", "protocols", "literature", "requirements.lock")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one job read, wrote and ran with; `path` is the record's own, from the repository's root."""
+    """The record of one job. `path` is that of the record itself, relative to the root of the repository."""
 
     path: str
     stage: str
@@ -57,8 +58,16 @@ class Record:
 
     @property
     def command(self) -> str:
-        """The command that makes the outputs."""
+        """The command that writes the outputs."""
         return " ".join(["emofuse", self.stage, *map(str, self.key.values())])
+
+    @property
+    def run(self) -> RunKey:
+        """The run of a training or an evaluation. Raises `UserError` if the key of the record is not that of a run."""
+        try:
+            return RunKey(**self.key)
+        except TypeError:
+            raise _invalid(self.path) from None
 
     def write(self, root: Path) -> None:
         """Write the record to its path."""
@@ -72,11 +81,10 @@ class Record:
 
     @classmethod
     def read(cls, root: Path, path: str) -> Self | None:
-        """The record at a path; None if there is none. Raises `UserError` for a file that is not an intact record."""
+        """The record at a path; None if there is no file. Raises `UserError` if the file is not a valid record."""
         if not (root / path).is_file():
             return None
         found = read_json(root / path)
-        broken = UserError(f"{path} is not a valid record (edited or damaged): delete it, and run its job again")
         try:
             stated = found.pop("hash")
             record = cls(path, **found)
@@ -88,10 +96,14 @@ class Record:
             intact = intact and isinstance(record.details.get("accepted", {}), dict)
             intact = intact and all(map(_is_path, record.inputs)) and all(map(_is_result, record.outputs))
         except (TypeError, KeyError, AttributeError):
-            raise broken from None
+            raise _invalid(path) from None
         if not intact or record.hash != stated:
-            raise broken
+            raise _invalid(path)
         return record
+
+
+def _invalid(path: str) -> UserError:
+    return UserError(f"{path} is not a valid record (edited or damaged): delete it, and run its job again")
 
 
 def _is_path(path: str) -> bool:
@@ -100,15 +112,15 @@ def _is_path(path: str) -> bool:
 
 
 def _is_result(path: str) -> bool:
-    """Whether a path stays in the folders of results: what a record names may be overwritten, or deleted."""
+    """Whether a path is in an output folder. Files that a record names as outputs may be overwritten or deleted."""
     parts = PurePosixPath(path).parts
     return _is_path(path) and len(parts) > 1 and parts[0] in FOLDERS and ".." not in parts
 
 
 def find(root: Path, path: str) -> Record | None:
-    """The record of the job that wrote a file: beside it, or `record.json` in its folder or the folder above.
+    """The record of the job that wrote a file: next to it, or `record.json` in its folder or the parent folder.
 
-    The records of raw clips are in the folder download/ beside raw/.
+    The records of raw clips are in download/, next to raw/.
     """
     folder = Path(path).parent
     stem = path.rpartition(".")[0]
@@ -122,14 +134,14 @@ def find(root: Path, path: str) -> Record | None:
 
 
 def content(root: Path, path: str) -> str:
-    """The SHA-256 of a file's content; of a record, of its hashed part only."""
+    """The SHA-256 of a file; for a record, that of its hashed part."""
     if path.endswith(SUFFIX) and (record := Record.read(root, path)):
         return record.hash
     return sha256(root / path)
 
 
 def everything(root: Path) -> Iterator[Record]:
-    """Every record of the working directory."""
+    """Every record of the working directory, without published ones."""
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob(f"*{SUFFIX}")):
             name = path.relative_to(root).as_posix()
@@ -138,7 +150,7 @@ def everything(root: Path) -> Iterator[Record]:
 
 
 def commit(root: Path) -> tuple[str | None, bool | None]:
-    """The commit that is checked out, and whether what results are made with has changed since; None without git."""
+    """The current commit, and whether SOURCES have uncommitted changes; None without git."""
     try:
         head, changes = (
             subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
@@ -150,18 +162,18 @@ def commit(root: Path) -> tuple[str | None, bool | None]:
 
 
 def environment(root: Path) -> dict[str, Any]:
-    """What this process runs on; the device and how torch was set only if torch was used."""
-    made: dict[str, Any] = {
+    """The software and hardware of this process. Device and settings of torch are included only if torch was used."""
+    found: dict[str, Any] = {
         "lock": sha256(root / LOCK) if (root / LOCK).is_file() else None,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "torch": version("torch"),
     }
     if torch := sys.modules.get("torch"):
-        made |= {
+        found |= {
             "device": torch.cuda.get_device_name() if torch.cuda.is_initialized() else "cpu",
             "vectors": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
-    return made
+    return found

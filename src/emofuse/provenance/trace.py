@@ -1,4 +1,4 @@
-"""`emofuse trace`: what a number or a file was made from, job by job, back to the clips."""
+"""`emofuse trace`: the jobs behind a number or a file, back to the clips."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ from emofuse.provenance.verify import grouped
 from emofuse.utils.errors import UserError
 from emofuse.utils.text import ranges
 
-SHOWN = 3  # files of a stage that are listed
-LISTED = 12  # rows or columns that are listed if none or several fit
+SHOWN = 3  # output files listed per stage
+LISTED = 12  # rows or columns listed if none or several match
 
 
-def trace(what: str, chain: Chain) -> Iterator[str]:
-    """The jobs behind a file, or behind a cell of a table, line by line.
+def trace(target: str, chain: Chain) -> Iterator[str]:
+    """The jobs behind a file or a table cell, line by line.
 
-    A cell is <file>:<row>:<column>: the file of a table; the number of the row, from 1, or its name or words of it;
-    words of the column's heading. Raises `UserError` if there is no such thing, or several.
+    A cell is given as <file>:<row>:<column>. The row is its number, from 1, or its name or part of it; the column is part of
+    its heading. Raises `UserError` if nothing or more than one thing matches.
     """
-    path, _, place = what.partition(":")
+    path, _, place = target.partition(":")
     try:
         path = Path(path).resolve().relative_to(chain.root.resolve()).as_posix()
     except ValueError:
         raise UserError(f"{path}: not a file of this repository") from None
-    record = chain.maker(path)
+    record = chain.producer(path)
     if record is None:
-        raise UserError(
-            f"{path} has no record of a job that made it; name a file that a job wrote under data, models or results"
-        )
+        raise UserError(f"{path} has no record; name a file that a job wrote in data, models or results")
     heads = [record]
     if place:
-        heads, said = _cell(path, place, record, chain)
-        yield said
+        heads, summary = _cell(path, place, record, chain)
+        yield summary
     by_stage: defaultdict[str, list[Record]] = defaultdict(list)
     for each in chain.back(*heads):
         by_stage[each.stage].append(each)
@@ -47,37 +45,37 @@ def trace(what: str, chain: Chain) -> Iterator[str]:
 
 
 def _cell(path: str, place: str, record: Record, chain: Chain) -> tuple[list[Record], str]:
-    """The evaluations behind a cell, and what the cell says."""
+    """The evaluations behind a cell, and the cell as text."""
     stem = Path(path).stem
     if record.stage != "report" or stem not in paths.TABLES:
-        raise UserError(f"{path}: only tables have cells: results/<corpus>/tables/<table>.md:<row>:<column>")
+        raise UserError(f"{path}: not a table; expected results/<corpus>/tables/<table>.md:<row>:<column>")
     corpus = str(record.key["corpus"])
     table = report.compute(corpus, chain.params, chain.root)[1][stem]
     wanted_row, _, wanted_column = place.partition(":")
     names = [table.row_name(number) for number in range(len(table.rows))]
-    rows = [int(wanted_row) - 1] if wanted_row.isdecimal() else _fitting(names, wanted_row)
+    rows = [int(wanted_row) - 1] if wanted_row.isdecimal() else _matching(names, wanted_row)
     row = _only([number for number in rows if number in range(len(names))], f"{path}: row {wanted_row!r}", names)
     heads = [head.removesuffix(" %") for head in table.header]
-    column = _only(_fitting(heads, wanted_column.removesuffix(" %")), f"{path}: column {wanted_column!r}", heads)
+    column = _only(_matching(heads, wanted_column.removesuffix(" %")), f"{path}: column {wanted_column!r}", heads)
     runs = table.runs(row, column)
     if not runs:
-        raise UserError(f"{path}: {names[row]}, {heads[column]}: not a number of a run")
+        raise UserError(f"{path}: {names[row]}, {heads[column]}: this cell does not come from a run")
     folders = tuple(f"results/{corpus}/runs/{run}/" for run in runs.split())
     behind = [each for each in chain.records if each.stage == "evaluate" and each.path.startswith(folders)]
     cell = " ".join(table.rows[row][column].split())
     return behind, f"{table.title}: {names[row]}: {table.header[column]} {cell}"
 
 
-def _fitting(names: Sequence[str], wanted: str) -> list[int]:
-    """The places of the names that are what is wanted or, if none is, that contain it."""
+def _matching(names: Sequence[str], wanted: str) -> list[int]:
+    """The indices of the names that equal `wanted` or, if there are none, that contain it."""
     wanted = wanted.lower()
     exact = [number for number, name in enumerate(names) if wanted == name.lower()]
     return exact or [number for number, name in enumerate(names) if wanted and wanted in name.lower()]
 
 
-def _only(found: Sequence[int], what: str, there: Sequence[str]) -> int:
+def _only(found: Sequence[int], what: str, available: Sequence[str]) -> int:
     if len(found) != 1:
-        many = [there[number] for number in found] if found else there
+        many = [available[number] for number in found] if found else available
         shown = "; ".join(many[:LISTED]) + ("; …" if len(many) > LISTED else "")
         raise UserError(f"{what}: {'several match' if found else 'none matches; there are'}: {shown}")
     return found[0]
@@ -117,7 +115,7 @@ def _stage(records: Sequence[Record], chain: Chain) -> Iterator[str]:
 
 
 def _commands(records: Sequence[Record]) -> str:
-    """The commands, those that differ in their last number as one."""
+    """The commands; those that differ only in their last number are combined."""
     groups: dict[str, list[int]] = {}
     for record in records:
         first, _, last = record.command.rpartition(" ")

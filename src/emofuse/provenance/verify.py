@@ -1,4 +1,4 @@
-"""`emofuse verify`: whether the results hold, record by record, back to the clips."""
+"""`emofuse verify`: check every result, record by record, back to the clips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emofuse.provenance.records import Record, environment
 from emofuse.utils.errors import UserError
 from emofuse.utils.text import ranges
 
-# The steps of a corpus, as Snakemake's targets and DVC's stages are called, and the stages of each.
+# Steps of a corpus (the names of Snakemake's targets and DVC's stages) → their stages.
 STEPS = {
     "clips": ("download", "index"),
     "features": ("faces", "audio"),
@@ -23,15 +23,15 @@ STEPS = {
     "paper": ("paper",),
 }
 PAPER = "paper"
-COMPARED = ("lock", "python", "torch")  # of the environment: other versions may give other bits
+COMPARED = ("lock", "python", "torch")  # parts of the environment whose change may change bits
 
 
 def verify(corpora: Sequence[str], step: str | None, chain: Chain) -> Iterator[str]:
-    """Say of every job of some corpora, or of one step of theirs, whether its results hold, line by line.
+    """Check all jobs of some corpora, or of one step, and report their states, line by line.
 
-    Raises `UserError` in the end if something is stale or corrupted, and if a step has no record at all.
+    Raises `UserError` at the end if anything is stale or corrupted, and if a step has no record at all.
     """
-    wrong: Counter[str] = Counter()
+    problems: Counter[str] = Counter()
     here = environment(chain.root)
     for corpus in corpora:
         records = [record for record in chain.records if _owner(record) == corpus]
@@ -44,24 +44,26 @@ def verify(corpora: Sequence[str], step: str | None, chain: Chain) -> Iterator[s
         for stage in STAGES:
             of_stage = [record for record in records if record.stage == stage]
             name = corpus if corpus == stage else f"{corpus}: {stage}"
-            yield from _stage(name, of_stage, chain, wrong)
+            yield from _stage(name, of_stage, chain, problems)
         yield from _environments(corpus, records, here)
-    if wrong:
-        counted = " and ".join(f"{number} {state}" for state, number in wrong.items())
+    if problems:
+        counted = " and ".join(f"{number} {state}" for state, number in problems.items())
         targets = " ".join(corpus for corpus in corpora if corpus in chain.params.corpora)
         remedies = {
             str(State.CORRUPTED): "rebuild each corrupted file with `snakemake --force FILE --cores 8`",
             str(State.STALE): f"run `snakemake {targets} --cores 8`".replace("  ", " "),
         }
-        raise UserError(f"{counted}: {', then '.join(what for state, what in remedies.items() if state in wrong)}")
+        raise UserError(
+            f"{counted}: {', then '.join(remedy for state, remedy in remedies.items() if state in problems)}"
+        )
 
 
 def _owner(record: Record) -> str:
-    """The corpus of a job; the paper and the pretrained weights are of none."""
+    """The corpus of a job; for the paper and pretrained weights, which have none, their stage."""
     return str(record.key.get("corpus", record.stage))
 
 
-def _stage(name: str, records: Sequence[Record], chain: Chain, wrong: Counter[str]) -> Iterator[str]:
+def _stage(name: str, records: Sequence[Record], chain: Chain, problems: Counter[str]) -> Iterator[str]:
     findings = [Finding.worst([chain.lineage(record), chain.intact(record)]) for record in records]
     states = Counter(finding.state for finding in findings)
     if not states:
@@ -73,22 +75,22 @@ def _stage(name: str, records: Sequence[Record], chain: Chain, wrong: Counter[st
         reasons = dict.fromkeys(why for finding in findings if finding.state == state for why in finding.reasons)
         yield from (f"  {line}" for line in grouped(reasons))
         if state >= State.STALE and states[state]:
-            wrong[str(state)] += states[state]
+            problems[str(state)] += states[state]
 
 
 def _environments(corpus: str, records: Sequence[Record], here: dict[str, object]) -> Iterator[str]:
-    """A warning for each environment, other than this one, that jobs ran in."""
+    """A warning for each other environment that jobs ran in."""
     others = Counter(
         ", ".join(f"{name} {str(record.environment[name])[:16]}" for name in differing)
         for record in records
         if (differing := [n for n in COMPARED if n in record.environment and record.environment[n] != here.get(n)])
     )
-    for what, number in others.items():
-        yield f"{corpus}: warning: {number} jobs ran in another environment than this one ({what}): their bits may differ"
+    for differences, number in others.items():
+        yield f"{corpus}: warning: {number} jobs ran in another environment ({differences}): results may differ in rounding"
 
 
 def grouped(reasons: Iterable[str]) -> list[str]:
-    """Lines that differ in one number only, as one: fold-0–4."""
+    """Combine lines that differ in one number only: fold-0–4."""
     alike: dict[tuple[str, ...], list[list[str]]] = {}
     for reason in reasons:
         parts = re.split(r"(\d+)", reason)
@@ -105,6 +107,6 @@ def grouped(reasons: Iterable[str]) -> list[str]:
 
 
 def run_corpora(chain: Chain) -> list[str]:
-    """What `verify` is about unless it is told: each corpus of which something has run, the weights, and the paper."""
-    there = {_owner(record) for record in chain.records}
-    return [name for name in ("weights", *chain.params.corpora, PAPER) if name in there]
+    """What `verify` checks by default: every corpus with records, the weights, and the paper."""
+    recorded = {_owner(record) for record in chain.records}
+    return [name for name in ("weights", *chain.params.corpora, PAPER) if name in recorded]

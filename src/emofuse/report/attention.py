@@ -47,12 +47,12 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended
     correct = (tested["emotion"] == tested["predicted"]).to_numpy()
     clip = tested.iloc[int(correct.argmax())]  # the first clip if none is correct
     found = read_csv(clips, ("clip", "shard"))
-    rows = found[found["clip"] == clip["clip"]].to_dict("records")
+    rows = found[found["clip"] == clip["clip"]]
     state, described = read_model(model)
     network = parameters.Network.model_validate(described["network"])
     shards = [
-        data / "features" / FOLDERS[modality] / f"shard-{row['shard']}.npy"
-        for row in rows
+        data / "features" / FOLDERS[modality] / f"shard-{shard}.npy"
+        for shard in rows["shard"]
         for modality in network.modalities
     ]
     if not shards or not all(shard.is_file() for shard in shards):

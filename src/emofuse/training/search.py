@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from emofuse import paths
 from emofuse.config import Params, Run, overridden
@@ -20,7 +19,7 @@ from emofuse.paths import RunKey
 from emofuse.training import train as training
 from emofuse.training.checkpoint import Checkpoint
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_table, sha256, write_table
+from emofuse.utils.files import read_table, read_yaml, sha256, write_table
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +80,7 @@ def run(
 
 def _candidates(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
     """The configurations in a file: the variant that each starts from, and its overrides."""
-    try:
-        named = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: name a YAML file of configurations to try") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    named = read_yaml(path, missing="it names the configurations to try")
     if not isinstance(named, dict) or not named:
         raise UserError(f"{path}: expected configurations, <name>: {{base: <variant>, …}}")
     found = {}
