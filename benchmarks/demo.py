@@ -21,6 +21,8 @@ from emofuse.datasets import demo
 from emofuse.evaluation import evaluate
 from emofuse.paths import RunKey
 from emofuse.training import train
+from emofuse.training.checkpoint import Checkpoint
+from emofuse.training.model_file import write_model
 from emofuse.utils.files import read_json
 
 CORPUS = "demo"
@@ -49,8 +51,9 @@ def shuffled_war(protocol: str, folds: list[int], seed: int, run: config.Run, em
         shuffle_labels(protocol, seed, root)
         for fold in folds:
             key = RunKey(CORPUS, protocol, SHUFFLED_VARIANT, seed, fold)
-            data, model, checkpoint = root / "data" / CORPUS, root / key.model, root / key.checkpoint
-            train.train(data, protocol, fold, seed, run, emotions, model, checkpoint, "", {})
+            progress, _ = train.train(key, run, emotions, root, Checkpoint(root / key.checkpoint, ""))
+            write_model(root / key.model, progress.best, emotions, run.network)
+            train.write_history(root / key.history, progress)
             evaluate.evaluate(key, run, emotions, root)
             wars.append(float(read_json(root / key.metrics)["war"]))
     return mean(wars)

@@ -1,24 +1,24 @@
-"""Whole training steps on a GPU: fed by us and by the peers' loaders, share of the card's peak, bf16 beside fp32.
+"""Training steps on a GPU: data from our features and from the peers' loaders, share of peak performance, bf16 and fp32.
 
-`python benchmarks/gpu.py [--vaanet FOLDER] [--kateryna FOLDER] [--films FOLDER] [--clips N] [--rounds N] [--steps N]
-[--curve FILE] [--tiny]`, in the repository's root; the checkouts, the films and what is to be installed are those of
-peers.py. Without a GPU it is not run, but for --tiny: a small network on small pictures for a few steps, on the CPU if
-need be, whose figures mean nothing and show that the way is clear.
+Run `python benchmarks/gpu.py [--vaanet FOLDER] [--kateryna FOLDER] [--films FOLDER] [--clips N] [--rounds N] [--steps N]
+[--curve FILE] [--tiny]` in the repository's root. Checkouts, films and requirements are those of peers.py. A GPU is
+required, except with --tiny, which runs a few steps of a small network on small images: its results are meaningless, but
+show that the benchmark works.
 
-The network, loss, optimizer, batch and precision are those of the ravdess corpus of params.yaml, its weights random. An
-epoch of steps is fed in turn, round after round, by
+Network, loss, optimizer, batch size and precision are those of the ravdess corpus in params.yaml, with random weights.
+Epochs alternate between these sources of data:
 
-- memory: one batch that is on the GPU already, again and again: the bare step;
-- resident: our features, which are on the GPU, uint8, with our augmentation, as the training loop does where they fit;
-- mapped: the same from the disk's cache, read ahead, as the training loop does where they don't;
-- vaanet, kateryna: their loaders with as many workers as their options have;
-- vaanet_all_cores: the former with a worker a core.
+- memory: one batch on the GPU, used repeatedly, which gives the time of the bare step;
+- resident: our features on the GPU as uint8, with augmentation, as in training if they fit;
+- mapped: our features in the page cache, prefetched, as in training if they do not fit;
+- vaanet, kateryna: their loaders, with as many workers as in their options;
+- vaanet_all_cores: the former with one worker per core.
 
-All have the same shapes: what a peer hands over as sound is cut to our segments. The last lines are the figures,
-`name: value`: clips a second, ours (resident, and mapped) over theirs, medians over the rounds; the FLOPs of a step by
-torch's counter, times steps a second, over those of a large bf16 matrix product, the card's measured peak; and from
-training on the same batches in float32 (without TF32), in bfloat16, and in float32 with other random numbers in the
-augmentation, the largest difference of the losses, each the mean of 20 steps. FILE has the three curves.
+All batches have the same shapes: a peer's audio is cut to the size of our segments. The last lines are the results,
+`name: value`: clips per second, and our speed (resident and mapped) divided by theirs, as medians over rounds; the FLOPs of
+a step by torch's counter, times steps per second, divided by the measured peak, that of a large bf16 matrix product; and,
+from training on the same batches in float32 (without TF32), in bfloat16, and in float32 with other random numbers in the
+augmentation, the largest difference between losses averaged over 20 steps. The three curves are written to FILE.
 """
 
 from __future__ import annotations
@@ -43,18 +43,20 @@ from peers import Film, Size
 from torch.utils.flop_counter import FlopCounterMode
 
 from emofuse import config
+from emofuse.data.dataset import Part
 from emofuse.models.losses import EmotionLoss
 from emofuse.models.network import EmotionNetwork
-from emofuse.training.train import Part, build_optimizer, learning_rate, shuffled_batches
+from emofuse.training.sampling import shuffled_batches
+from emofuse.training.train import build_optimizer, learning_rate
 from emofuse.utils import gpu
 
 SMOOTH = 20  # steps
-Fed = tuple[dict[str, torch.Tensor], torch.Tensor]
-Feed = Callable[[], Iterable[Fed]]
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+Feed = Callable[[], Iterable[Batch]]
 
 
 class Learner:
-    """Network, loss and optimizer as `emofuse.training.train.train` makes and steps them."""
+    """Network, loss and optimizer, and the training step of `emofuse.training.train.train`."""
 
     def __init__(self, run: config.Run, size: Size, device: torch.device, precision: str) -> None:
         torch.manual_seed(1)
@@ -78,13 +80,13 @@ class Learner:
         return loss.detach()
 
 
-# Feeding
+# Sources of data
 
 
 def our_feed(part: Part, size: Size, training: config.Training, device: torch.device) -> Feed:
     rng = np.random.default_rng(1)
 
-    def feed() -> Iterator[Fed]:
+    def feed() -> Iterator[Batch]:
         order = shuffled_batches(len(part.labels), size.batch, rng)
         yield from peers.augmented(part, order, training, device)
 
@@ -92,19 +94,19 @@ def our_feed(part: Part, size: Size, training: config.Training, device: torch.de
 
 
 def as_segments(sound: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Any features of B sounds as (B, *shape), cut or repeated: the same work for the network."""
+    """Audio features of any shape as (B, *shape), cut or repeated, so that the network has the same work."""
     values = sound.flatten(1)
-    wanted = int(np.prod(shape))
-    return values.repeat(1, -(-wanted // values.shape[1]))[:, :wanted].reshape(-1, *shape)
+    size = int(np.prod(shape))
+    return values.repeat(1, -(-size // values.shape[1]))[:, :size].reshape(-1, *shape)
 
 
-def vaanet_feed(loader: Iterable, shape: Sequence[int], device: torch.device) -> Iterator[Fed]:
+def vaanet_feed(loader: Iterable, shape: Sequence[int], device: torch.device) -> Iterator[Batch]:
     for faces_BNCTHW, labels, sound, _ in loader:
-        video = faces_BNCTHW.to(device).div_(255)  # as its network begins
+        video = faces_BNCTHW.to(device).div_(255)  # as in its network
         yield {"video": video, "audio": as_segments(sound.to(device), shape)}, labels.to(device)
 
 
-def kateryna_feed(loader: Iterable, size: Size, shape: Sequence[int], device: torch.device) -> Iterator[Fed]:
+def kateryna_feed(loader: Iterable, size: Size, shape: Sequence[int], device: torch.device) -> Iterator[Batch]:
     for sound, faces_BCFHW, labels in loader:
         video = faces_BCFHW.to(device).unflatten(2, (size.snippets, size.frames)).transpose(1, 2)
         yield {"video": video, "audio": as_segments(sound.to(device), shape)}, labels.to(device)
@@ -118,32 +120,32 @@ def feeds(
     device: torch.device,
     work: Path,
 ) -> dict[str, Feed]:
-    made, ours = work / "made", work / "ours"
+    vaanet_files, ours = work / "vaanet_files", work / "ours"
     ours.mkdir()
     peers.prepare_ours(clips, size, ours)
     resident, mapped = peers.read_ours(clips, ours), peers.read_ours(clips, ours)
     for features in resident.features.values():
         features.move(device)
-    found = {
+    sources = {
         "resident": our_feed(resident, size, training, device),
         "mapped": our_feed(mapped, size, training, device),
     }
-    first = next(iter(found["resident"]()))
-    found["memory"] = lambda: itertools.repeat(first, len(clips) // size.batch)
+    first = next(iter(sources["resident"]()))
+    sources["memory"] = lambda: itertools.repeat(first, len(clips) // size.batch)
     shape = resident.features["audio"].shape
     if options.vaanet:
-        peers.prepare_vaanet(options.vaanet, clips, made)
+        peers.prepare_vaanet(options.vaanet, clips, vaanet_files)
         for name, workers in (("vaanet", None), ("vaanet_all_cores", os.cpu_count())):
-            loader = peers.vaanet(options.vaanet, made, size, workers).feed()
-            found[name] = functools.partial(vaanet_feed, loader, shape, device)
+            loader = peers.vaanet(options.vaanet, vaanet_files, size, workers).feed()
+            sources[name] = functools.partial(vaanet_feed, loader, shape, device)
     if options.kateryna:
         peers.prepare_kateryna(clips, ours, work / "kateryna")
         loader = peers.kateryna(options.kateryna, work / "kateryna", size).feed()
-        found["kateryna"] = functools.partial(kateryna_feed, loader, size, shape, device)
-    return found
+        sources["kateryna"] = functools.partial(kateryna_feed, loader, size, shape, device)
+    return sources
 
 
-# Measuring
+# Measurements
 
 
 def finish(device: torch.device) -> None:
@@ -152,7 +154,7 @@ def finish(device: torch.device) -> None:
 
 
 def clips_per_second(learner: Learner, feed: Feed) -> float:
-    """Of one epoch, from the asking for its first batch to the end of its last step."""
+    """The speed of one epoch, from requesting its first batch to the end of its last step."""
     finish(learner.device)
     started, clips = time.perf_counter(), 0
     for inputs, labels in feed():
@@ -162,24 +164,24 @@ def clips_per_second(learner: Learner, feed: Feed) -> float:
     return clips / (time.perf_counter() - started)
 
 
-def fed(learner: Learner, contenders: dict[str, Feed], rounds: int) -> dict[str, float]:
-    """Clips a second of each contender, and ours over theirs."""
+def speeds_of(learner: Learner, contenders: dict[str, Feed], rounds: int) -> dict[str, float]:
+    """Clips per second of each source, and our speed divided by theirs."""
     speeds: dict[str, list[float]] = defaultdict(list)
-    for number in range(rounds + 1):  # the first warms up
+    for number in range(rounds + 1):  # the first is a warm-up
         for name, feed in contenders.items():
             speed = clips_per_second(learner, feed)
             if number:
                 speeds[name].append(speed)
     figures = {f"{name}_clips_per_s": median(values) for name, values in speeds.items()}
     for peer in [name for name in contenders if name not in ("memory", "resident", "mapped")]:
-        for mine in ("resident", "mapped"):
-            pairs = zip(speeds[mine], speeds[peer], strict=True)
-            figures[f"{mine}_over_{peer}"] = median(ours / theirs for ours, theirs in pairs)
+        for own in ("resident", "mapped"):
+            pairs = zip(speeds[own], speeds[peer], strict=True)
+            figures[f"{own}_over_{peer}"] = median(ours / theirs for ours, theirs in pairs)
     return figures
 
 
 def peak_flops(device: torch.device, side: int) -> float:
-    """FLOP a second of the best of some bf16 matrix products, side × side each."""
+    """The highest FLOP per second of several bf16 products of side × side matrices."""
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     best, times = 0.0, 10
     for _ in range(10):
@@ -193,41 +195,43 @@ def peak_flops(device: torch.device, side: int) -> float:
 
 
 def flops_of_step(learner: Learner, feed: Feed) -> float:
-    """FLOPs of a step, forward and backward, a clip."""
+    """FLOPs per clip of a step, forward and backward."""
     inputs, labels = next(iter(feed()))
     with FlopCounterMode(display=False) as counter:
         learner.step(inputs, labels)
     return counter.get_total_flops() / len(labels)
 
 
-def losses(learner: Learner, part: Part, size: Size, steps: int, seed: int) -> np.ndarray:
-    """The loss of each step (steps,); `seed` is of the augmentation, the batches are always the same."""
+def train_losses(learner: Learner, part: Part, size: Size, steps: int, seed: int) -> np.ndarray:
+    """The loss of each step (steps,). `seed` is that of the augmentation; the batches are always the same."""
     rng = np.random.default_rng(1)
     endless = (batch for _ in itertools.count() for batch in shuffled_batches(len(part.labels), size.batch, rng))
     order = itertools.islice(endless, steps)
     torch.manual_seed(seed)
-    told = []
+    losses = []
     for number, (inputs, labels) in enumerate(peers.augmented(part, order, learner.training, learner.device)):
         for group in learner.optimizer.param_groups:
             group["lr"] = learning_rate(number / steps * learner.training.epochs, learner.training)
-        told.append(learner.step(inputs, labels))
-    return torch.stack(told).float().cpu().numpy()
+        losses.append(learner.step(inputs, labels))
+    return torch.stack(losses).float().cpu().numpy()
 
 
 def curves(run: config.Run, size: Size, part: Part, device: torch.device, steps: int, file: Path) -> dict[str, float]:
-    """Train in both precisions; write the curves; tell how far they are apart."""
-    torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32
-    made = {
-        name: losses(Learner(run, size, device, precision), part, size, steps, seed)
+    """Train in both precisions, write the curves, and return their differences."""
+    torch.backends.cudnn.allow_tf32 = False  # true float32
+    measured = {
+        name: train_losses(Learner(run, size, device, precision), part, size, steps, seed)
         for name, precision, seed in (("float32", "float32", 1), ("bfloat16", "bfloat16", 1), ("other", "float32", 2))
     }
     torch.backends.cudnn.allow_tf32 = True
     width = min(SMOOTH, steps)
-    smooth = {name: np.convolve(curve, np.full(width, 1 / width), "valid") for name, curve in made.items()}
+    smooth = {name: np.convolve(curve, np.full(width, 1 / width), "valid") for name, curve in measured.items()}
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("step", "float32", "bfloat16", "float32_other_augmentation"))
-        writer.writerows((n, *(f"{x:.5f}" for x in row)) for n, row in enumerate(zip(*made.values(), strict=True), 1))
+        writer.writerows(
+            (n, *(f"{x:.5f}" for x in row)) for n, row in enumerate(zip(*measured.values(), strict=True), 1)
+        )
     return {
         "float32_first_loss": smooth["float32"][0],
         "float32_last_loss": smooth["float32"][-1],
@@ -244,11 +248,11 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path) -> di
         size, small = Size(snippets=3, frames=4, side=32, batch=4), config.load().run("demo", "proposed")
         run, file = run.model_copy(update={"network": small.network}), file or work / "curve.csv"
         options.clips = options.steps = 2 * size.batch
-    clips = peers.films(options.films, options.clips, work)[: options.clips]
+    clips = peers.find_films(options.films, options.clips, work)[: options.clips]
     contenders = feeds(options, clips, size, run.training, device, work)
     learner = Learner(run, size, device, "bfloat16")
     figures: dict[str, float] = {"clips": len(clips)}
-    figures |= fed(learner, contenders, options.rounds)
+    figures |= speeds_of(learner, contenders, options.rounds)
     figures["step_gflop_per_clip"] = flops_of_step(learner, contenders["memory"]) / 1e9
     figures["peak_tflops"] = peak_flops(device, 256 if options.tiny else 8192) / 1e12
     for name in contenders:
@@ -262,17 +266,17 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path) -> di
 def main() -> int:
     parser = peers.arguments(clips=256)
     parser.description = (__doc__ or "").split("\n")[0]
-    parser.add_argument("--rounds", type=int, default=3, help="epochs of each contender (3)")
-    parser.add_argument("--steps", type=int, default=300, help="of training in each precision (300)")
-    parser.add_argument("--curve", type=Path, help="where the loss curves go (benchmarks/bf16_loss.csv)")
-    parser.add_argument("--tiny", action="store_true", help="only see whether it runs, also without a GPU")
+    parser.add_argument("--rounds", type=int, default=3, help="measured epochs per source (3)")
+    parser.add_argument("--steps", type=int, default=300, help="training steps in each precision (300)")
+    parser.add_argument("--curve", type=Path, help="file for the loss curves (benchmarks/bf16_loss.csv)")
+    parser.add_argument("--tiny", action="store_true", help="only check that it runs, also without a GPU")
     options = parser.parse_args()
     with gpu.device() as device, tempfile.TemporaryDirectory(prefix="emofuse-") as name:
         if device.type == "cpu" and not options.tiny:
-            print("not run: no GPU")
+            print("skipped: no GPU")
             return 0
         peers.need_librosa(options)
-        print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: the figures mean nothing")
+        print(torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU: the results are meaningless")
         figures = measure(options, device, Path(name))
     for name, value in figures.items():
         print(f"{name}: {value:.4g}")

@@ -1,26 +1,26 @@
-"""How fast the network is fed: our features beside VAANet's and katerynaCh's public loaders, on one CPU core.
+"""Data loading speed: our features compared with the public loaders of VAANet and katerynaCh, on one CPU core.
 
-`python benchmarks/peers.py [--vaanet FOLDER] [--kateryna FOLDER] [--films FOLDER] [--clips N] [--rounds N]`, in the
-repository's root. The first two are checkouts of github.com/maysonma/VAANet and of
-github.com/katerynaCh/multimodal-emotion-recognition; a part without its checkout is not run. Their datasets, transforms,
-options and loaders run from there as they are. They need librosa: `uv pip install --target SITE librosa`, then
-PYTHONPATH=SITE. FOLDER of --films has clips (.mp4 with sound), taken over and over until there are N; without it the
-clips are the demo's.
+Run `python benchmarks/peers.py [--vaanet FOLDER] [--kateryna FOLDER] [--films FOLDER] [--clips N] [--rounds N]` in the
+repository's root. The first two folders are checkouts of github.com/maysonma/VAANet and of
+github.com/katerynaCh/multimodal-emotion-recognition; without them, these loaders are skipped. Their datasets, transforms,
+options and loaders are used unmodified. They require librosa: `uv pip install --target SITE librosa`, then
+PYTHONPATH=SITE. The folder of --films contains clips (.mp4 with sound), which are repeated until there are N; without it,
+the clips are those of the demo.
 
-Each side prepares the same clips once, by its own stages: ours to features; VAANet's tools to JPEGs 240 pixels high and
-an mp3 each; katerynaCh's to an .npy of faces and a wav. Then whole epochs in training mode, shuffled, in batches, one
-process, one thread, in turn, round after round:
+Each project prepares the same clips once with its own tools: ours as features, VAANet's as JPEGs of 240 pixels height and
+an mp3, katerynaCh's as an .npy file of faces and a wav. Then complete shuffled epochs are loaded in training mode, in one
+process and one thread, alternating between:
 
-- ours: as the training loop feeds a network on the CPU, SpecAugment and the augmentation of the faces included;
-- stored: of that, what is the CPU's part where a GPU has the features' arithmetic: the batch as it is stored;
-- vaanet, kateryna: their loaders with their sampling and augmentation, no workers;
-- vaanet_faces: VAANet's loader on JPEGs of the very faces that we feed, smaller than those that it makes itself.
+- ours: the inputs of the network, as in training on a CPU, including SpecAugment and face augmentation;
+- stored: the batches as stored, which is the CPU's part of the work if a GPU does the augmentation;
+- vaanet, kateryna: their loaders with their sampling and augmentation, without workers;
+- vaanet_faces: VAANet's loader on JPEGs of the same faces as ours, which are smaller than its own JPEGs.
 
-There are three sizes: `paper`, of the ravdess network of params.yaml; `vaanet` and `kateryna`, of their own options.
-All feed as many clips, frames and pixels. The last lines are the figures, `name: value`: clips a second, and how many
-times as fast ours is, medians over the rounds. With the files in memory it is seconds of the processor, which other jobs
-of the machine do not change: nobody waits for anything. `cold`, where no file is in memory as an epoch begins, it is
-seconds of the clock, beside the MB a clip that are then read from the disk.
+There are three sizes: `paper` is that of the ravdess network in params.yaml, `vaanet` and `kateryna` those of their default
+options. All loaders load the same numbers of clips, frames and pixels. The last lines are the results, `name: value`: clips
+per second, and our speed divided by theirs, as medians over rounds. With the files in memory, CPU time is measured, which
+other processes do not affect. With `cold` files, which are dropped from memory before each epoch, wall-clock time is
+measured, and the MB per clip read from disk are given.
 """
 
 from __future__ import annotations
@@ -47,23 +47,25 @@ from unittest import mock
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 
 from emofuse import config
 from emofuse.data.augmentation import augment
-from emofuse.data.dataset import Features
+from emofuse.data.dataset import Features, Part
 from emofuse.datasets import base, demo
 from emofuse.features import audio, faces, media
-from emofuse.training.train import CPU, Part, shuffled_batches
+from emofuse.training.sampling import shuffled_batches
+from emofuse.training.train import CPU
 
 CLASSES = demo.EMOTIONS
-KATERYNA_RATE, KATERYNA_SECONDS = 22050, 3.6  # of the wavs that its extract_audios.py leaves
+KATERYNA_RATE, KATERYNA_SECONDS = 22050, 3.6  # of the wav files that its extract_audios.py writes
 
 
 @dataclass(frozen=True)
 class Film:
-    """A clip to feed: its name, its file, its class."""
+    """A clip: its name, file and class."""
 
     name: str
     file: Path
@@ -72,7 +74,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Size:
-    """N snippets × T frames × S × S pixels a clip, and the clips of a batch."""
+    """N snippets × T frames × S × S pixels per clip, and the number of clips in a batch."""
 
     snippets: int
     frames: int
@@ -82,36 +84,36 @@ class Size:
 
 @dataclass(frozen=True)
 class Contender:
-    """Feeds the batches of one epoch each time it is called, from these files."""
+    """A loader: `feed` returns the batches of an epoch, read from `files`."""
 
     feed: Callable[[], Iterable[Any]]
     files: Sequence[Path]
 
 
-def films(folder: Path | None, clips: int, work: Path) -> list[Film]:
-    """So many clips: those with sound in `folder`, again and again, or the demo's, in whole sets of its emotions."""
+def find_films(folder: Path | None, clips: int, work: Path) -> list[Film]:
+    """At least `clips` clips: those with sound in `folder`, repeated, or those of the demo, equally many per emotion."""
     if folder is not None:
         found = [file for file in sorted(folder.rglob("*.mp4")) if media.probe(file.read_bytes()).audio]
         if not found:
-            sys.exit(f"{folder}: there is no .mp4 with sound in it")
+            sys.exit(f"{folder}: it contains no .mp4 with sound")
         chosen = itertools.islice(itertools.cycle(enumerate(found)), clips)
-        return [Film(f"{n:04d}", file, place % len(CLASSES)) for n, (place, file) in enumerate(chosen)]
+        return [Film(f"{n:04d}", file, index % len(CLASSES)) for n, (index, file) in enumerate(chosen)]
     actors = 4
     section = config.Demo(actors=actors, takes=-(-clips // (actors * len(CLASSES))))
-    made = []
+    films = []
     for name, data in demo.make_shard(section, 0, 1):
         if name.endswith(".mp4"):
             file = work / Path(name).name
             file.write_bytes(data)
-            made.append(Film(f"{len(made):04d}", file, CLASSES.index(demo.parse(file.stem).emotion)))
-    return made
+            films.append(Film(f"{len(films):04d}", file, CLASSES.index(demo.parse(file.stem).emotion)))
+    return films
 
 
 # Ours
 
 
 def prepare_ours(clips: Sequence[Film], size: Size, work: Path) -> None:
-    """The features as the face stage and the audio stage write them; the centre of the frame is the face."""
+    """Write features with the face and the audio stage; the centre of the frame is taken as the face."""
     archive = work / "shard.zip"
     sources = {film.file.name: film.file for film in clips}
     base.write_shard(archive, sorted((name, file.read_bytes()) for name, file in sources.items()))
@@ -131,15 +133,15 @@ def prepare_ours(clips: Sequence[Film], size: Size, work: Path) -> None:
 
 
 def read_ours(clips: Sequence[Film], work: Path) -> Part:
-    rows = [{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(clips))]
+    rows = pd.DataFrame([{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(clips))])
     labels = np.array([film.label for film in clips])
-    return Part({modality: Features(work, rows, modality) for modality in ("video", "audio")}, labels)
+    return Part(rows, {modality: Features(work, rows, modality) for modality in ("video", "audio")}, labels)
 
 
 def augmented(
     part: Part, order: Iterable[np.ndarray], training: config.Training, device: torch.device
 ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """Inputs and labels as the training loop has them when it calls the network."""
+    """Inputs and labels, as the training loop passes them to the network."""
     for batch in part.batches(order, device):
         yield augment(batch.stored, training), batch.labels
 
@@ -148,8 +150,8 @@ def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
     training = config.load().run("ravdess", "proposed").training
     rng = np.random.default_rng(1)
 
-    # The features are opened anew each epoch: what a process has mapped, the system does not forget.
-    def whole() -> Iterator[object]:
+    # The features are reopened in each epoch, since mapped pages cannot be dropped.
+    def inputs() -> Iterator[object]:
         yield from augmented(read_ours(clips, work), shuffled_batches(len(clips), size.batch, rng), training, CPU)
 
     def stored() -> Iterator[list[torch.Tensor]]:
@@ -158,7 +160,7 @@ def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
             yield [features.batch(indices) for features in part.features.values()]
 
     files = list(work.glob("features/*/shard-0.npy"))
-    return {"ours": Contender(whole, files), "stored": Contender(stored, files)}
+    return {"ours": Contender(inputs, files), "stored": Contender(stored, files)}
 
 
 # Theirs
@@ -166,7 +168,7 @@ def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
 
 @contextmanager
 def imports_from(checkout: Path) -> Iterator[None]:
-    """Import the modules of a checkout by their own names, of which both peers have some; forget them at the end."""
+    """Import the modules of a checkout under their own names, and unload them afterwards: both peers share some names."""
     before = set(sys.modules)
     sys.path.insert(0, str(checkout))
     try:
@@ -180,7 +182,7 @@ def imports_from(checkout: Path) -> Iterator[None]:
 
 
 def options_of(checkout: Path, *arguments: object) -> Any:
-    """What a peer's own command line makes of some arguments."""
+    """The options that a peer's command line parses from some arguments."""
     with imports_from(checkout), mock.patch.object(sys, "argv", ["main.py", *map(str, arguments)]):
         from opts import parse_opts  # type: ignore[import-not-found]
 
@@ -188,8 +190,8 @@ def options_of(checkout: Path, *arguments: object) -> Any:
 
 
 def prepare_vaanet(checkout: Path, clips: Sequence[Film], work: Path) -> None:
-    """By its own tools: JPEGs, mp3s, how many frames there are, the list."""
-    binary = work / "bin" / "ffmpeg"  # which the tools call in a shell, and which says a lot
+    """Prepare JPEGs, mp3s, frame counts and the list of clips with its own tools."""
+    binary = work / "bin" / "ffmpeg"  # called by the tools in a shell; it is verbose by default
     binary.parent.mkdir(parents=True)
     binary.write_text(f'#!/bin/sh\nexec "{media.ffmpeg_binary()}" -nostdin -loglevel error "$@"\n')
     binary.chmod(0o755)
@@ -210,7 +212,7 @@ def prepare_vaanet(checkout: Path, clips: Sequence[Film], work: Path) -> None:
 
 
 def prepare_vaanet_faces(clips: Sequence[Film], features: Path, prepared: Path, work: Path) -> None:
-    """For the same loader: the faces of our features as JPEGs, and the mp3s that it has."""
+    """Prepare the faces of our features as JPEGs for the same loader, with its mp3s."""
     pictures = np.load(features / "features" / "faces" / "shard-0.npy", mmap_mode="r")
     for film, clip in zip(clips, pictures, strict=True):
         folder = work / "jpg" / CLASSES[film.label] / film.name
@@ -224,13 +226,13 @@ def prepare_vaanet_faces(clips: Sequence[Film], features: Path, prepared: Path, 
 
 
 def list_vaanet(clips: Sequence[Film], work: Path) -> None:
-    """What its ve8_json.py writes."""
+    """Write the list of clips, as its ve8_json.py does."""
     database = {f.name: {"subset": "training", "annotations": {"label": CLASSES[f.label]}} for f in clips}
     (work / "list.json").write_text(json.dumps({"labels": CLASSES, "database": database}))
 
 
 def vaanet(checkout: Path, work: Path, size: Size, workers: int | None = None) -> Contender:
-    """The loader that its main.py trains with; `workers` None: as many as its options have."""
+    """The loader that its main.py trains with; without `workers`, as many as in its options."""
     sizes = ("--seq_len", size.snippets, "--snippet_duration", size.frames, "--sample_size", size.side)
     paths = ("--video_path", work / "jpg", "--audio_path", work / "mp3", "--annotation_path", work / "list.json")
     more = () if workers is None else ("--n_threads", workers)
@@ -249,9 +251,9 @@ def vaanet(checkout: Path, work: Path, size: Size, workers: int | None = None) -
 
 
 def prepare_kateryna(clips: Sequence[Film], features: Path, work: Path) -> None:
-    """As its extract_faces.py and extract_audios.py leave a clip: frames uint8 (F, S, S, 3) and 3.6 seconds of sound.
+    """Prepare clips as its extract_faces.py and extract_audios.py do: frames uint8 (F, S, S, 3) and 3.6 seconds of sound.
 
-    They are scripts with their own folders in them, and the former needs a detector that nothing else here does.
+    The scripts themselves have hard-coded folders, and the former requires a face detector that is not used here.
     """
     import soundfile
 
@@ -271,7 +273,7 @@ def prepare_kateryna(clips: Sequence[Film], features: Path, work: Path) -> None:
 
 
 def kateryna(checkout: Path, work: Path, size: Size, workers: int | None = None) -> Contender:
-    """The loader that its main.py trains with; `workers` None: as many as its options have."""
+    """The loader that its main.py trains with; without `workers`, as many as in its options."""
     more = () if workers is None else ("--n_threads", workers)
     options = options_of(checkout, "--annotation_path", work / "annotations.txt", "--batch_size", size.batch, *more)
     allow_positional_rate()
@@ -279,7 +281,7 @@ def kateryna(checkout: Path, work: Path, size: Size, workers: int | None = None)
         import transforms  # type: ignore[import-not-found]
         from dataset import get_training_set  # type: ignore[import-not-found]
 
-        # Its main.py makes these between other things, all in one run.
+        # As in its main.py, which has no function for this.
         changes = [transforms.RandomHorizontalFlip(), transforms.RandomRotate()]
         transform = transforms.Compose([*changes, transforms.ToTensor(options.video_norm_value)])
         dataset = get_training_set(options, spatial_transform=transform)
@@ -290,23 +292,23 @@ def kateryna(checkout: Path, work: Path, size: Size, workers: int | None = None)
 
 
 def allow_positional_rate() -> None:
-    """katerynaCh's code gives librosa.core.load the rate by place, which librosa takes by name alone since 0.10."""
+    """katerynaCh's code passes the rate to librosa.core.load as a positional argument, which librosa 0.10 removed."""
     import librosa
 
     load = librosa.load
     librosa.core.load = lambda path, sr=KATERYNA_RATE, **options: load(path, sr=sr, **options)
 
 
-# Side by side
+# Comparison
 
 
 def bytes_read() -> int:
-    """What this process has had read from the disk."""
+    """Bytes that this process has read from disk."""
     return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["read_bytes"])
 
 
-def forget(files: Iterable[Path]) -> None:
-    """Drop files from the system's memory."""
+def drop(files: Iterable[Path]) -> None:
+    """Drop files from the page cache."""
     gc.collect()
     for file in files:
         with file.open("rb") as stream:
@@ -316,14 +318,14 @@ def forget(files: Iterable[Path]) -> None:
 def in_turn(
     contenders: Mapping[str, Contender], rounds: int, cold: bool = False
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each epoch of each contender, and the bytes that an epoch reads from the disk; the first warms up."""
+    """Seconds of each epoch of each contender, and bytes that an epoch reads from disk; the first epoch is a warm-up."""
     clock = time.perf_counter if cold else time.process_time
     seconds: dict[str, list[float]] = defaultdict(list)
     read: dict[str, float] = {}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
             if cold:
-                forget(contender.files)
+                drop(contender.files)
             before, started = bytes_read(), clock()
             for _ in contender.feed():
                 pass
@@ -334,7 +336,7 @@ def in_turn(
 
 
 def compared(title: str, contenders: Mapping[str, Contender], clips: int, rounds: int) -> dict[str, float]:
-    """Clips a second of each, and ours over theirs, with files in memory and without."""
+    """Clips per second of each, and our speed divided by theirs, with files in memory and cold."""
     figures = {}
     for cold in (False, True):
         seconds, read = in_turn(contenders, rounds, cold)
@@ -344,10 +346,10 @@ def compared(title: str, contenders: Mapping[str, Contender], clips: int, rounds
             if cold:
                 figures[f"{prefix}_{name}_mb_per_clip"] = read[name] / clips / 1e6
         for peer in [name for name in contenders if name not in ("ours", "stored")]:
-            for mine in ("ours", "stored"):
-                pairs = zip(seconds[peer], seconds[mine], strict=True)
-                figures[f"{prefix}_{mine}_over_{peer}"] = median(theirs / spent for theirs, spent in pairs)
-        print(f"{prefix}: " + ", ".join(f"{n} {1000 * median(s) / clips:.1f} ms a clip" for n, s in seconds.items()))
+            for own in ("ours", "stored"):
+                pairs = zip(seconds[peer], seconds[own], strict=True)
+                figures[f"{prefix}_{own}_over_{peer}"] = median(theirs / spent for theirs, spent in pairs)
+        print(f"{prefix}: " + ", ".join(f"{n} {1000 * median(s) / clips:.1f} ms per clip" for n, s in seconds.items()))
     return figures
 
 
@@ -360,29 +362,29 @@ def paper_size() -> Size:
 
 
 def measure(options: argparse.Namespace, work: Path) -> dict[str, float]:
-    clips = films(options.films, options.clips, work)
+    clips = find_films(options.films, options.clips, work)
     sizes = {"paper": paper_size()}
     if options.vaanet:
-        own = options_of(options.vaanet)
-        sizes["vaanet"] = Size(own.seq_len, own.snippet_duration, own.sample_size, own.batch_size)
-        prepare_vaanet(options.vaanet, clips, work / "made")
+        defaults = options_of(options.vaanet)
+        sizes["vaanet"] = Size(defaults.seq_len, defaults.snippet_duration, defaults.sample_size, defaults.batch_size)
+        prepare_vaanet(options.vaanet, clips, work / "vaanet_files")
     if options.kateryna:
-        own = options_of(options.kateryna)
-        sizes["kateryna"] = Size(1, own.sample_duration, own.sample_size, own.batch_size)
+        defaults = options_of(options.kateryna)
+        sizes["kateryna"] = Size(1, defaults.sample_duration, defaults.sample_size, defaults.batch_size)
     figures: dict[str, float] = {"clips": len(clips)}
     for title, size in sizes.items():
-        here = work / title / "ours"
-        here.mkdir(parents=True)
-        prepare_ours(clips, size, here)
-        contenders = ours(clips, size, here)
+        features = work / title / "ours"
+        features.mkdir(parents=True)
+        prepare_ours(clips, size, features)
+        contenders = ours(clips, size, features)
         if options.vaanet and title in ("paper", "vaanet"):
-            contenders["vaanet"] = vaanet(options.vaanet, work / "made", size, workers=0)
-            prepare_vaanet_faces(clips, here, work / "made", work / title / "vaanet_faces")
+            contenders["vaanet"] = vaanet(options.vaanet, work / "vaanet_files", size, workers=0)
+            prepare_vaanet_faces(clips, features, work / "vaanet_files", work / title / "vaanet_faces")
             contenders["vaanet_faces"] = vaanet(options.vaanet, work / title / "vaanet_faces", size, workers=0)
         if options.kateryna and title in ("paper", "kateryna"):
-            prepare_kateryna(clips, here, work / title / "kateryna")
+            prepare_kateryna(clips, features, work / title / "kateryna")
             contenders["kateryna"] = kateryna(options.kateryna, work / title / "kateryna", size, workers=0)
-        os.sync()  # what is not on the disk yet cannot be dropped
+        os.sync()  # dirty pages cannot be dropped
         figures |= compared(title, contenders, len(clips), options.rounds)
         shutil.rmtree(work / title / "ours")
     return figures
@@ -390,32 +392,34 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, float]:
 
 def arguments(clips: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--vaanet", type=Path, help="a checkout of github.com/maysonma/VAANet")
-    parser.add_argument("--kateryna", type=Path, help="one of github.com/katerynaCh/multimodal-emotion-recognition")
-    parser.add_argument("--films", type=Path, help="a folder of .mp4 with sound (the demo's clips)")
-    parser.add_argument("--clips", type=int, default=clips, help=f"so many of them, or a few more ({clips})")
+    parser.add_argument("--vaanet", type=Path, help="checkout of github.com/maysonma/VAANet")
+    parser.add_argument(
+        "--kateryna", type=Path, help="checkout of github.com/katerynaCh/multimodal-emotion-recognition"
+    )
+    parser.add_argument("--films", type=Path, help="folder of .mp4 files with sound (default: clips of the demo)")
+    parser.add_argument("--clips", type=int, default=clips, help=f"number of clips, at least ({clips})")
     return parser
 
 
 def need_librosa(options: argparse.Namespace) -> None:
-    """Say what is not run, and stop where librosa is wanted and missing."""
+    """Report which peers are skipped, and exit if librosa is needed but missing."""
     for name in ("vaanet", "kateryna"):
         if getattr(options, name) is None:
-            print(f"{name}: not run: give its checkout by --{name}")
+            print(f"{name}: skipped: specify its checkout with --{name}")
         else:
             setattr(options, name, getattr(options, name).resolve())
     if options.vaanet or options.kateryna:
         try:
             import librosa  # noqa: F401
         except ModuleNotFoundError:
-            sys.exit("librosa is not installed, and nothing but the peers needs it: uv pip install librosa")
-    warnings.simplefilter("ignore", UserWarning)  # typed storages; memory to be pinned where there is no GPU
+            sys.exit("librosa, which only the peers need, is not installed: uv pip install librosa")
+    warnings.simplefilter("ignore", UserWarning)  # typed storages; pinned memory without a GPU
 
 
 def main() -> int:
     parser = arguments(clips=64)
     parser.description = (__doc__ or "").split("\n")[0]
-    parser.add_argument("--rounds", type=int, default=5, help="epochs of each contender (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="measured epochs per loader (5)")
     options = parser.parse_args()
     need_librosa(options)
     torch.set_num_threads(1)

@@ -1,17 +1,17 @@
-"""What an epoch of training costs beside the bare network, and how long the network waits for data.
+"""How much an epoch of training costs compared with the bare network, and how long the network waits for data.
 
-`python benchmarks/training.py [--rounds N] [--threads N]`, in the repository's root. The last lines are its figures, for
-each of two networks, ravdess_audio's and the demo's (faces and sound), on features of their size made at random:
+Run `python benchmarks/training.py [--rounds N] [--threads N]` in the repository's root. The last lines are the results, for
+two networks, those of ravdess_audio and of the demo (video and audio), on random features of their sizes:
 
-- epoch_over_bare: an epoch of `emofuse.training.train.train` (reading, augmentation, the whole loss, clipping of gradients,
-  the moving average, validation on one batch, the checkpoint) over the bare network's forward pass, cross entropy,
-  backward pass and step of the optimizer as many times, on tensors already in memory, the same batch. They take turns,
-  round after round; it is the median of the rounds' ratios.
-- waiting_share: of an epoch, what the network waits for the batches that are read ahead of it;
-- waiting_share_cold: the same where no feature is in memory as an epoch begins, as with features larger than memory:
-  pages are dropped before each epoch. cold_bytes_read says how much an epoch then reads from the disk.
+- epoch_over_bare: the time of an epoch of `emofuse.training.train.train` (reading, augmentation, the complete loss, gradient
+  clipping, weight averaging, validation on one batch), divided by that of the bare network: as many forward passes, cross
+  entropies, backward passes and optimizer steps on one batch that is already in memory. Both are measured alternately; the
+  result is the median over rounds.
+- waiting_share: the share of an epoch in which the network waits for prefetched batches.
+- waiting_share_cold: the same if no feature is in memory at the start of an epoch, as with features larger than memory:
+  pages are dropped before each epoch. cold_bytes_read is what an epoch then reads from disk.
 
-On a GPU the same, of the GPU.
+If there is a GPU, it is used.
 """
 
 from __future__ import annotations
@@ -32,23 +32,26 @@ import numpy as np
 import torch
 
 from emofuse import config, datasets
+from emofuse.data.dataset import read_part
+from emofuse.paths import RunKey
 from emofuse.training import train
+from emofuse.training.checkpoint import Checkpoint
 from emofuse.utils import gpu
 
 EPOCHS, BATCHES = 4, 8  # the first epoch warms up
-PROTOCOL = "kfold_2"
+KEY = RunKey("random", "kfold_2", "proposed", 1, 0)
 
 
 def make_features(data: Path, section: config.Corpus, clips: int, emotions: tuple[str, ...]) -> None:
-    """A corpus of random features: `clips` to train on, a few to validate on."""
+    """A corpus of random features: `clips` for training, a few for validation."""
     rng = np.random.default_rng(0)
     total = clips + len(emotions)
-    features, splits = data / "features", data / "splits" / PROTOCOL
+    features, splits = data / "features", data / "splits" / KEY.protocol
     for folder in (features / "faces", features / "audio", splits):
         folder.mkdir(parents=True)
     if section.faces:
-        made = section.faces
-        shape = (total, made.snippets, made.frames, made.size, made.size, 3)
+        faces = section.faces
+        shape = (total, faces.snippets, faces.frames, faces.size, faces.size, 3)
         np.save(features / "faces" / "shard-0.npy", rng.integers(0, 256, shape, np.uint8))
     if section.audio:
         shape = (total, section.audio.segments, section.audio.bands, section.audio.frames)
@@ -64,14 +67,14 @@ def make_features(data: Path, section: config.Corpus, clips: int, emotions: tupl
 
 
 class Clock:
-    """When each epoch ended; what to do before the next is not counted."""
+    """Measures the duration of each epoch; `between` is called between epochs and not counted."""
 
     def __init__(self, between: Callable[[], None] = lambda: None) -> None:
         self.seconds: list[float] = []
         self._between, self._started = between, time.perf_counter()
 
     def resumed(self, history: Sequence[Mapping[str, float]]) -> None:
-        raise AssertionError("there is no checkpoint")
+        raise AssertionError("there should be no checkpoint")
 
     def epoch(self, row: Mapping[str, float]) -> None:
         self.seconds.append(time.perf_counter() - self._started)
@@ -80,8 +83,8 @@ class Clock:
 
 
 def drop_pages(data: Path) -> None:
-    """Make the system forget what it has read of the features."""
-    for mapped in [thing for thing in gc.get_objects() if type(thing) is np.memmap]:
+    """Drop the features from the page cache."""
+    for mapped in [item for item in gc.get_objects() if type(item) is np.memmap]:
         if isinstance(mapped._mmap, mmap.mmap):  # type: ignore[attr-defined]
             mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
     for file in data.glob("features/*/*.npy"):
@@ -90,33 +93,20 @@ def drop_pages(data: Path) -> None:
 
 
 def bytes_read() -> int:
-    """What this process has had read from the disk."""
+    """Bytes that this process has read from disk."""
     return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["read_bytes"])
 
 
-def epochs(root: Path, run: config.Run, emotions: tuple[str, ...], device: torch.device, clock: Clock) -> float:
-    """Train on the made features; the share of the time that the network waited for data."""
+def waiting_share(root: Path, run: config.Run, emotions: tuple[str, ...], device: torch.device, clock: Clock) -> float:
+    """Train on the random features; the share of time spent waiting for data."""
     (root / "checkpoint.pt").unlink(missing_ok=True)
-    details = train.train(
-        root / "data",
-        PROTOCOL,
-        0,
-        1,
-        run,
-        emotions,
-        root / "model.safetensors",
-        root / "checkpoint.pt",
-        "",
-        {},
-        clock,
-        device,
-    )
+    _, details = train.train(KEY, run, emotions, root, Checkpoint(root / "checkpoint.pt", ""), clock, device)
     return float(details["share_waiting_for_data"])
 
 
 def bare(root: Path, run: config.Run, emotions: tuple[str, ...], device: torch.device) -> float:
-    """Seconds of BATCHES bare steps."""
-    part, _ = train.read_part(root / "data", PROTOCOL, 0, "train", run.network.modalities, emotions)
+    """Seconds of BATCHES steps of the bare network."""
+    part = read_part(root, KEY, "train", run.network.modalities, emotions)
     network = train.build_network(run, emotions, part).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion
@@ -142,7 +132,7 @@ def _finish(device: torch.device) -> None:
 
 
 def measure(corpus: str, rounds: int, threads: int, device: torch.device) -> dict[str, float]:
-    """The figures of a corpus's proposed network."""
+    """The results for the proposed network of a corpus."""
     loaded = config.load()
     section, emotions = loaded.corpus(corpus), datasets.emotions(loaded.corpus(corpus).kind)
     short = {"epochs": EPOCHS, "warmup_epochs": 1, "patience": EPOCHS, "threads": threads}
@@ -151,18 +141,18 @@ def measure(corpus: str, rounds: int, threads: int, device: torch.device) -> dic
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(dir=".", prefix=".benchmark-") as name:
         root = Path(name)
-        make_features(root / "data", section, size * BATCHES, emotions)
+        make_features(root / "data" / KEY.corpus, section, size * BATCHES, emotions)
         ratios, shares = [], []
         for number in range(rounds):
             clock = Clock()
-            shares.append(epochs(root, run, emotions, device, clock))
-            warm, single = median(clock.seconds[1:]), bare(root, run, emotions, device)
-            ratios.append(warm / single)
-            print(f"{corpus}, round {number + 1}: an epoch {warm:.2f} s, bare {single:.2f} s", flush=True)
-        os.sync()  # what is not on the disk yet cannot be dropped
+            shares.append(waiting_share(root, run, emotions, device, clock))
+            epoch, single = median(clock.seconds[1:]), bare(root, run, emotions, device)
+            ratios.append(epoch / single)
+            print(f"{corpus}, round {number + 1}: epoch {epoch:.2f} s, bare network {single:.2f} s", flush=True)
+        os.sync()  # dirty pages cannot be dropped
         before = bytes_read()
-        drop_pages(root / "data")
-        cold = epochs(root, run, emotions, device, Clock(lambda: drop_pages(root / "data")))
+        drop_pages(root / "data" / KEY.corpus)
+        cold = waiting_share(root, run, emotions, device, Clock(lambda: drop_pages(root / "data" / KEY.corpus)))
         read = (bytes_read() - before) / EPOCHS
     return {
         f"{corpus}_epoch_over_bare": median(ratios),
@@ -173,7 +163,9 @@ def measure(corpus: str, rounds: int, threads: int, device: torch.device) -> dic
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="An epoch beside the bare network, and the waiting for data.")
+    parser = argparse.ArgumentParser(
+        description="The cost of an epoch compared with the bare network, and the time spent waiting for data."
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Result files as training and evaluation write them, of the right form and without any training."""
+"""Result files in the format of training and evaluation, without any training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = [RunKey("demo", "kfold_3", variant, 1, fold) for variant in VARIANTS for 
 
 
 def params() -> Params:
-    """Parameters that ask for KEYS."""
+    """Parameters whose planned runs are KEYS."""
     section = {
         "kind": "demo",
         "title": "demo",
@@ -37,7 +37,7 @@ def params() -> Params:
 
 
 def history(war: float = 0.6, epochs: int = EPOCHS) -> list[dict[str, float]]:
-    """What training tells of each epoch; `war` makes the difference between one training and another."""
+    """The epochs of a training; `war` distinguishes trainings."""
     return [
         {"epoch": epoch, **{name: war * epoch / (place + 3) for place, name in enumerate(CURVES)}}
         for epoch in range(1, epochs + 1)
@@ -45,7 +45,7 @@ def history(war: float = 0.6, epochs: int = EPOCHS) -> list[dict[str, float]]:
 
 
 def train(root: Path, key: RunKey, war: float = 0.6) -> None:
-    """The files of a trained fold."""
+    """Write the files of a trained fold."""
     clips = root / paths.splits(key.corpus, key.protocol)[0]
     clips.parent.mkdir(parents=True, exist_ok=True)
     clips.write_text("clip,actor,emotion\na,1,calm\nb,2,sad\n")
@@ -63,7 +63,7 @@ def train(root: Path, key: RunKey, war: float = 0.6) -> None:
 
 
 def evaluate(root: Path, key: RunKey, war: float = 0.6) -> None:
-    """The files of the evaluation of a trained fold."""
+    """Write the files of the evaluation of a trained fold."""
     size = len(EMOTIONS)
     metrics = {
         **key.asdict(),
@@ -87,7 +87,7 @@ def evaluate(root: Path, key: RunKey, war: float = 0.6) -> None:
 
 
 def write(root: Path, keys: list[RunKey] = KEYS) -> None:
-    """The files of trained and evaluated folds, whose WAR are 0.5, 0.55, 0.6 and so on."""
+    """Write the files of trained and evaluated folds with WAR 0.5, 0.55, 0.6 and so on."""
     for number, key in enumerate(keys):
         train(root, key, 0.5 + number / 20)
         evaluate(root, key, 0.5 + number / 20)

@@ -1,4 +1,4 @@
-"""The ledger literature/assumptions.csv, held to params.yaml and its types; and what a report makes of it."""
+"""The ledger literature/assumptions.csv, checked against params.yaml and its types, and its use in reports."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def leaves(section: type[BaseModel], path: str) -> Iterator[str]:
 
 
 def wanted() -> list[str]:
-    """Every parameter that can change a result, and every variant."""
+    """All parameters that can change a result, and all variants."""
     keys = [key for key in config.Corpus.model_fields if key not in WITHOUT_EFFECT | ELSEWHERE | set(SECTIONS)]
     inner = [leaf for name, section in SECTIONS.items() for leaf in leaves(section, name)]
     return [*inner, *keys, *(f"variants.{name}" for name in config.load(ROOT / "params.yaml").variants)]
 
 
-def test_every_parameter_and_variant_has_its_line_and_no_line_is_of_anything_else() -> None:
-    lines = Counter(row["parameter"] for row in assumptions.rows(ROOT))
+def test_ledger_lists_exactly_the_parameters_and_variants() -> None:
+    lines = Counter(row["parameter"] for row in assumptions.ledger(ROOT).to_dict("records"))
     assert lines == Counter(wanted())
 
 
-def test_no_parameter_that_a_job_depends_on_is_forgotten() -> None:
+def test_ledger_covers_the_settings_of_all_jobs() -> None:
     params = config.load(ROOT / "params.yaml")
     depended: set[str] = set()
     for name, corpus in params.corpora.items():
@@ -61,16 +61,16 @@ def test_no_parameter_that_a_job_depends_on_is_forgotten() -> None:
             for section, values in params.settings(stage, name, **key).items():
                 found = [parameter for parameter, _ in config.leaves(values)]
                 depended |= {f"{section}.{each}" if section in SECTIONS else each.split(".")[0] for each in found}
-    lines = {row["parameter"] for row in assumptions.rows(ROOT)}
+    lines = {row["parameter"] for row in assumptions.ledger(ROOT).to_dict("records")}
     assert depended - WITHOUT_EFFECT <= lines | {line.split(".")[0] for line in lines}
 
 
-def test_every_line_has_a_known_source_and_a_reason() -> None:
-    for row in assumptions.rows(ROOT):
+def test_every_row_has_a_known_source_and_a_reason() -> None:
+    for row in assumptions.ledger(ROOT).to_dict("records"):
         assert row["source"] in assumptions.SOURCES
         assert row["reason"].endswith(".")
         assert set(row) == {"parameter", "source", "reason"}
-    named = [row["reason"] for row in assumptions.rows(ROOT) if row["source"] == "other"]
+    named = [row["reason"] for row in assumptions.ledger(ROOT).to_dict("records") if row["source"] == "other"]
     assert all(re.search(r"\b(19|20)\d\d\b", reason) for reason in named)
 
 
@@ -104,7 +104,7 @@ def test_values_are_those_of_params_yaml(project: Path, corpus: str) -> None:
         assert (row["source"], row["reason"]) != ("–", "–"), parameter
 
 
-def test_a_corpus_shows_what_it_has_and_no_more(project: Path) -> None:
+def test_only_parameters_that_apply_are_shown(project: Path) -> None:
     audio, both = shown("ravdess_audio", project), shown("cremad", project)
     for absent in ("faces.size", "network.video.width", "network.attention.spatial", "network.fusion", "training.flip",
                    "labels", "demo.seed", "variants.triplet"):  # fmt: skip
@@ -115,11 +115,11 @@ def test_a_corpus_shows_what_it_has_and_no_more(project: Path) -> None:
     assert "demo.actors" in shown("demo", project)
 
 
-def test_a_value_of_the_corpus_own_is_not_passed_off_as_anybodys(project: Path) -> None:
+def test_value_of_a_single_corpus_is_attributed_to_us(project: Path) -> None:
     own, general = shown("ravdess_audio", project)["audio.bands"], shown("ravdess", project)["audio.bands"]
     assert general["source"] == "third-party reading"
     assert own["source"] == "ours"
-    assert own["reason"] == f"Set for this corpus; in general 256 (third-party reading): {general['reason']}"
+    assert own["reason"] == f"Set for this corpus. In general 256 (third-party reading): {general['reason']}"
     read = load.read("ravdess_audio", config.load(project / "params.yaml"), project)
     record = next(
         r for r in csv.DictReader(tables.assumptions(read).csv().splitlines()) if r["parameter"] == "audio.bands"
@@ -127,17 +127,19 @@ def test_a_value_of_the_corpus_own_is_not_passed_off_as_anybodys(project: Path) 
     assert (record["value"], record["general_value"], record["source"]) == ("80", "256", "third-party reading")
 
 
-def test_a_variant_of_ones_own_is_shown_without_a_source(project: Path) -> None:
+def test_user_defined_variant_has_no_source(project: Path) -> None:
     text = (project / "params.yaml").read_text()
     text = text.replace("\nvariants:\n", "\nvariants:\n  mine: {loss: {margin: 0.7}}\n")
     (project / "params.yaml").write_text(text.replace("[proposed, audio_only,", "[proposed, mine, audio_only,"))
     assert shown("demo", project)["variants.mine"] == {"value": "{loss: {margin: 0.7}}", "source": "–", "reason": "–"}
 
 
-def test_an_unknown_source_and_a_missing_ledger_are_one_line(project: Path) -> None:
+def test_unknown_source_and_missing_ledger_are_user_errors(project: Path) -> None:
     ledger = project / "literature/assumptions.csv"
     ledger.write_text(ledger.read_text().replace("loss.pull,ours", "loss.pull,the paper"))
-    with pytest.raises(UserError, match=r"assumptions.csv, loss.pull: no source 'the paper'; there are paper, "):
+    with pytest.raises(
+        UserError, match=r"assumptions.csv, loss.pull: unknown source 'the paper'; expected one of paper, "
+    ):
         shown("demo", project)
     ledger.unlink()
     with pytest.raises(UserError, match=r"assumptions.csv is missing"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torchaudio
@@ -202,7 +203,7 @@ variants: {proposed: {}}
     monkeypatch.setenv("EMOFUSE_FILMS_SOURCE", str(tmp_path / "source"))
     for command in (["download", "films", "0"], ["index", "films"], ["faces", "films", "0"], ["audio", "films", "0"]):
         assert cli.main(command) == 0
-    rows = [{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(pairs))]
+    rows = pd.DataFrame([{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(pairs))])
     pictures = Features(Path("data/films"), rows, "video").batch(range(len(pairs))).numpy()
     sounds = Features(Path("data/films"), rows, "audio").batch(range(len(pairs))).numpy()
     brightness = pictures.max(axis=2).mean(axis=(2, 3, 4))

@@ -1,4 +1,4 @@
-"""What shared actors are worth: the same network under folds by actor and under random ones of the same sizes."""
+"""Speaker overlap: the same network with folds by actor and with random folds of the same sizes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def audit(params: Params, root: Path) -> table.Table:
     return tables.audit(load.read("ravdess", params, root))
 
 
-def test_the_difference_is_that_of_the_means_and_has_its_interval(project: tuple[Params, Path]) -> None:
+def test_difference_of_means_and_its_interval(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",), accuracy=0.6)
     write_shared(root, 0.8)
@@ -56,22 +56,22 @@ def test_the_difference_is_that_of_the_means_and_has_its_interval(project: tuple
     assert apart["war_difference"] == ""
     read = load.read("ravdess", params, root)
     assert f"+{100 * difference:.1f}" in audit(params, root).markdown()
-    assert statistics.leak(read.runs[0].tested, read.shared[0].tested)["war"].mean == pytest.approx(difference)
+    assert statistics.leak(read.runs[0].tested, read.random_runs[0].tested)["war"].mean == pytest.approx(difference)
 
 
-def test_random_folds_are_in_no_other_comparison(project: tuple[Params, Path]) -> None:
+def test_random_protocols_only_appear_in_audit_and_folds(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, accuracy=0.6)
     write_shared(root, 0.99)
-    made, page = quick("ravdess", params, root)
-    for name, one in made.items():
+    by_name, page = quick("ravdess", params, root)
+    for name, one in by_name.items():
         listed = {row.get("protocol") for row in parse(one)} - {None, ""}
         assert (SHARED in listed) == (name in ("audit", "folds")), name
     assert SHARED in page
 
 
 @pytest.mark.parametrize("folds", [range(0), range(4)], ids=["none", "one missing"])
-def test_no_difference_before_all_folds_are_run(project: tuple[Params, Path], folds: range) -> None:
+def test_no_difference_until_all_folds_are_run(project: tuple[Params, Path], folds: range) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",), accuracy=0.6)
     write_shared(root, 0.8, folds)
@@ -79,8 +79,8 @@ def test_no_difference_before_all_folds_are_run(project: tuple[Params, Path], fo
     assert (shared["status"], shared["war_difference"]) == ("incomplete" if folds else "not run", "")
 
 
-def test_a_corpus_without_random_folds_says_so(tmp_path: Path) -> None:
+def test_corpus_without_random_protocol(tmp_path: Path) -> None:
     params = make_params(tmp_path)
-    made = audit(params, tmp_path)
-    assert made.rows == []
-    assert "lists no random_ protocol" in made.notes[0]
+    shown = audit(params, tmp_path)
+    assert shown.rows == []
+    assert "lists no random_ protocol" in shown.notes[0]

@@ -1,6 +1,6 @@
-"""The report's numbers against other people's: scikit-learn, SciPy, the standard library, and exact enumeration.
+"""The report's statistics compared with scikit-learn, SciPy, the standard library, and exact enumeration.
 
-What is compared elsewhere with loops written out (test_statistics.py, test_figures.py) is not compared here again.
+test_statistics.py and test_figures.py compare others with explicit loops.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ LABELS = st.integers(1, 30).flatmap(
 Counts = NDArray[np.int64]
 
 
-def made(generator: np.random.Generator, actors: int, clips: int, classes: int = 3, spread: float = 0.2) -> Counts:
-    """The confusion matrix of each actor (actors, classes, classes); actors differ, and in their clips too."""
+def random_confusions(
+    generator: np.random.Generator, actors: int, clips: int, classes: int = 3, spread: float = 0.2
+) -> Counts:
+    """Random confusion matrices (actors, classes, classes). Actors differ in accuracy and number of clips."""
     found = np.zeros((actors, classes, classes), dtype=np.int64)
     for actor in range(actors):
         right = np.clip(generator.normal(0.6, spread), 0, 1)
@@ -55,7 +57,7 @@ def made(generator: np.random.Generator, actors: int, clips: int, classes: int =
 
 
 def by_definition(confusion: Counts) -> dict[str, float]:
-    """The scores by scikit-learn, from the clips that a confusion matrix (classes, classes) counts."""
+    """scikit-learn's scores for the clips counted in a confusion matrix (classes, classes)."""
     truth, predicted = np.repeat(np.argwhere(confusion >= 0), confusion.ravel(), axis=0).T
     return {
         "war": accuracy_score(truth, predicted),
@@ -68,7 +70,7 @@ def by_definition(confusion: Counts) -> dict[str, float]:
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @settings(max_examples=40)
 @given(LABELS)
-def test_many_matrices_at_once_have_scikit_learns_confusion_recall_and_scores(pairs: list[Counts]) -> None:
+def test_confusion_recall_and_scores_match_scikit_learn(pairs: list[Counts]) -> None:
     everything = np.arange(CLASSES)
     confusions = np.stack([metrics.confusion(*pair, CLASSES) for pair in pairs])
     scores, recalls = metrics.scores(confusions[:, None]), metrics.recall(confusions)
@@ -82,16 +84,16 @@ def test_many_matrices_at_once_have_scikit_learns_confusion_recall_and_scores(pa
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10))
-def test_spread_over_folds_is_the_standard_librarys(values: list[float]) -> None:
+def test_mean_and_sd_match_the_standard_library(values: list[float]) -> None:
     mean, sd = statistics.mean_sd(values)
     assert mean == pytest.approx(standard.fmean(values))
     assert sd == pytest.approx(standard.stdev(values), abs=1e-12)
 
 
-def test_the_interval_is_that_of_all_draws() -> None:
-    """Two folds of four actors: all 64 × 64 ways to draw three of each, gone through."""
+def test_interval_matches_exhaustive_enumeration() -> None:
+    """Two folds of four actors: all 64 × 64 ways to draw three of each."""
     generator = np.random.default_rng(1)
-    actors, folds = [np.arange(4), np.arange(4, 8)], [made(generator, 4, 12) for _ in "ab"]
+    actors, folds = [np.arange(4), np.arange(4, 8)], [random_confusions(generator, 4, 12) for _ in "ab"]
     ways = [
         [by_definition(fold[list(drawn)].sum(0)) for drawn in itertools.product(range(4), repeat=3)] for fold in folds
     ]
@@ -108,9 +110,9 @@ def test_the_interval_is_that_of_all_draws() -> None:
             assert reached.mean() > 0.025 - 0.011, metric
 
 
-def test_the_interval_of_many_actors_is_scipys() -> None:
-    """With 150 actors in one fold it matters no more that SciPy draws 150 of them and not 149."""
-    confusions = made(np.random.default_rng(2), 150, 4)
+def test_interval_of_many_actors_matches_scipy() -> None:
+    """With 150 actors in a fold, it hardly matters that SciPy draws 150 of them, not 149."""
+    confusions = random_confusions(np.random.default_rng(2), 150, 4)
     estimates = statistics.estimates([np.arange(150)], [confusions])
     for metric, estimate in estimates.items():
         found = bootstrap(
@@ -124,14 +126,14 @@ def test_the_interval_of_many_actors_is_scipys() -> None:
 
 
 def right_of(share: NDArray[np.float64], clips: int = 20) -> Counts:
-    """Confusion matrices of actors with `clips` clips each, of which this share is right."""
+    """Confusion matrices of actors with `clips` clips each, of which `share` is correctly classified."""
     right = np.round(share * clips).astype(np.int64)
     return np.stack([np.stack([right, clips - right], -1), np.zeros((len(share), 2), dtype=np.int64)], axis=-2)
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_variance_of_resampled_means_is_the_unbiased_one(shared: bool) -> None:
-    """Of a stratified mean: Σ s² / n over F folds of n actors, / F². Where they share actors: s² / n of their means."""
+def test_variance_of_resampled_means_is_unbiased(shared: bool) -> None:
+    """For a stratified mean: Σ s² / n over F folds of n actors, / F². If folds share actors: s² / n of the actors' means."""
     generator = np.random.default_rng(4)
     sizes = (5, 5, 5) if shared else (5, 4, 3)
     shares = [generator.integers(0, 21, n) / 20 for n in sizes]
@@ -149,8 +151,8 @@ def test_the_variance_of_resampled_means_is_the_unbiased_one(shared: bool) -> No
 
 
 @pytest.mark.parametrize("folds", [[[1, 2, 3], [4, 5], [6, 7, 8, 9]], [[1, 2, 3, 4], [3, 4, 5], [5, 6]]])
-def test_each_stratum_draws_one_actor_less_than_it_has(folds: list[list[int]]) -> None:
-    """A fold is a stratum; where an actor is in two folds, all of them together are one."""
+def test_each_stratum_draws_one_actor_fewer_than_it_has(folds: list[list[int]]) -> None:
+    """A fold is a stratum; if an actor is in two folds, all folds together are one."""
     drawn = statistics.draw_actors([np.array(fold) for fold in folds], resamples=50)
     assert drawn is not None
     everyone = sorted({actor for fold in folds for actor in fold})
@@ -160,24 +162,24 @@ def test_each_stratum_draws_one_actor_less_than_it_has(folds: list[list[int]]) -
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_exchanges_over_folds_are_scipys_in_every_score(seed: int) -> None:
-    """SciPy is given numbers of matrices, ours 0 to 7 and theirs 8 to 15, and exchanges those."""
+def test_permutation_test_matches_scipy(seed: int) -> None:
+    """SciPy permutes indices of matrices, ours 0 to 7 and theirs 8 to 15."""
     generator = np.random.default_rng([5, seed])
     sizes = (3, 5)
-    ours, theirs = ([made(generator, n, 8, spread=spread) for n in sizes] for spread in (0.1, 0.4))
+    ours, theirs = ([random_confusions(generator, n, 8, spread=spread) for n in sizes] for spread in (0.1, 0.4))
     every = np.concatenate([*ours, *theirs])
     actors = [np.arange(3), np.arange(3, 8)]
     found = statistics.permutation_test(actors, [np.stack(both, axis=1) for both in zip(ours, theirs, strict=True)])
 
     @cache
-    def of(*numbers: int) -> dict[str, float]:
+    def scores_of(*numbers: int) -> dict[str, float]:
         return by_definition(every[list(numbers)].sum(0))
 
     for metric, p in found.items():
 
         def difference(first: Counts, second: Counts, metric: str = metric) -> float:
             means = [
-                np.mean([of(*side[present].astype(int).tolist())[metric] for present in actors])
+                np.mean([scores_of(*side[present].astype(int).tolist())[metric] for present in actors])
                 for side in (first, second)
             ]
             return float(means[0] - means[1])
@@ -190,7 +192,7 @@ def test_exchanges_over_folds_are_scipys_in_every_score(seed: int) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_is_the_closure_of_bonferroni(p: list[float]) -> None:
-    """A hypothesis falls where Bonferroni fells every set of hypotheses that it is in (Marcus et al. 1976)."""
+    """A hypothesis is rejected if Bonferroni rejects every set of hypotheses that contains it (Marcus et al. 1976)."""
     places = range(len(p))
     sets = [group for size in places for group in itertools.combinations(places, size + 1)]
     expected = [
@@ -205,7 +207,7 @@ def test_holm_is_the_closure_of_bonferroni(p: list[float]) -> None:
     hnp.arrays(np.float64, st.tuples(st.integers(3, 14), st.just(4)), elements=st.integers(-3, 3)),
     st.data(),
 )
-def test_compactness_is_scipys_and_scikit_learns(raw: NDArray[np.float64], data: st.DataObject) -> None:
+def test_compactness_matches_scipy_and_scikit_learn(raw: NDArray[np.float64], data: st.DataObject) -> None:
     raw = raw + np.array([5, 0, 0, 0])  # none is all zeros; some are equal, or differ in length alone
     labels = [np.array(data.draw(st.lists(st.integers(0, 2), min_size=len(raw), max_size=len(raw)))) for _ in "ea"]
     emotions, actors = np.array(["angry", "happy", "sad"])[labels[0]], labels[1]
@@ -227,7 +229,7 @@ def test_compactness_is_scipys_and_scikit_learns(raw: NDArray[np.float64], data:
 
 
 @given(st.integers(4, 9), st.integers(0, 2**32))
-def test_the_map_is_scikit_learns_and_that_of_the_principal_axes(points: int, seed: int) -> None:
+def test_map_matches_scikit_learn(points: int, seed: int) -> None:
     places = np.random.default_rng(seed).normal(size=(points, 3)) * [3, 2, 1]
     distances = squareform(pdist(places))
     found, share = embeddings.classical_map(distances)
@@ -242,8 +244,8 @@ def test_the_map_is_scikit_learns_and_that_of_the_principal_axes(points: int, se
 
 
 @given(st.integers(3, 9), st.integers(0, 2**32))
-def test_a_map_is_turned_as_scipy_turns_it(points: int, seed: int) -> None:
+def test_alignment_matches_scipy(points: int, seed: int) -> None:
     some, towards = np.random.default_rng(seed).normal(size=(2, points, 2))
     centred = some - some.mean(0)
     expected = centred @ orthogonal_procrustes(centred, towards - towards.mean(0))[0]
-    np.testing.assert_allclose(embeddings.turned(some, towards), expected, atol=1e-9)
+    np.testing.assert_allclose(embeddings.aligned(some, towards), expected, atol=1e-9)

@@ -1,4 +1,4 @@
-"""What the networks have learned: the table of compactness and the figures of distances, embeddings and attention."""
+"""Learned representations: the compactness table, and the figures of distances, embeddings and attention."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from emofuse.models.losses import EmotionDistance
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.report import figures, load, tables
-from emofuse.report.embeddings import MEASURES, Embedded, classical_map, compactness, measure, turned
-from emofuse.report.style import STYLE
+from emofuse.report.embeddings import MEASURES, Embedded, aligned, classical_map, compactness, measure
+from emofuse.report.figures.style import STYLE
 from emofuse.utils.errors import UserError
 
 LEARNED = ("distances", "embeddings", "attention")
@@ -44,7 +44,7 @@ def project(tmp_path: Path) -> tuple[Params, Path]:
 
 
 def words(figure: Figure) -> str:
-    """Everything that is written in a figure."""
+    """All text in a figure."""
     texts = [*figure.texts, *itertools.chain.from_iterable([axis.title, *axis.texts] for axis in figure.axes)]
     labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel(), axis.get_title("left"))]
     return "\n".join([text.get_text() for text in texts] + labels)
@@ -55,7 +55,7 @@ def run_key(fold: int, corpus: str = "demo", variant: str = "proposed") -> RunKe
 
 
 def write_embeddings(root: Path, fold: int, variant: str = "proposed", towards: str = "emotion") -> None:
-    """Embeddings of a fold that gather by emotion or by actor."""
+    """Write embeddings of a fold that cluster by emotion or by actor."""
     key = run_key(fold, variant=variant)
     with (root / key.predictions).open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -69,7 +69,7 @@ def write_embeddings(root: Path, fold: int, variant: str = "proposed", towards: 
 
 
 def write_model(root: Path, fold: int, tensors: dict[str, np.ndarray], network: Network, corpus: str = "demo") -> None:
-    """A model as `train` writes it."""
+    """Write a model as `train` does."""
     path = root / run_key(fold, corpus).model
     described = {"emotions": RAVDESS, "network": network.model_dump(mode="json")}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,12 +77,12 @@ def write_model(root: Path, fold: int, tensors: dict[str, np.ndarray], network: 
 
 
 def write_network(root: Path, params: Params, corpus: str = "demo", **changes: Any) -> dict[str, np.ndarray]:
-    """A tiny trained network of fold 0 and the features of its corpus, which are given back by modality."""
+    """Write a tiny network for fold 0 and the features of its corpus. Returns the features by stage."""
     modalities = params.corpus(corpus).modalities
     network = Network.model_validate(TINY | {"modalities": modalities} | changes)
     torch.manual_seed(1)
-    made = EmotionNetwork(network, len(RAVDESS), 3, 32 if "video" in modalities else None)
-    write_model(root, 0, {name: value.numpy().copy() for name, value in made.state_dict().items()}, network, corpus)
+    trained = EmotionNetwork(network, len(RAVDESS), 3, 32 if "video" in modalities else None)
+    write_model(root, 0, {name: value.numpy().copy() for name, value in trained.state_dict().items()}, network, corpus)
     clips = root / paths.splits(corpus, run_key(0, corpus).protocol)[0]
     count = len(clips.read_text().splitlines()) - 1
     generator = np.random.default_rng(1)
@@ -107,7 +107,7 @@ def some_clips(actors: int = 4, seed: int = 0) -> Embedded:
     return Embedded(values / np.linalg.norm(values, axis=1, keepdims=True), emotions, who)
 
 
-def test_the_measures_are_what_they_say() -> None:
+def test_compactness_measures_match_their_definition() -> None:
     clips = some_clips()
     found = measure(clips.distances(), clips.emotions, clips.actors)
     same, other = [], []
@@ -121,7 +121,7 @@ def test_the_measures_are_what_they_say() -> None:
     assert found["silhouette_actor"] == pytest.approx(silhouette_score(clips.unit, clips.actors))
 
 
-def test_the_interval_leaves_out_each_actor_in_turn() -> None:
+def test_jackknife_interval_leaves_out_each_actor() -> None:
     clips = some_clips(actors=3)
     left = []
     for actor in range(3):
@@ -139,7 +139,7 @@ def test_the_interval_leaves_out_each_actor_in_turn() -> None:
     assert both.low < both.mean
 
 
-def test_too_few_actors_have_no_interval_and_no_silhouette() -> None:
+def test_too_few_actors_give_no_interval_and_no_silhouette() -> None:
     alone = compactness([some_clips(actors=1)])
     assert alone["intra"].mean > 0
     assert alone["intra"].low is None
@@ -149,35 +149,35 @@ def test_too_few_actors_have_no_interval_and_no_silhouette() -> None:
     assert pair["silhouette_actor"].low is None
 
 
-def test_the_table_tells_gathering_by_emotion_from_gathering_by_actor(project: tuple[Params, Path]) -> None:
+def test_table_distinguishes_clusters_by_emotion_from_clusters_by_actor(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed", "cross_entropy"))
     for fold in range(3):
         write_embeddings(root, fold)
         write_embeddings(root, fold, "cross_entropy", towards="actor")
-    made = tables.compactness(load.read("demo", params, root))
-    proposed, cross_entropy = made.records
+    shown = tables.compactness(load.read("demo", params, root))
+    proposed, cross_entropy = shown.frame.to_dict("records")
     assert (proposed["variant"], proposed["loss"], proposed["status"]) == ("proposed", "learnable", "run")
     assert proposed["ratio_mean"] < 0.6 < cross_entropy["ratio_mean"]
     assert proposed["silhouette_emotion_mean"] > 0.5 > proposed["silhouette_actor_mean"]
     assert cross_entropy["silhouette_actor_mean"] > 0.5 > cross_entropy["silhouette_emotion_mean"]
     for measured in MEASURES:
         assert proposed[f"{measured}_low"] <= proposed[f"{measured}_mean"] <= proposed[f"{measured}_high"]
-    assert f"{proposed['intra_mean']:.3f} ± {proposed['intra_sd']:.3f}" in made.rows[0][4]
-    assert made.rows[0][-1] == "3"
+    assert f"{proposed['intra_mean']:.3f} ± {proposed['intra_sd']:.3f}" in shown.rows[0][4]
+    assert shown.rows[0][-1] == "3"
 
 
-def test_a_cell_without_embeddings_says_so(project: tuple[Params, Path]) -> None:
+def test_missing_embeddings_are_stated(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
-    made = tables.compactness(load.read("demo", params, root))
-    cells = {row[2]: row[4] for row in made.rows}
-    assert cells == {"proposed": "embeddings not here", "cross_entropy": "not run"}
-    assert any("dvc pull" in note for note in made.notes)
+    shown = tables.compactness(load.read("demo", params, root))
+    cells = {row[2]: row[4] for row in shown.rows}
+    assert cells == {"proposed": "embeddings missing", "cross_entropy": "not run"}
+    assert any("dvc pull" in note for note in shown.notes)
     write_embeddings(root, 1)
-    made = tables.compactness(load.read("demo", params, root))
-    assert made.rows[0][-1] == "1 of 3"
-    assert made.records[0]["status"] == "embeddings not here"
+    shown = tables.compactness(load.read("demo", params, root))
+    assert shown.rows[0][-1] == "1 of 3"
+    assert shown.frame["status"].iat[0] == "embeddings missing"
 
 
 @pytest.mark.parametrize("wrong", ["rows", "nan", "name", "bytes"])
@@ -198,31 +198,31 @@ def test_embeddings_of_another_evaluation_are_an_error(project: tuple[Params, Pa
 
 
 @given(st.integers(3, 9), st.integers(0, 1000))
-def test_a_map_keeps_distances_that_fit_a_plane(points: int, seed: int) -> None:
+def test_map_preserves_distances_that_fit_a_plane(points: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     places = generator.normal(size=(points, 2))
     distances = np.linalg.norm(places[:, None] - places, axis=2)
     found, share = classical_map(distances)
     np.testing.assert_allclose(np.linalg.norm(found[:, None] - found, axis=2), distances, atol=1e-6)
     assert share == pytest.approx(1)
-    np.testing.assert_allclose(turned(found, places), places - places.mean(0), atol=1e-6)
+    np.testing.assert_allclose(aligned(found, places), places - places.mean(0), atol=1e-6)
 
 
-def test_a_plane_holds_a_part_of_equal_distances() -> None:
+def test_share_of_equal_distances_in_a_plane() -> None:
     # The seven axes of a simplex of eight points are equally long.
     assert classical_map(1 - np.eye(8))[1] == pytest.approx(2 / 7)
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_what_is_not_there_is_said(project: tuple[Params, Path], name: str) -> None:
+def test_missing_files_are_stated(project: tuple[Params, Path], name: str) -> None:
     params, root = project
-    assert words(getattr(figures, name)(load.read("demo", params, root))).strip() == "not run"
+    assert words(figures.ALL[name](load.read("demo", params, root))).strip() == "not run"
     write_demo(root, variants=("proposed",))
-    drawn = getattr(figures, name)(load.read("demo", params, root))
-    assert ("the embeddings are not here" if name == "embeddings" else "the models are not here") in words(drawn)
+    drawn = figures.ALL[name](load.read("demo", params, root))
+    assert ("the embeddings are missing" if name == "embeddings" else "the models are missing") in words(drawn)
 
 
-def test_learned_distances_stand_beside_their_start(project: tuple[Params, Path]) -> None:
+def test_learned_distances_are_shown_with_their_initial_values(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
     margin = params.run("demo", "proposed").loss.margin
@@ -241,7 +241,7 @@ def test_learned_distances_stand_beside_their_start(project: tuple[Params, Path]
     assert named == set(RAVDESS)
 
 
-def test_distances_that_did_not_move_lie_on_their_start(project: tuple[Params, Path]) -> None:
+def test_unchanged_distances_coincide_with_their_initial_values(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, folds=(0,), variants=("proposed",))
     setup = params.run("demo", "proposed")
@@ -255,7 +255,7 @@ def test_distances_that_did_not_move_lie_on_their_start(project: tuple[Params, P
     assert happy[1] > sad[1]  # aroused upwards
 
 
-def test_the_ticks_of_the_map_keep_apart(project: tuple[Params, Path]) -> None:
+def test_tick_labels_of_the_map_do_not_overlap(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, folds=(0,), variants=("proposed",))
     setup = params.run("demo", "proposed")
@@ -272,7 +272,7 @@ def test_the_ticks_of_the_map_keep_apart(project: tuple[Params, Path]) -> None:
     assert all(right.x0 - left.x1 > left.height for left, right in itertools.pairwise(labels))
 
 
-def test_embeddings_are_the_same_points_by_emotion_and_by_actor(project: tuple[Params, Path]) -> None:
+def test_both_panels_show_the_same_embeddings(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
     write_embeddings(root, 1)
@@ -301,7 +301,7 @@ def shown(figure: Figure) -> list[np.ndarray]:
     return [np.asarray(image.get_array()) for axis in figure.axes for image in axis.images]
 
 
-def test_attention_lies_on_the_faces_and_the_sound_of_a_made_clip(project: tuple[Params, Path]) -> None:
+def test_attention_is_drawn_over_faces_and_spectrograms_of_synthetic_clips(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, folds=(0,), variants=("proposed",))
     features = write_network(root, params)
@@ -326,7 +326,7 @@ def test_attention_lies_on_the_faces_and_the_sound_of_a_made_clip(project: tuple
         assert np.mean(heights) == pytest.approx(1, abs=2e-3)
 
 
-def test_no_face_and_no_sound_of_a_real_clip_is_shown(project: tuple[Params, Path]) -> None:
+def test_faces_and_spectrograms_of_real_clips_are_not_shown(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",))
     write_network(root, params, "ravdess", attention={"spatial": "gate", "temporal": "gate", "audio_temporal": "gate"})
@@ -336,16 +336,16 @@ def test_no_face_and_no_sound_of_a_real_clip_is_shown(project: tuple[Params, Pat
     assert sum(len(axis.containers) for axis in drawn.axes) == 4
 
 
-def test_attention_of_sound_alone(project: tuple[Params, Path]) -> None:
+def test_attention_of_an_audio_only_network(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, "ravdess_audio", ("proposed",))
     write_network(root, params, "ravdess_audio")
     drawn = figures.attention(load.read("ravdess_audio", params, root))
     assert shown(drawn) == []
-    assert [axis.get_xlabel() for axis in drawn.axes] == ["segment of the sound"]
+    assert [axis.get_xlabel() for axis in drawn.axes] == ["audio segment"]
 
 
-def test_without_features_or_attention_that_is_said(project: tuple[Params, Path]) -> None:
+def test_missing_features_or_attention_are_stated(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, folds=(0,), variants=("proposed",))
     write_network(
@@ -356,10 +356,10 @@ def test_without_features_or_attention_that_is_said(project: tuple[Params, Path]
     )
     assert "has no attention over" in words(figures.attention(load.read("demo", params, root)))
     (root / "data/demo/features/audio/shard-0.npy").unlink()
-    assert "features of a test clip are not here" in words(figures.attention(load.read("demo", params, root)))
+    assert "features of a test clip are missing" in words(figures.attention(load.read("demo", params, root)))
 
 
-def test_the_page_and_the_files_hold_them(project: tuple[Params, Path]) -> None:
+def test_figures_are_in_the_page_and_in_files(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, folds=(0,), variants=("proposed",))
     write_embeddings(root, 0)

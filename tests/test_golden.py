@@ -1,8 +1,8 @@
-"""Golden losses: three variants train to the losses they always had.
+"""Golden losses: three variants train to the losses on record.
 
-On a machine as the one that made them, of the same processor and torch, they are equal to the bit; elsewhere other
-kernels add in another order, and the losses agree within TOLERANCE. After a change that is meant to change them,
-`python tests/test_golden.py` writes them anew: say why in the commit.
+On a machine like the one that recorded them, with the same processor and torch, they are bit-identical. Elsewhere, other
+kernels add in a different order, and the losses agree within TOLERANCE. After an intended change, run
+`python tests/test_golden.py` to record new ones, and explain it in the commit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from test_training import RUN, make_corpus, trained
 from emofuse import config
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
-# The largest difference seen between SSE4.1, AVX and AVX2, and between 1 and 2 threads, was 0.0017.
+# The largest relative difference between SSE4.1, AVX and AVX2, and between 1 and 2 threads, was 0.0017.
 TOLERANCE = 0.01
 CHANGES = {
     "proposed": {"network": {"modalities": ["video", "audio"]}},
@@ -42,7 +42,7 @@ CHANGES = {
 
 
 def machine() -> dict[str, str]:
-    """What the bits of a training depend on."""
+    """What the exact losses of a training depend on."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
     features = re.findall(
         r"^(?:model name|cpu family|model|stepping|flags)\s*:.*$", text.split("\n\n")[0], re.MULTILINE
@@ -66,19 +66,19 @@ def losses(name: str, folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_the_losses_are_the_golden_ones(name: str, tmp_path: Path) -> None:
+def test_losses_equal_the_golden_ones(name: str, tmp_path: Path) -> None:
     golden = json.loads(GOLDEN.read_text())
     make_corpus(tmp_path)
-    made = losses(name, tmp_path)
+    found = losses(name, tmp_path)
     if golden["machine"] == machine():
-        assert made == golden["losses"][name]
+        assert found == golden["losses"][name]
     else:
-        for epoch, expected in zip(made, golden["losses"][name], strict=True):
+        for epoch, expected in zip(found, golden["losses"][name], strict=True):
             assert epoch == pytest.approx(expected, rel=TOLERANCE)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as made_in:
-        make_corpus(Path(made_in))
-        written = {"machine": machine(), "losses": {name: losses(name, Path(made_in)) for name in CHANGES}}
-    GOLDEN.write_text(json.dumps(written, indent=2) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        make_corpus(Path(folder))
+        golden = {"machine": machine(), "losses": {name: losses(name, Path(folder)) for name in CHANGES}}
+    GOLDEN.write_text(json.dumps(golden, indent=2) + "\n")

@@ -38,14 +38,14 @@ from emofuse.data.protocols import protocol_path, read_protocol
 from emofuse.datasets import base, cremad
 from emofuse.datasets.addresses import Remote
 from emofuse.evaluation import external
-from emofuse.evaluation.evaluate import read_model
 from emofuse.features import media
-from emofuse.models import pretrained
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.provenance.adopt import adopt
 from emofuse.provenance.chain import Chain, State
 from emofuse.provenance.records import Record
+from emofuse.training.initialisation import load_pretrained
+from emofuse.training.model_file import read_model
 from emofuse.utils.errors import UserError
 
 JSON = st.recursive(
@@ -571,7 +571,7 @@ def test_an_arbitrary_header_is_not_a_pretrained_backbone(
     file = tmp_path / "w.safetensors"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"w\.safetensors"):
-        pretrained.load(network, SOUND, {"w.safetensors": file})
+        load_pretrained(network, SOUND, {"w.safetensors": file})
 
 
 class Payload:
@@ -626,7 +626,7 @@ def test_loading_pretrained_weights_executes_nothing(
 ) -> None:
     section = SOUND.model_copy(update={"audio": SOUND.audio.model_copy(update={"weights": name})})
     (tmp_path / name).write_bytes(pickled(tmp_path / "ran", form))
-    made = tried(lambda: pretrained.load(network, section, {name: tmp_path / name}), name)
+    made = tried(lambda: load_pretrained(network, section, {name: tmp_path / name}), name)
     assert isinstance(made, Refused)
     assert not (tmp_path / "ran").exists()
 

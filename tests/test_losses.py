@@ -1,4 +1,4 @@
-"""The metric losses: their values, their gradients, and the constraint that keeps a learned margin alive."""
+"""The metric losses: values, gradients, and the constraint that keeps a learned margin from collapsing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MINERS = ("all", "semihard", "hardest")
 
 OFF_DIAGONAL = ~torch.eye(8, dtype=torch.bool)
 
-# How much farther than an x from a a y is to be, by their emotions; None where the two make no triplet.
+# The margin by which y should be farther from a than x, by their emotions; None if they form no triplet.
 Margin = Callable[[str, str, str], float | None]
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """These tensors are too small to share out."""
+    """The tensors here are too small for several threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -44,21 +44,21 @@ def metric_of(loss: EmotionLoss, embeddings: torch.Tensor, labels: torch.Tensor)
 
 
 def slow_hinge(distances: np.ndarray, names: list[str], margin: Margin, miner: str) -> float:
-    """One hinge term, triplet by triplet."""
-    kept = []
+    """A hinge term, triplet by triplet."""
+    mined = []
     for a in range(len(names)):
         gaps = []
         for x, y in itertools.product(range(len(names)), repeat=2):
             wanted = margin(names[a], names[x], names[y]) if a not in (x, y) else None
             if wanted is not None and (miner != "semihard" or distances[a, x] <= distances[a, y]):
                 gaps.append(distances[a, x] - distances[a, y] + wanted)
-        kept += [max(gaps)] if miner == "hardest" and gaps else gaps
-    violated = [gap for gap in kept if gap > 0]
+        mined += [max(gaps)] if miner == "hardest" and gaps else gaps
+    violated = [gap for gap in mined if gap > 0]
     return float(np.mean(violated)) if violated else 0.0
 
 
 def slow_metric(loss: EmotionLoss, embeddings: np.ndarray, names: list[str], emotions: tuple[str, ...]) -> float:
-    """The equations of the family, triplet by triplet."""
+    """The equations of the losses, triplet by triplet."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     distances = np.array([[np.linalg.norm(one - other) for other in unit] for one in unit])
     positive, negative = {"calm", "happy", "surprised"}, {"sad", "angry", "fearful", "disgust"}
@@ -108,7 +108,7 @@ def test_every_member_is_its_equation(
 
 
 @pytest.mark.parametrize("miner", MINERS)
-def test_the_plain_triplet_loss_is_the_one_of_pytorch_metric_learning(miner: str) -> None:
+def test_the_triplet_loss_equals_pytorch_metric_learnings(miner: str) -> None:
     from pytorch_metric_learning import losses, miners
 
     mine = {
@@ -127,7 +127,7 @@ def test_the_plain_triplet_loss_is_the_one_of_pytorch_metric_learning(miner: str
 
 @pytest.mark.parametrize("miner", MINERS)
 @pytest.mark.parametrize("metric", ["none", *MEMBERS])
-def test_the_gradient_is_the_numerical_one(metric: str, miner: str) -> None:
+def test_gradients_equal_numerical_ones(metric: str, miner: str) -> None:
     torch.manual_seed(0)
     loss = make(metric, miner=miner, label_smoothing=0.1).double()
     labels = torch.arange(16) % 8
@@ -145,20 +145,20 @@ def test_the_gradient_is_the_numerical_one(metric: str, miner: str) -> None:
     assert torch.autograd.gradcheck(total, (scores, embeddings, *inputs))
 
 
-def test_a_margin_of_its_own_for_every_two_emotions_reaches_the_miners() -> None:
-    """Emotion 1 is nearer to the anchors than emotion 2, but 2 lacks more of its margin: the hardest is 2."""
+def test_miners_use_the_margin_of_each_pair_of_emotions() -> None:
+    """Emotion 1 is nearer to the anchors than emotion 2, but 2 is further inside its margin, so that it is the hardest."""
     angles = torch.tensor([0.0, 0.1, 0.5, 0.8])
     embeddings = torch.stack([angles.cos(), angles.sin()], dim=1)
     labels = torch.tensor([0, 0, 1, 2])
     margins = torch.tensor([[0.0, 0.2, 1.0], [0.2, 0.0, 0.6], [1.0, 0.6, 0.0]])
     near, one, two = (embedding_distances(embeddings)[0, i].item() for i in (1, 2, 3))
     assert near - one + 0.2 < 0 < near - two + 1.0
-    for miner in MINERS:  # each anchor has the two negatives, and violates its margin to 2 alone
+    for miner in MINERS:  # each anchor has both negatives, and violates only its margin to 2
         expected = near - (two + embedding_distances(embeddings)[1, 3].item()) / 2 + 1.0
         assert triplet_loss(embeddings, labels, margins, miner).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_polarity_is_placed_for_every_emotion() -> None:
+def test_each_emotion_has_a_polarity() -> None:
     groups = {sign: {emotion for emotion in POLARITY if POLARITY[emotion] == sign} for sign in (-1, 0, 1)}
     assert groups == {
         1: {"calm", "happy", "surprised"},
@@ -168,8 +168,8 @@ def test_polarity_is_placed_for_every_emotion() -> None:
 
 
 @pytest.mark.parametrize("emotions", [EMOTIONS, CREMAD])
-def test_the_polarity_loss_orders_own_related_and_opposite(emotions: tuple[str, ...]) -> None:
-    """Embeddings that satisfy it: the opposite polarity a margin beyond the own emotion, related ones halfway."""
+def test_the_polarity_loss_orders_same_related_and_opposite_emotions(emotions: tuple[str, ...]) -> None:
+    """In embeddings that minimise it, the opposite polarity is a margin beyond the same emotion, and related ones halfway."""
     torch.manual_seed(0)
     loss = make("polarity", emotions)
     labels = torch.arange(4 * len(emotions)) % len(emotions)
@@ -194,7 +194,7 @@ def test_the_polarity_loss_orders_own_related_and_opposite(emotions: tuple[str, 
         for kind in ("own", "related", "opposite")
     )
     for emotion in own:
-        assert opposite[emotion] > own[emotion] + 0.35, f"{emotion}: the opposite polarity is not held apart"
+        assert opposite[emotion] > own[emotion] + 0.35, f"{emotion}: the opposite polarity is not separated"
         if emotion in related:
             assert own[emotion] + 0.15 < related[emotion] < opposite[emotion] - 0.15
     assert ("happy" in related) == (emotions == EMOTIONS)
@@ -202,7 +202,7 @@ def test_the_polarity_loss_orders_own_related_and_opposite(emotions: tuple[str, 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(-30, 30), min_size=28, max_size=28), st.floats(0.05, 1.8))
-def test_the_distance_is_bounded_and_of_mean_one_whatever_is_learned(raw: list[float], margin: float) -> None:
+def test_the_distance_is_bounded_with_mean_one_for_all_parameters(raw: list[float], margin: float) -> None:
     distance = EmotionDistance(EMOTIONS, margin)
     with torch.no_grad():
         distance.raw.copy_(torch.tensor(raw))
@@ -221,7 +221,7 @@ def test_the_distance_starts_from_valence_and_arousal(metric: str) -> None:
     assert matrix[angry, fearful] < matrix[angry, calm]
 
 
-def test_a_flat_start_is_the_plain_triplet_loss_and_is_left() -> None:
+def test_a_flat_start_equals_the_triplet_loss_and_can_be_learned() -> None:
     torch.manual_seed(0)
     embeddings, labels = torch.randn(24, 8), torch.arange(24) % 8
     flat = make("learnable", start="flat", pull=0.0)
@@ -234,9 +234,9 @@ def test_a_flat_start_is_the_plain_triplet_loss_and_is_left() -> None:
 
 
 @pytest.mark.parametrize("start", ["valence_arousal", "flat"])
-def test_the_pull_is_towards_where_the_distance_started(start: str) -> None:
+def test_the_pull_is_towards_the_initial_distance(start: str) -> None:
     loss = make("learnable", start=start, weight=0.0, pull=1.0)
-    began = loss.distance().detach()
+    initial = loss.distance().detach()
     torch.manual_seed(0)
     torch.nn.init.normal_(loss.distance.raw)
     scores, embeddings, targets = torch.zeros(8, 8), torch.randn(8, 4), torch.eye(8)
@@ -245,10 +245,10 @@ def test_the_pull_is_towards_where_the_distance_started(start: str) -> None:
         optimizer.zero_grad()
         loss(scores, embeddings, targets)[0].backward()
         optimizer.step()
-    torch.testing.assert_close(loss.distance().detach(), began, atol=0.01, rtol=0)
+    torch.testing.assert_close(loss.distance().detach(), initial, atol=0.01, rtol=0)
 
 
-def test_of_a_fixed_distance_nothing_is_learned() -> None:
+def test_a_fixed_distance_is_not_learned() -> None:
     torch.manual_seed(0)
     loss = make("fixed", start="flat", pull=5.0)
     before = loss.distance().clone()
@@ -259,10 +259,10 @@ def test_of_a_fixed_distance_nothing_is_learned() -> None:
     total.backward()
     optimizer.step()
     assert torch.equal(loss.distance(), before)
-    assert before[0, 1] != before[0, 2], "the distances of valence and arousal, whatever the start of a learnable one"
+    assert before[0, 1] != before[0, 2], "a fixed distance is that of valence and arousal, regardless of `start`"
 
 
-def test_the_distance_is_saved_and_loaded() -> None:
+def test_the_distance_is_part_of_the_state() -> None:
     loss = make("learnable", start="flat")
     torch.manual_seed(0)
     torch.nn.init.normal_(loss.distance.raw)
@@ -272,17 +272,17 @@ def test_the_distance_is_saved_and_loaded() -> None:
     assert all(make(metric).distance is None for metric in ("none", "triplet", "polarity"))
 
 
-class Free(EmotionDistance):
-    """The learnable distance without the constraint."""
+class Unconstrained(EmotionDistance):
+    """The learnable distance without its constraint."""
 
     def _bounded(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
 
-def test_without_the_constraint_a_margin_learned_on_given_embeddings_collapses() -> None:
+def test_without_the_constraint_a_margin_learned_on_fixed_embeddings_collapses() -> None:
     torch.manual_seed(0)
     embeddings, labels = torch.randn(24, 8), torch.arange(24) % 8
-    free, ours = Free(EMOTIONS, 0.4), EmotionDistance(EMOTIONS, 0.4)
+    free, ours = Unconstrained(EMOTIONS, 0.4), EmotionDistance(EMOTIONS, 0.4)
     for distance in (free, ours):
         optimizer = torch.optim.Adam(distance.parameters(), 0.05)
         for _ in range(200):
@@ -294,10 +294,10 @@ def test_without_the_constraint_a_margin_learned_on_given_embeddings_collapses()
 
 
 def test_without_the_constraint_a_margin_learned_with_a_network_collapses() -> None:
-    """The proposed loss, cross entropy and all: a free margin dies, and leaves the emotions unseparated."""
+    """With the complete loss, an unconstrained margin collapses, and the emotions are not separated."""
 
     def train(distance: EmotionDistance) -> tuple[float, float]:
-        """The mean of d off the diagonal, and the share of unseen triplets that keep the margin of 0.4."""
+        """The mean of d off the diagonal, and the proportion of new triplets that satisfy a margin of 0.4."""
         torch.manual_seed(0)
         centres = torch.randn(8, 10)
         loss = make("learnable", weight=1.0, pull=0.0)
@@ -316,33 +316,33 @@ def test_without_the_constraint_a_margin_learned_with_a_network_collapses() -> N
             distances = embedding_distances(network(centres[labels] + 1.5 * torch.randn(32, 10)))
         same = labels[:, None] == labels
         triplets = (same ^ torch.eye(32, dtype=torch.bool))[:, :, None] & ~same[:, None, :]
-        kept = (distances[:, None, :] - distances[:, :, None] >= 0.4)[triplets].float().mean().item()
-        return distance()[OFF_DIAGONAL].mean().item(), kept
+        satisfied = (distances[:, None, :] - distances[:, :, None] >= 0.4)[triplets].float().mean().item()
+        return distance()[OFF_DIAGONAL].mean().item(), satisfied
 
-    free, ours = Free(EMOTIONS, 0.4), EmotionDistance(EMOTIONS, 0.4)
-    (free_mean, free_kept), (mean, kept) = train(free), train(ours)
+    free, ours = Unconstrained(EMOTIONS, 0.4), EmotionDistance(EMOTIONS, 0.4)
+    (free_mean, free_satisfied), (mean, satisfied) = train(free), train(ours)
     assert free_mean < 0.1
     assert mean == pytest.approx(1, abs=1e-3)
-    assert kept > free_kept + 0.2
+    assert satisfied > free_satisfied + 0.2
 
 
 @pytest.mark.parametrize("miner", MINERS)
 @pytest.mark.parametrize("metric", MEMBERS)
-def test_the_metric_draws_an_emotion_together(metric: str, miner: str) -> None:
+def test_minimising_the_metric_clusters_emotions(metric: str, miner: str) -> None:
     torch.manual_seed(0)
     labels = torch.arange(32) % 8
     embeddings = torch.nn.Parameter(torch.randn(32, 8))
-    loss, judge = make(metric, miner=miner), make(metric)
-    before = metric_of(judge, embeddings, labels).item()
+    loss, reference = make(metric, miner=miner), make(metric)
+    before = metric_of(reference, embeddings, labels).item()
     optimizer = torch.optim.Adam([embeddings], 0.1)
     for _ in range(60):
         optimizer.zero_grad()
         metric_of(loss, embeddings, labels).backward()
         optimizer.step()
-    assert metric_of(judge, embeddings, labels) < 0.1 * before
+    assert metric_of(reference, embeddings, labels) < 0.1 * before
 
 
-def test_cross_entropy_alone_has_no_metric() -> None:
+def test_without_a_metric_the_loss_is_cross_entropy() -> None:
     scores, targets = torch.randn(4, 8), torch.eye(8)[:4]
     total, cross_entropy, metric = make("none")(scores, torch.randn(4, 3), targets)
     assert total == cross_entropy
@@ -363,7 +363,7 @@ def test_the_total_is_the_weighted_sum() -> None:
 @pytest.mark.parametrize("miner", MINERS)
 @pytest.mark.parametrize("metric", MEMBERS)
 @pytest.mark.parametrize("labels", [[0, 1, 2], [3, 3, 3, 3], [4, 4], [4, 5], [6]], ids=str)
-def test_a_batch_without_triplets_is_no_trouble(metric: str, miner: str, labels: list[int]) -> None:
+def test_batches_without_triplets_have_zero_loss_and_gradient(metric: str, miner: str, labels: list[int]) -> None:
     embeddings = torch.randn(len(labels), 4, requires_grad=True)
     loss = metric_of(make(metric, miner=miner), embeddings, torch.tensor(labels))
     loss.backward()
@@ -374,7 +374,7 @@ def test_a_batch_without_triplets_is_no_trouble(metric: str, miner: str, labels:
 @pytest.mark.parametrize("miner", MINERS)
 @pytest.mark.parametrize("metric", MEMBERS)
 @pytest.mark.parametrize("clips", [16, 64])
-def test_equal_embeddings_have_a_finite_gradient(metric: str, miner: str, clips: int) -> None:
+def test_equal_embeddings_have_finite_gradients(metric: str, miner: str, clips: int) -> None:
     for embeddings in (torch.ones(clips, 4), torch.zeros(clips, 4), torch.randn(4).expand(clips, 4).clone()):
         embeddings.requires_grad_()
         loss = make(metric, miner=miner)
@@ -384,7 +384,7 @@ def test_equal_embeddings_have_a_finite_gradient(metric: str, miner: str, clips:
 
 
 @pytest.mark.parametrize("metric", MEMBERS)
-def test_half_precision_is_reckoned_in_float32(metric: str) -> None:
+def test_half_precision_is_computed_in_float32(metric: str) -> None:
     torch.manual_seed(0)
     embeddings, labels = torch.randn(32, 64).bfloat16(), torch.arange(32) % 8
     loss = make(metric)
@@ -395,8 +395,8 @@ def test_half_precision_is_reckoned_in_float32(metric: str) -> None:
 
 @pytest.mark.parametrize("miner", MINERS)
 @pytest.mark.parametrize("metric", MEMBERS)
-def test_gradients_are_the_same_bit_for_bit(metric: str, miner: str) -> None:
-    was = torch.are_deterministic_algorithms_enabled()
+def test_gradients_are_reproducible_bit_for_bit(metric: str, miner: str) -> None:
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(2)
     try:
@@ -409,4 +409,4 @@ def test_gradients_are_the_same_bit_for_bit(metric: str, miner: str) -> None:
             runs.append([embeddings.grad, *(p.grad for p in loss.parameters() if p.requires_grad)])
         assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
     finally:
-        torch.use_deterministic_algorithms(was)
+        torch.use_deterministic_algorithms(before)

@@ -1,4 +1,4 @@
-"""The network against plain NumPy written from the equations."""
+"""The network, compared with NumPy implementations of its equations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from emofuse import config
 from emofuse.config import Network
 from emofuse.models.attention import Gate, SelfAttention, attention
-from emofuse.models.audio import AudioBranch
-from emofuse.models.audio import Trunk as AudioTrunk
+from emofuse.models.backbones import ResNet2d, ResNet3d
+from emofuse.models.branches import AudioBranch, VideoBranch
 from emofuse.models.fusion import Concatenation, CrossAttention, JointSelfAttention, LateAverage
 from emofuse.models.network import EmotionNetwork
-from emofuse.models.video import Trunk as VideoTrunk
-from emofuse.models.video import VisualBranch
 
 SMALL = {
     "video": {"backbone": "r3d_10", "width": 8},
@@ -43,8 +41,8 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     return e / e.sum(axis, keepdims=True)
 
 
-def stir(module: torch.nn.Module) -> None:
-    """Norms of any scale, shift and statistics, so that no test rests on ones and zeros."""
+def randomise_norms(module: torch.nn.Module) -> None:
+    """Random scales, shifts and statistics, so that no test depends on ones and zeros."""
     for part in module.modules():
         if isinstance(part, torch.nn.LayerNorm | torch.nn.BatchNorm1d | torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
             torch.nn.init.uniform_(part.weight, 0.5, 1.5)
@@ -61,7 +59,7 @@ def _seeded() -> None:
 
 
 def numpy_self_attention(attention: SelfAttention, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Its equation, head by head: the output and the softmax weights of one clip (tokens, dimension)."""
+    """The equation, head by head: output and softmax weights for one clip (tokens, dimension)."""
     query, key, value, out = (
         layer.weight.detach().numpy().T for layer in (attention.query, attention.key, attention.value, attention.out)
     )
@@ -82,11 +80,9 @@ def numpy_self_attention(attention: SelfAttention, x: np.ndarray) -> tuple[np.nd
 
 @settings(max_examples=20)
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 4), st.booleans())
-def test_self_attention_and_its_weights_are_its_equation(
-    tokens: int, dimension: int, heads: int, residual: bool
-) -> None:
+def test_self_attention_equals_its_equation(tokens: int, dimension: int, heads: int, residual: bool) -> None:
     attention = SelfAttention(dimension, heads, residual).double()
-    stir(attention)
+    randomise_norms(attention)
     x = torch.randn(2, tokens, dimension, dtype=torch.float64)
     outputs, weights = zip(*(numpy_self_attention(attention, clip) for clip in x.numpy()), strict=True)
     np.testing.assert_allclose(attention(x).detach().numpy(), outputs, atol=1e-8)
@@ -94,7 +90,7 @@ def test_self_attention_and_its_weights_are_its_equation(
     np.testing.assert_allclose(attention.weights(x).sum(-1).detach().numpy(), 1, atol=1e-12)
 
 
-def test_self_attention_permutes_with_its_tokens() -> None:
+def test_self_attention_is_permutation_equivariant() -> None:
     attention = SelfAttention(12, 3, residual=True)
     x = torch.randn(2, 5, 12)
     order = torch.randperm(5)
@@ -103,14 +99,14 @@ def test_self_attention_permutes_with_its_tokens() -> None:
 
 @settings(max_examples=20)
 @given(st.integers(2, 6), st.integers(1, 5), st.booleans(), st.booleans())
-def test_the_gates_are_their_equations(tokens: int, dimension: int, relu: bool, training: bool) -> None:
+def test_gates_equal_their_equations(tokens: int, dimension: int, relu: bool, training: bool) -> None:
     gate = Gate(tokens, dimension, relu).double().train(training)
-    stir(gate)
+    randomise_norms(gate)
     x = torch.randn(3, tokens, dimension, dtype=torch.float64)
     norm, mix = gate.norm, gate.mix.weight.detach().numpy()
     scores = np.einsum("bnd,d->bn", x.numpy(), gate.squeeze.weight.detach().numpy()[0])
     mean, variance = norm.running_mean.numpy().copy(), norm.running_var.numpy().copy()
-    if training:  # over the batch and its tokens, which share one channel
+    if training:  # over the batch and the tokens, which share one channel
         mean, variance = scores.mean(), scores.var()
     scores = (scores - mean) / np.sqrt(variance + norm.eps) * norm.weight.item() + norm.bias.item()
     scores = np.tanh(scores) @ mix.T
@@ -123,19 +119,19 @@ def test_the_gates_are_their_equations(tokens: int, dimension: int, relu: bool, 
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_a_gate_knows_its_tokens_by_their_place(relu: bool) -> None:
+def test_gates_depend_on_the_position_of_tokens(relu: bool) -> None:
     gate = Gate(5, 4, relu).eval()
     x = torch.randn(2, 5, 4)
     order = torch.tensor([1, 2, 3, 4, 0])
     assert not torch.allclose(gate(x[:, order]), gate(x)[:, order], atol=1e-3)
 
 
-def test_each_form_of_attention_is_the_one_named() -> None:
+def test_each_form_of_attention_is_the_configured_one() -> None:
     kinds = [type(attention(form, small(), 5, 8)) for form in FORMS]
     assert kinds == [torch.nn.Identity, SelfAttention, Gate]
 
 
-def test_cross_attention_is_its_equation() -> None:
+def test_cross_attention_equals_its_equation() -> None:
     fusion = CrossAttention(6).double()
     audio, video = torch.randn(2, 1, 4, 6, dtype=torch.float64)
     a, v, w = audio[0].numpy(), video[0].numpy(), fusion.weight.detach().numpy()
@@ -149,9 +145,9 @@ def test_cross_attention_is_its_equation() -> None:
         torch.testing.assert_close(weights.sum(1), torch.ones(1, 4, dtype=torch.float64))
 
 
-def test_self_attention_fusion_attends_over_both_modalities_and_gives_each_moment_its_pair() -> None:
+def test_self_attention_fusion_attends_over_both_modalities_and_pairs_them_by_moment() -> None:
     fusion = JointSelfAttention(6, 2, residual=True).double()
-    stir(fusion)
+    randomise_norms(fusion)
     audio, video = torch.randn(2, 1, 4, 6, dtype=torch.float64)
     joined, weights = numpy_self_attention(fusion, np.concatenate([audio[0].numpy(), video[0].numpy()]))
     expected = [np.concatenate([joined[moment], joined[4 + moment]]) for moment in range(4)]
@@ -160,9 +156,7 @@ def test_self_attention_fusion_attends_over_both_modalities_and_gives_each_momen
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 5))
-def test_late_average_scores_are_the_log_of_the_averaged_probabilities(
-    dimension: int, moments: int, emotions: int
-) -> None:
+def test_late_average_scores_are_log_mean_probabilities(dimension: int, moments: int, emotions: int) -> None:
     late = LateAverage(dimension, moments, emotions).double()
     audio, video = 5 * torch.randn(2, 3, moments, dimension, dtype=torch.float64)
     scores = late(Concatenation()(audio, video).flatten(1))
@@ -174,9 +168,9 @@ def test_late_average_scores_are_the_log_of_the_averaged_probabilities(
     np.testing.assert_allclose(scores.softmax(1).detach().numpy(), expected, atol=1e-12)
 
 
-def test_the_visual_branch_attends_over_positions_then_channels_then_snippets() -> None:
-    branch = VisualBranch(small(attention=dict.fromkeys(KINDS, "gate")), snippets=3, face_size=32).double().eval()
-    stir(branch)
+def test_the_video_branch_attends_over_positions_then_channels_then_snippets() -> None:
+    branch = VideoBranch(small(attention=dict.fromkeys(KINDS, "gate")), snippets=3, face_size=32).double().eval()
+    randomise_norms(branch)
     faces = inputs()["video"].double()
     with torch.no_grad():
         maps = branch.trunk((faces.flatten(0, 1) - branch.mean) / branch.std).mean(2).flatten(2)
@@ -188,61 +182,61 @@ def test_the_visual_branch_attends_over_positions_then_channels_then_snippets() 
         torch.testing.assert_close(branch(faces), expected)
 
 
-def test_the_trunks_at_full_width_are_torchvisions() -> None:
+def test_backbones_of_width_64_equal_torchvisions() -> None:
     from torchvision.models import resnet18
     from torchvision.models.video import r3d_18
 
     reference = r3d_18().eval()
-    ours = VideoTrunk("r3d_18", 64).eval()
+    ours = ResNet3d("r3d_18", 64).eval()
     ours.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
     clip = torch.randn(1, 3, 4, 32, 32)
     torch.testing.assert_close(reference.fc(ours(clip).mean((2, 3, 4))), reference(clip))
 
     flat = resnet18().eval()
-    grey = AudioTrunk("resnet18", 64).eval()
+    grey = ResNet2d("resnet18", 64).eval()
     state = {k: v for k, v in flat.state_dict().items() if not k.startswith("fc.")}
     state["conv1.weight"] = state["conv1.weight"].sum(1, keepdim=True)
     grey.load_state_dict(state)
-    picture = torch.randn(1, 1, 40, 40)
-    expected = flat(picture.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(flat.fc(grey(picture).mean((2, 3))), expected, atol=1e-4, rtol=1e-4)
+    image = torch.randn(1, 1, 40, 40)
+    expected = flat(image.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(flat.fc(grey(image).mean((2, 3))), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", ["r3d_10", "r3d_18", "r3d_50", "r3d_101"])
 @pytest.mark.parametrize("width", [1, 2])
-def test_channels_and_positions_are_those_of_the_last_map(backbone: str, width: int) -> None:
-    trunk = VideoTrunk(backbone, width).eval()
+def test_channels_and_positions_describe_the_last_feature_map(backbone: str, width: int) -> None:
+    backbone_3d = ResNet3d(backbone, width).eval()
     for size in (17, 32, 48, 112):
-        maps = trunk(torch.zeros(1, 3, 2, size, size))
-        assert maps.shape[1] == trunk.channels
-        assert maps.shape[3] * maps.shape[4] == trunk.positions(size)
+        maps = backbone_3d(torch.zeros(1, 3, 2, size, size))
+        assert maps.shape[1] == backbone_3d.channels
+        assert maps.shape[3] * maps.shape[4] == backbone_3d.positions(size)
 
 
-def test_the_published_sizes_give_the_published_positions_and_channels() -> None:
-    assert [VideoTrunk("r3d_18", 64).positions(size) for size in (112, 256)] == [7 * 7, 16 * 16]
-    deep = VideoTrunk("r3d_50", 64)
+def test_published_sizes_have_the_published_positions_and_channels() -> None:
+    assert [ResNet3d("r3d_18", 64).positions(size) for size in (112, 256)] == [7 * 7, 16 * 16]
+    deep = ResNet3d("r3d_50", 64)
     assert [deep.positions(size) for size in (112, 256)] == [4 * 4, 8 * 8]
     assert deep.channels == 2048
 
 
-def test_faces_are_normalised_as_those_that_the_published_weights_were_trained_on() -> None:
+def test_faces_are_normalised_as_the_published_weights_expect() -> None:
     from torchvision.models.video import R3D_18_Weights
 
     torchvisions = R3D_18_Weights.KINETICS400_V1.transforms()
     kinetics = ([0.4345, 0.4051, 0.3775], [0.2768, 0.2713, 0.2737])  # mean.py of kenshohara/3D-ResNets-PyTorch
     for backbone, (mean, std) in (("r3d_18", (torchvisions.mean, torchvisions.std)), ("r3d_50", kinetics)):
-        branch = VisualBranch(small(video={"backbone": backbone, "width": 2}), snippets=1, face_size=32)
-        fed: list[torch.Tensor] = []
-        branch.trunk.register_forward_pre_hook(lambda _, arguments, fed=fed: fed.append(arguments[0]))
+        branch = VideoBranch(small(video={"backbone": backbone, "width": 2}), snippets=1, face_size=32)
+        received: list[torch.Tensor] = []
+        branch.trunk.register_forward_pre_hook(lambda _, arguments, received=received: received.append(arguments[0]))
         colours_CT = torch.tensor(mean)[:, None] + torch.tensor(std)[:, None] * torch.tensor([0.0, 1.0])
         branch.eval()(colours_CT.view(1, 1, 3, 2, 1, 1).expand(-1, -1, -1, -1, 32, 32))
-        torch.testing.assert_close(fed[0][:, :, 0], torch.zeros(1, 3, 32, 32))
-        torch.testing.assert_close(fed[0][:, :, 1], torch.ones(1, 3, 32, 32))
+        torch.testing.assert_close(received[0][:, :, 0], torch.zeros(1, 3, 32, 32))
+        torch.testing.assert_close(received[0][:, :, 1], torch.ones(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pooling", ["flatten", "mean"])
-def test_every_variant_gives_scores_and_trains_all_its_weights(variant: str, pooling: str) -> None:
+def test_all_variants_compute_scores_and_train_all_weights(variant: str, pooling: str) -> None:
     base = config.Run(network=small(pooling=pooling), loss=config.Loss(), training=config.Training())
     section = config.overridden(base, VARIANTS[variant].model_dump(), variant).network
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
@@ -257,7 +251,7 @@ def test_every_variant_gives_scores_and_trains_all_its_weights(variant: str, poo
 
 
 @pytest.mark.parametrize("backbone", ["r3d_50", "r3d_101"])
-def test_a_network_on_bottlenecks_trains(backbone: str) -> None:
+def test_networks_with_bottlenecks_train(backbone: str) -> None:
     section = small(video={"backbone": backbone, "width": 2}, modalities=["video"])
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=48)
     scores, _ = network({"video": torch.rand(2, 3, 3, 4, 48, 48)})
@@ -269,14 +263,14 @@ STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 
 def stage_of(name: str) -> int:
-    """The number of the stage that a trunk's weight belongs to."""
+    """The index of the stage that a weight of a backbone belongs to."""
     first = name.split(".")[0]
-    return STAGES.index(first) if first in STAGES else 0  # the 2D stem is conv1 and bn1
+    return STAGES.index(first) if first in STAGES else 0  # the stem of the 2D network is conv1 and bn1
 
 
 @pytest.mark.parametrize("frozen", range(6))
 @pytest.mark.parametrize("modality", ["video", "audio"])
-def test_a_step_leaves_frozen_stages_as_they_were_and_moves_the_others(modality: str, frozen: int) -> None:
+def test_an_optimizer_step_changes_only_the_stages_that_are_not_frozen(modality: str, frozen: int) -> None:
     section = small(modalities=[modality], **{modality: SMALL[modality] | {"weights": "some.pth", "frozen": frozen}})
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
     trunk = network.get_submodule(modality).trunk
@@ -295,7 +289,7 @@ def test_a_step_leaves_frozen_stages_as_they_were_and_moves_the_others(modality:
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 5])
-def test_frozen_stages_hold_no_graph(frozen: int) -> None:
+def test_frozen_stages_build_no_graph(frozen: int) -> None:
     section = small(video=SMALL["video"] | {"weights": "some.pth", "frozen": frozen})
     network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
     faces = torch.randn(2, 3, 4, 32, 32, requires_grad=True)
@@ -320,7 +314,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("fusion", ["cross_attention", "self_attention", "concat", "late_average"])
-def test_attention_weights_have_their_shapes_and_change_nothing(form: str, fusion: str) -> None:
+def test_attention_weights_have_their_shapes_and_change_no_state(form: str, fusion: str) -> None:
     network = EmotionNetwork(small(attention=dict.fromkeys(KINDS, form), fusion=fusion), 5, 3, 32)
     network.train()
     clips = inputs()
@@ -346,17 +340,17 @@ def test_attention_weights_have_their_shapes_and_change_nothing(form: str, fusio
     assert all(torch.equal(x, y) for x, y in zip(network(clips), before, strict=True))
 
 
-def test_the_gates_over_a_snippet_share_out_and_those_over_time_do_not() -> None:
+def test_gates_within_a_snippet_have_mean_one_and_those_over_time_do_not() -> None:
     network = EmotionNetwork(small(attention=dict.fromkeys(KINDS, "gate"), fusion="concat"), 5, 3, 32)
     for name, weights in network.attention_weights(inputs()).items():
-        shares = torch.allclose(weights.mean(1), torch.ones(len(weights)), atol=1e-5)
-        assert shares == (name in ("video.spatial", "video.channel"))
+        mean_is_one = torch.allclose(weights.mean(1), torch.ones(len(weights)), atol=1e-5)
+        assert mean_is_one == (name in ("video.spatial", "video.channel"))
 
 
-def test_attention_weights_are_those_that_the_network_uses() -> None:
+def test_attention_weights_are_those_in_use() -> None:
     section = small(modalities=["audio"], attention={"audio_temporal": "gate"})
     network = EmotionNetwork(section, 5, 3, None).eval()
-    stir(network)
+    randomise_norms(network)
     segments = inputs()["audio"]
     weights = network.attention_weights({"audio": segments})["audio.temporal"]
     ungated = AudioBranch(small(attention={"audio_temporal": "none"}), 3).eval()
@@ -364,7 +358,7 @@ def test_attention_weights_are_those_that_the_network_uses() -> None:
     torch.testing.assert_close(network.audio(segments), ungated(segments) * weights[:, :, None])
 
 
-def test_a_failed_request_for_weights_leaves_the_network_as_it_was() -> None:
+def test_attention_weights_restore_the_network_after_an_error() -> None:
     network = EmotionNetwork(small(), 5, 3, 32).train()
     with pytest.raises(KeyError):
         network.attention_weights({"audio": inputs()["audio"]})

@@ -1,4 +1,4 @@
-"""The report's pages, in a real browser: what a reader sees, presses and prints."""
+"""The report's pages in a real browser: what a reader sees, clicks and prints."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import micro
+import pandas as pd
 import pytest
 from test_report import (
     COMPARISONS,
@@ -30,14 +31,15 @@ from emofuse import paths
 from emofuse.config import Params
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
-from emofuse.report import load, page, provenance, style, table, tables
+from emofuse.report import load, page, provenance, table, tables
+from emofuse.report.figures import style
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "kfold_3/proposed/seed-1"
 
 
 class Found(HTMLParser):
-    """Collects every attribute that could make a browser ask for something, and every id."""
+    """Collects every attribute that could make a browser send a request, and every id."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -54,7 +56,7 @@ class Found(HTMLParser):
 
 
 def visible(html: str) -> str:
-    """The page's words, without those of its script and style."""
+    """The text of a page, without script and style."""
     return re.sub(r"<(script|style)>.*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
 
 
@@ -70,30 +72,32 @@ ODD = [
 
 
 def odd_table() -> table.Table:
-    """Cells of every kind that a table may hold."""
-    return table.Table(
-        name="search", title="Odd", header=["WAR %", "Time", "Number", "Text", ""], numeric=[True, True, True, False, False],
-        rows=[[*row, "x"] for row in ODD], records=[],
-    )  # fmt: skip
+    """A table with all kinds of cells."""
+    names = ["WAR %", "Time", "Number", "Text", ""]
+    columns = [table.Column(name, name, numeric=name not in ("Text", "")) for name in names]
+    return table.Table("search", "Odd", pd.DataFrame([[*row, "x"] for row in ODD], columns=names), columns)
 
 
 def pages(root: Path) -> tuple[str, str, str]:
-    """The pages of the demo, in part run, of a corpus with no run, and of the paper with both."""
+    """The pages of the demo (partly run), of a corpus without runs, and of a paper with both."""
     params = make_params(root)
     write_demo(root, variants=("proposed", "video_only"))
     shutil.rmtree(root / "results/demo/runs/kfold_3/video_only/seed-1/fold-1")
     drawings = {name: style.inline_svg(style.empty(name), name) for name in paths.FIGURES}
     corpora = [load.read(name, params, root) for name in ("demo", "ravdess")]
-    made = {read.name: {name: getattr(tables, name)(read) for name in paths.TABLES} for read in corpora}
+    by_name = {read.name: {name: make(read) for name, make in tables.ALL.items()} for read in corpora}
     demo, none = (
-        page.render(replace(c, search=({},)), made[c.name] | {"search": odd_table()}, drawings) for c in corpora
+        page.render(
+            replace(c, search=pd.DataFrame([{"config": "odd"}])), by_name[c.name] | {"search": odd_table()}, drawings
+        )
+        for c in corpora
     )
-    return demo, none, page.paper(corpora, tables.paper(corpora), made)
+    return demo, none, page.paper(corpora, tables.paper(corpora), by_name)
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as results/ is: demo/report.html, ravdess/report.html and paper.html."""
+    """A results folder with demo/report.html, ravdess/report.html and paper.html."""
     root = tmp_path_factory.mktemp("page")
     for name, html in zip(("demo/report", "ravdess/report", "paper"), pages(root), strict=True):
         file = root / "results" / f"{name}.html"
@@ -123,28 +127,28 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def show(chromium: Any, built: Path) -> Iterator[Any]:
-    """Opens a page of the report; at the end, nothing may have been asked for but it, nor an error have been logged."""
-    contexts, asked, wrong = [], [], []
+    """Opens a page of the report. At the end, no other URL may have been requested and no error logged."""
+    contexts, requests, errors = [], [], []
 
     def opened(name: str = "demo/report", width: int = 1280, **options: Any) -> Any:
         contexts.append(chromium.new_context(viewport={"width": width, "height": 800}, **options))
         tab = contexts[-1].new_page()
         tab.set_default_timeout(120_000)
-        tab.route("**/*", lambda route: (asked.append(route.request.url), route.continue_()))
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        tab.route("**/*", lambda route: (requests.append(route.request.url), route.continue_()))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
         tab.goto((built / f"{name}.html").as_uri())
         return tab
 
     yield opened
     for context in contexts:
         context.close()
-    assert not wrong
-    assert all(url.startswith(built.as_uri()) and url.endswith(".html") for url in asked)
+    assert not errors
+    assert all(url.startswith(built.as_uri()) and url.endswith(".html") for url in requests)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_request_leaves_the_page(built: Path, show: Any, name: str) -> None:
+def test_page_makes_no_requests(built: Path, show: Any, name: str) -> None:
     html = (built / f"{name}.html").read_text()
     found = Found(html)
     assert len(set(found.ids)) == len(found.ids)
@@ -157,7 +161,7 @@ def test_no_request_leaves_the_page(built: Path, show: Any, name: str) -> None:
     assert tab.evaluate("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length") == 0
 
 
-def test_the_pages_script_runs_and_no_other(built: Path, chromium: Any) -> None:
+def test_only_the_pages_own_script_runs(built: Path, chromium: Any) -> None:
     html = (built / "demo/report.html").read_text()
     [script] = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -173,7 +177,7 @@ def test_the_pages_script_runs_and_no_other(built: Path, chromium: Any) -> None:
 
 
 def column(tab: Any, number: int) -> list[str]:
-    """The cells of a column of the odd table, as they stand."""
+    """The cells of a column of the odd table, in their current order."""
     cells = tab.locator(f"#table-search tbody td:nth-child({number})")
     return [cell.partition("\n")[0].strip() for cell in cells.all_inner_texts()]
 
@@ -188,7 +192,7 @@ def column(tab: Any, number: int) -> list[str]:
     ],
     ids=["score", "time", "number", "text"],
 )
-def test_tables_sort_by_value_down_up_and_back(show: Any, number: int, rising: list[str]) -> None:
+def test_tables_sort_by_value(show: Any, number: int, rising: list[str]) -> None:
     tab = show()
     original = column(tab, number)
     header = tab.locator(f"#table-search th:nth-child({number})")
@@ -205,7 +209,7 @@ def test_tables_sort_by_value_down_up_and_back(show: Any, number: int, rising: l
     assert (column(tab, number), header.get_attribute("aria-sort")) == (original, None)
 
 
-def test_one_column_sorts_at_a_time_and_rows_stay_whole(show: Any) -> None:
+def test_one_column_sorts_at_a_time_and_rows_stay_together(show: Any) -> None:
     tab = show()
     for number in (1, 4):
         tab.locator(f"#table-search th:nth-child({number}) button").click()
@@ -215,7 +219,7 @@ def test_one_column_sorts_at_a_time_and_rows_stay_whole(show: Any) -> None:
     assert tab.locator("#table-search th:nth-child(5) button").count() == 0  # it has no name to press
 
 
-def test_a_figure_fills_the_window_and_goes_back(show: Any) -> None:
+def test_figure_can_be_enlarged_and_closed(show: Any) -> None:
     tab = show()
     canvas, drawing = tab.locator("#figure-confusion .canvas"), tab.locator("dialog svg")
     before = canvas.evaluate("canvas => [canvas.innerHTML, canvas.firstElementChild.clientWidth]")
@@ -225,7 +229,7 @@ def test_a_figure_fills_the_window_and_goes_back(show: Any) -> None:
         size = tab.locator("dialog").bounding_box()
         assert (size["x"], size["y"], size["width"], size["height"]) == (0, 0, 1280, 800)
         assert drawing.evaluate("drawing => drawing.clientWidth") > 1.5 * before[1]
-        assert "What is taken for what" in tab.locator("dialog").inner_text()
+        assert "Confusion matrices" in tab.locator("dialog").inner_text()
         assert tab.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size") == tab.evaluate(
             "document.querySelectorAll('[id]').length"
         )
@@ -237,7 +241,7 @@ def test_a_figure_fills_the_window_and_goes_back(show: Any) -> None:
     assert not tab.locator("dialog").is_visible()
 
 
-def test_all_of_it_is_reached_by_keyboard(show: Any) -> None:
+def test_page_is_usable_by_keyboard(show: Any) -> None:
     tab = show()
     for selector in (
         "#figure-confusion .canvas",
@@ -248,11 +252,11 @@ def test_all_of_it_is_reached_by_keyboard(show: Any) -> None:
         target = tab.locator(selector).first
         target.focus()
         assert target.evaluate("target => target === document.activeElement"), selector
-    assert tab.get_by_role("button", name="Enlarge: What is taken for what").count() == 1
+    assert tab.get_by_role("button", name="Enlarge: Confusion matrices").count() == 1
 
 
 @pytest.mark.parametrize("name", ["demo/report", "paper"])
-def test_each_number_leads_to_its_run_or_fold(show: Any, built: Path, name: str) -> None:
+def test_each_number_links_to_its_run_or_fold(show: Any, built: Path, name: str) -> None:
     tab = show(name)
     tab.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     links = tab.locator(".origin").evaluate_all(
@@ -273,7 +277,7 @@ def test_each_number_leads_to_its_run_or_fold(show: Any, built: Path, name: str)
     assert bare.count() == 0
 
 
-def test_a_link_unfolds_what_it_leads_to(show: Any) -> None:
+def test_link_opens_the_details_around_its_target(show: Any) -> None:
     tab = show()
     for selector, name in ((".tiles .origin", RUN), (f"#table-folds a[href='#{RUN}/fold-1']", f"{RUN}/fold-1")):
         target = tab.locator(f"[id='{name}']")
@@ -288,7 +292,7 @@ def test_a_link_unfolds_what_it_leads_to(show: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_is_wider_than_a_phone(show: Any, name: str) -> None:
+def test_page_fits_a_phone(show: Any, name: str) -> None:
     tab = show(name, width=360)
     tab.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
@@ -316,7 +320,7 @@ CONTRASTS = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["demo/report", "paper"])
-def test_all_text_is_read_easily_in_both_schemes(show: Any, name: str, scheme: str) -> None:
+def test_text_has_sufficient_contrast_in_both_schemes(show: Any, name: str, scheme: str) -> None:
     tab = show(name, color_scheme=scheme)
     tab.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     found = tab.evaluate(CONTRASTS)
@@ -329,7 +333,7 @@ def test_all_text_is_read_easily_in_both_schemes(show: Any, name: str, scheme: s
 ROWS = "[...document.querySelectorAll('tbody tr')].filter(row => row.checkVisibility()).length"
 
 
-def test_all_of_it_is_printed(show: Any, tmp_path: Path) -> None:
+def test_everything_is_printed(show: Any, tmp_path: Path) -> None:
     tab = show(color_scheme="dark")
     rows = tab.evaluate("document.querySelectorAll('tbody tr').length")
     assert tab.evaluate(ROWS) < rows  # the ledger is folded
@@ -348,7 +352,7 @@ def test_all_of_it_is_printed(show: Any, tmp_path: Path) -> None:
     assert (tmp_path / "page.pdf").stat().st_size > 50_000
 
 
-def test_without_script_the_page_is_whole(show: Any, built: Path) -> None:
+def test_page_is_complete_without_script(show: Any, built: Path) -> None:
     tab = show(java_script_enabled=False)
     assert tab.locator("button, dialog").count() == 0
     assert tab.locator("#table-search tbody tr").count() == len(ODD)
@@ -357,26 +361,26 @@ def test_without_script_the_page_is_whole(show: Any, built: Path) -> None:
     assert "snakemake results/demo" in tab.locator("#provenance").inner_text()
 
 
-def test_the_page_says_what_ran_and_what_did_not(built: Path) -> None:
+def test_page_lists_what_was_run(built: Path) -> None:
     html = (built / "demo/report.html").read_text()
     assert "5 of 15 planned folds were run" in visible(html)
-    section = html.split('<section id="ran">')[1].split("</section>")[0]
+    section = html.split('<section id="runs">')[1].split("</section>")[0]
     lines = [" ".join(visible(line).split()) for line in section.split("<li>")[1:]]
     assert lines == [
-        "proposed 3 of 3 folds", "audio_only not run", "video_only 2 of 3 folds, lacks 1", "concat_fusion not run",
+        "proposed 3 of 3 folds", "audio_only not run", "video_only 2 of 3 folds, missing: 1", "concat_fusion not run",
         "cross_entropy not run",
     ]  # fmt: skip
-    assert html.index('<section id="ran">') < html.index('<section id="main">')
+    assert html.index('<section id="runs">') < html.index('<section id="main">')
 
 
-def test_a_page_with_no_run_says_so_and_links_to_none(built: Path) -> None:
+def test_page_without_runs(built: Path) -> None:
     html = (built / "ravdess/report.html").read_text()
-    assert "0 of 25 planned folds were run, so every result says “not run”" in html
+    assert "0 of 25 planned folds were run, so every result is “not run”" in html
     assert 'class="origin"' not in html
     assert "No fold was run" in html
 
 
-def test_the_papers_page_has_every_table_of_every_corpus(built: Path) -> None:
+def test_paper_page_has_every_table_of_every_corpus(built: Path) -> None:
     html = (built / "paper.html").read_text()
     assert html.index("Verdict: reproduced if") < html.index("<table")
     assert html.count("Verdict: reproduced if") == 1
@@ -403,7 +407,7 @@ def origin(params: Params, root: Path) -> provenance.RunOrigin:
 
 
 def write_trained(root: Path, folds: tuple[int, ...] = (0,)) -> None:
-    """Folds of the demo with their models."""
+    """Write folds of the demo with their models."""
     for fold in folds:
         model = root / f"models/demo/{RUN}/fold-{fold}.safetensors"
         model.parent.mkdir(parents=True, exist_ok=True)
@@ -411,7 +415,7 @@ def write_trained(root: Path, folds: tuple[int, ...] = (0,)) -> None:
     write_demo(root, folds=folds, variants=("proposed",))
 
 
-def test_a_folds_origin_is_what_its_records_say(project: tuple[Params, Path]) -> None:
+def test_origin_of_a_fold_is_read_from_its_records(project: tuple[Params, Path]) -> None:
     params, root = project
     write_trained(root)
     found = origin(params, root)
@@ -428,7 +432,7 @@ def test_a_folds_origin_is_what_its_records_say(project: tuple[Params, Path]) ->
         assert text in html
 
 
-def test_the_origin_is_known_without_the_files(project: tuple[Params, Path]) -> None:
+def test_origin_is_known_without_the_files(project: tuple[Params, Path]) -> None:
     params, root = project
     write_trained(root)
     before = origin(params, root)
@@ -437,7 +441,7 @@ def test_the_origin_is_known_without_the_files(project: tuple[Params, Path]) -> 
     assert origin(params, root).folds == before.folds
 
 
-def test_without_a_record_that_is_said(project: tuple[Params, Path]) -> None:
+def test_missing_records_are_stated(project: tuple[Params, Path]) -> None:
     params, root = project
     write_trained(root)
     shutil.rmtree(root / "models")
@@ -447,7 +451,7 @@ def test_without_a_record_that_is_said(project: tuple[Params, Path]) -> None:
     assert provenance.NOT_RECORDED in quick("demo", params, root)[1]
 
 
-def test_what_folds_share_is_said_once(project: tuple[Params, Path]) -> None:
+def test_inputs_shared_by_folds_are_listed_once(project: tuple[Params, Path]) -> None:
     params, root = project
     write_trained(root, (0, 1, 2))
     clips = "data/demo/splits/kfold_3/clips.csv"
@@ -462,7 +466,7 @@ def test_what_folds_share_is_said_once(project: tuple[Params, Path]) -> None:
     assert quick("demo", params, root)[1].count(f"<code>{clips}</code>") == 3
 
 
-def test_the_origins_of_many_folds_make_no_huge_page(project: tuple[Params, Path]) -> None:
+def test_provenance_of_many_folds_stays_small(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root)
     _, html = quick("ravdess", params, root)
@@ -471,54 +475,56 @@ def test_the_origins_of_many_folds_make_no_huge_page(project: tuple[Params, Path
     assert len(section.encode()) < 25 * 3000  # 15 variants of 5 folds: under a quarter of a megabyte
 
 
-def test_the_page_says_once_what_the_figures_of_several_tables_mean(project: tuple[Params, Path]) -> None:
+def test_notes_shared_by_tables_are_printed_once(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root)
-    made, html = quick("demo", params, root)
+    by_name, html = quick("demo", params, root)
     text = re.sub(r"<[^>]+>", "", html)
     assert text.count("two-sided permutation test") == 1
     assert text.count("Mean ± standard deviation over folds") == 1
-    assert sum("two-sided permutation test" in made[name].markdown() for name in COMPARISONS) == 3  # no attention here
+    assert (
+        sum("two-sided permutation test" in by_name[name].markdown() for name in COMPARISONS) == 3
+    )  # no attention here
     # The long names break where a narrow column needs it, by tags that are tags.
     assert "concat_<wbr>fusion" in html
     assert "training.<wbr>learning_<wbr>rate" in html
     assert "&lt;wbr" not in html
 
 
-def test_the_demo_says_first_that_it_says_nothing_about_the_paper(project: tuple[Params, Path]) -> None:
+def test_demo_starts_with_a_warning(project: tuple[Params, Path]) -> None:
     params, root = project
-    made, html = quick("demo", params, root)
+    by_name, html = quick("demo", params, root)
     assert " ".join(visible(html.split("<body>")[1]).split()).startswith("These numbers say nothing about the paper")
     for name in paths.TABLES:
-        assert "nothing about the paper" in made[name].markdown().splitlines()[0]
+        assert "nothing about the paper" in by_name[name].markdown().splitlines()[0]
     assert "nothing about the paper" not in quick("ravdess", params, root)[1]
 
 
-def test_who_was_there_and_who_was_not(project: tuple[Params, Path]) -> None:
+def test_page_lists_usable_and_missing_clips_and_actors(project: tuple[Params, Path]) -> None:
     params, root = project
     clips = [clip for clip in ravdess_clips() if clip[1] in (1, 2, 3, 7)]
     write_clips(root, "ravdess", "luna_jimenez_2022_5cv", clips, broken=3)
     _, html = quick("ravdess", params, root)
-    assert "237 of 240 clips are usable, of 4 actors (1–3, 7)" in html
-    assert "20 of them are missing here: 4–6, 8–24" in html
-    assert "1,200 clips of the whole corpus are not here" in html
+    assert "237 of 240 clips are usable, from 4 actors (1–3, 7)" in html
+    assert "20 of these actors are missing here: 4–6, 8–24" in html
+    assert "1,200 clips of the whole corpus are missing here" in html
     assert "3 not usable: no face in 6 of 6 snippets" in html
 
 
-def test_configurations_tried_are_shown(project: tuple[Params, Path]) -> None:
+def test_evaluated_configurations_are_shown(project: tuple[Params, Path]) -> None:
     params, root = project
     row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "val_war": 0.71, "val_uar": 0.695, "seconds": 61.2}
     write_csv(
         root / "results/ravdess_audio/search.csv",
         [{"config": name, "fold": fold, "best": str(name == "wide").lower()} | row for name in ("thin", "wide") for fold in (0, 1)],
     )  # fmt: skip
-    made, html = quick("ravdess_audio", params, root)
-    text = made["search"].markdown()
+    by_name, html = quick("ravdess_audio", params, root)
+    text = by_name["search"].markdown()
     assert "| wide |" in text
     assert text.count("| highest UAR |") == 1
     assert "69.5" in text
     assert "{loss: {weight: 1}}" in text
-    assert "Configurations tried on validation actors" in html
+    assert "Configurations evaluated on validation actors" in html
     assert "2 min 02 s" in html
 
 
@@ -531,14 +537,14 @@ def test_text_is_escaped_in_cells_and_links() -> None:
     )
 
 
-def test_every_output_that_snakemake_shows_has_its_caption() -> None:
+def test_every_output_in_snakemakes_report_has_a_caption() -> None:
     shown = [Path(file) for file in paths.report("demo") if Path(file).suffix in (".csv", ".svg", ".html")]
     captions = {Path(*file.parts[2:]).with_suffix(".rst").as_posix() for file in shown} | {"workflow.rst", "paper.rst"}
     folder = ROOT / "workflow" / "report"
     assert {file.relative_to(folder).as_posix() for file in folder.rglob("*.rst")} == captions
 
 
-def test_snakemakes_own_report_has_the_tables_the_figures_and_the_page(micro_run: Path, tmp_path: Path) -> None:
+def test_snakemake_report_has_tables_figures_and_page(micro_run: Path, tmp_path: Path) -> None:
     folder = micro.copied(micro_run, tmp_path)
     micro.run(folder, "snakemake", micro.CORPUS, "--report", "out.html")
     html = (folder / "out.html").read_text()

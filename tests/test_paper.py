@@ -1,4 +1,4 @@
-"""The paper as a whole, in Markdown and LaTeX, and every table as LaTeX."""
+"""The paper's tables as Markdown and LaTeX documents, and every table as LaTeX."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from emofuse.report import latex, table
 PACKAGES = "array,booktabs,graphicx,longtable"
 TITLES = (
     "Modalities", "Attention", "Fusion", "Loss", "Compactness of the embeddings", "Published results",
-    "What shared actors are worth", "Recall of each emotion in %", "What was assumed",
+    "Speaker overlap", "Recall by emotion in %", "Assumptions",
 )  # fmt: skip
 CORPORA = {"ravdess": "RAVDESS, audio-video speech", "cremad": "CREMA-D"}
 needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
@@ -27,20 +28,20 @@ needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdfla
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Params, Path]:
-    """RAVDESS is run but for a variant and a fold, CREMA-D is not."""
+    """RAVDESS is run except for two variants and a fold; CREMA-D is not run."""
     root = tmp_path_factory.mktemp("paper")
     params = make_params(root)
     write_ravdess(root, variants=("proposed", "audio_only", "concat_fusion"))
     shutil.rmtree(root / "results/ravdess/runs/luna_jimenez_2022_5cv/concat_fusion/seed-1/fold-2")
-    report.paper(params, root)
+    report.build_paper(params, root)
     return params, root
 
 
 @pytest.fixture(scope="module")
 def unrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A paper with no run at all."""
+    """A paper without any runs."""
     root = tmp_path_factory.mktemp("unrun")
-    report.paper(make_params(root), root)
+    report.build_paper(make_params(root), root)
     return root
 
 
@@ -52,9 +53,9 @@ def unescaped(text: str) -> str:
     return re.sub(r"\\(.)", r"\1", text)
 
 
-def test_the_papers_tables_stand_in_order_corpus_by_corpus(project: tuple[Params, Path]) -> None:
+def test_paper_has_all_tables_in_order(project: tuple[Params, Path]) -> None:
     _, root = project
-    expected = ["Main result, the paper's corpora", *(f"{t}, {c}" for t in TITLES for c in CORPORA.values())]
+    expected = ["Main result, all corpora of the paper", *(f"{t}, {c}" for t in TITLES for c in CORPORA.values())]
     assert re.findall(r"^## (.*)$", unescaped(written(root, "md")), flags=re.MULTILINE) == expected
     text = written(root, "tex")
     assert re.findall(r"\\caption\[\{(.*?)\}\]", text) == [latex.escape(title) for title in expected]
@@ -65,7 +66,7 @@ def test_the_papers_tables_stand_in_order_corpus_by_corpus(project: tuple[Params
         assert title in html
 
 
-def test_what_was_not_run_says_so_in_the_paper(project: tuple[Params, Path]) -> None:
+def test_paper_states_what_was_not_run(project: tuple[Params, Path]) -> None:
     _, root = project
     text = unescaped(written(root, "md"))
     assert "RAVDESS, audio-video speech: 14 of 25 folds were run." in text
@@ -78,19 +79,19 @@ def test_what_was_not_run_says_so_in_the_paper(project: tuple[Params, Path]) -> 
     assert main.count("89.25") == main.count("84.57") == 1
 
 
-def test_a_note_stands_once_in_the_paper_and_with_each_table_that_is_cut_out(project: tuple[Params, Path]) -> None:
+def test_shared_notes_are_printed_once_in_markdown_but_with_each_latex_table(project: tuple[Params, Path]) -> None:
     params, root = project
     assert unescaped(written(root, "md")).count("two-sided permutation test") == 1
     text = written(root, "tex")
     for name in report.PAPER_TABLES:
-        made, _ = quick("ravdess", params, root)
-        alone = made[name].latex().replace(rf"\label{{tab:{name}}}", rf"\label{{tab:{name}-ravdess}}")
+        by_name, _ = quick("ravdess", params, root)
+        alone = latex.table(by_name[name]).replace(rf"\label{{tab:{name}}}", rf"\label{{tab:{name}-ravdess}}")
         assert alone in text, name
-        for note in made[name].notes:
+        for note in by_name[name].notes:
             assert latex.escape(note) in alone
 
 
-def test_a_paper_with_no_run_at_all_is_whole(unrun: Path) -> None:
+def test_paper_without_runs_is_complete(unrun: Path) -> None:
     for suffix in ("md", "html", "tex"):
         text = written(unrun, suffix)
         assert text.count("not run") > 20
@@ -99,14 +100,14 @@ def test_a_paper_with_no_run_at_all_is_whole(unrun: Path) -> None:
     assert re.search(r"^\|.*\d ± ", written(unrun, "md"), flags=re.MULTILINE) is None
 
 
-def test_a_paper_of_made_clips_says_first_that_it_says_nothing(tmp_path: Path) -> None:
+def test_paper_of_synthetic_clips_starts_with_a_warning(tmp_path: Path) -> None:
     make_params(tmp_path)
     file = tmp_path / "params.yaml"
     file.write_text(file.read_text().replace("- ravdess\n- cremad\n", "- demo\n"))
     params = changed(file, {}, "demo")
     assert params.paper == ["demo"]
     write_demo(tmp_path, variants=("proposed",))
-    report.paper(params, tmp_path)
+    report.build_paper(params, tmp_path)
     text = written(tmp_path, "md")
     assert text.index("say nothing about the paper") < text.index("± ")
     captions = re.findall(r"\\caption\[.*", written(tmp_path, "tex"))
@@ -115,12 +116,14 @@ def test_a_paper_of_made_clips_says_first_that_it_says_nothing(tmp_path: Path) -
 
 
 def long_table(rows: int, widths: tuple[float, ...] = ()) -> table.Table:
-    cells = [["proposed", "55.0 ± 5.3\n[49.9, 59.7]"] for _ in range(rows)]
-    return table.Table("t", "Title", ["Variant", "WAR %"], [False, True], cells, [], ["A note."], widths=widths)
+    cells = pd.DataFrame([["proposed", "55.0 ± 5.3\n[49.9, 59.7]"]] * rows, columns=["variant", "war"])
+    variant, war = widths or (0.0, 0.0)
+    columns = [table.Column("Variant", "variant", width=variant), table.Column("WAR %", "war", numeric=True, width=war)]
+    return table.Table("t", "Title", cells, columns, ["A note."])
 
 
-def test_a_long_table_or_one_of_prose_breaks_over_pages() -> None:
-    short, long, prose = (made.latex() for made in (long_table(5), long_table(40), long_table(5, (0.5, 0.5))))
+def test_long_tables_and_prose_break_across_pages() -> None:
+    short, long, prose = (latex.table(shown) for shown in (long_table(5), long_table(40), long_table(5, (0.5, 0.5))))
     assert r"\begin{table}" in short
     assert "longtable}" not in short.split("\n", 1)[1]
     for text in (long, prose):
@@ -132,22 +135,22 @@ def test_a_long_table_or_one_of_prose_breaks_over_pages() -> None:
     assert all(text.startswith(rf"% \usepackage{{{PACKAGES}}}") for text in (short, long, prose))
 
 
-def test_a_table_without_rows_is_its_title_and_notes() -> None:
-    text = long_table(0).latex()
+def test_table_without_rows_has_title_and_notes_only() -> None:
+    text = latex.table(long_table(0))
     assert "tabular" not in text
     assert "A note." in text
     assert "WAR" not in text
 
 
 @given(st.text(max_size=30))
-def test_no_special_character_of_latex_survives(text: str) -> None:
+def test_special_characters_of_latex_are_escaped(text: str) -> None:
     escaped = re.sub(r"\\[A-Za-z]+\{\}|\\[{}&%$#_]|\$\\?[A-Za-z\-]+\$", "", latex.escape(text).replace("-{}", "-"))
     assert not set(escaped.removeprefix("{[}").removeprefix("{*}")) & set("{}&%$#_~^\\")
     assert all(" " <= character <= "ž" for character in escaped)  # what T1 fonts have
     assert latex.escape(text)[:1] not in ("[", "*")  # the end of the row above would take it as its own
 
 
-def test_dashes_stay_apart_and_long_names_may_break() -> None:
+def test_double_dashes_and_breaks_of_long_names() -> None:
     assert latex.escape("--config 1–3") == r"-{}-config 1\textendash{}3"
     assert latex.escape("training.learning_rate") == r"training.\allowbreak{}learning\_\allowbreak{}rate"
     assert latex.escape("89.25") == "89.25"
@@ -155,7 +158,7 @@ def test_dashes_stay_apart_and_long_names_may_break() -> None:
 
 
 def compiled(folder: Path, text: str) -> str:
-    """The log of pdflatex, after which nothing sticks out into the margin."""
+    """The log of pdflatex, which must not report errors or overfull lines."""
     (folder / "t.tex").write_text(text, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     for _ in range(2):  # the list of tables and the columns of a longtable are right the second time
@@ -175,7 +178,7 @@ def test_the_paper_compiles(project: tuple[Params, Path], tmp_path: Path) -> Non
 
 
 @needs_latex
-def test_a_paper_with_no_run_compiles(unrun: Path, tmp_path: Path) -> None:
+def test_paper_without_runs_compiles(unrun: Path, tmp_path: Path) -> None:
     compiled(tmp_path, written(unrun, "tex"))
 
 
@@ -184,8 +187,8 @@ def test_every_table_compiles_in_another_document(project: tuple[Params, Path], 
     params, root = project
     row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "val_war": 0.71, "val_uar": 0.695, "seconds": 61.2}
     write_csv(root / "results/ravdess/search.csv", [{"config": "wide", "fold": 0, "best": "true"} | row])
-    made, _ = quick("ravdess", params, root)
-    tables = "\n".join(made[name].latex() for name in paths.TABLES)
+    by_name, _ = quick("ravdess", params, root)
+    tables = "\n".join(latex.table(by_name[name]) for name in paths.TABLES)
     compiled(
         tmp_path,
         r"\documentclass[a4paper]{article}\usepackage[T1]{fontenc}\usepackage[landscape,margin=2cm]{geometry}"

@@ -23,10 +23,11 @@ from test_page import chromium  # noqa: F401  # a fixture
 from test_windows import FILM, ffmpeg
 
 from emofuse import config
-from emofuse.evaluation.evaluate import read_model
+from emofuse.data.dataset import read_part
 from emofuse.inference import bundle, export, model_card, predictor, windows, writers
 from emofuse.paths import RunKey
-from emofuse.training.train import CPU, build_network, predict, read_part
+from emofuse.training.model_file import read_model
+from emofuse.training.train import CPU, build_network, predict
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_json, read_table
 
@@ -75,14 +76,14 @@ def test_a_corpus_clip_gets_the_scores_of_the_pipeline(
     micro_run: Path, params: config.Params, models: predictor.Models, clips: list[Path]
 ) -> None:
     run, emotions = params.run(micro.CORPUS, "proposed"), models.bundle.emotions
-    part, rows = read_part(micro_run / "data/micro", "kfold_3", 0, "test", run.network.modalities, emotions)
+    part = read_part(micro_run, KEY, "test", run.network.modalities, emotions)
     state, _ = read_model(micro_run / FOLD)
     state.pop("emotion_distance", None)
     network = build_network(run, emotions, part)
     network.load_state_dict(state)
     theirs, _ = predict(network, part, CPU, predictor.BATCH["cpu"])
     predicted = predictor.predict(clips, models)
-    assert [clip.path.stem for clip in predicted] == [row["clip"] for row in rows]
+    assert [clip.path.stem for clip in predicted] == part.clips["clip"].tolist()
     ours = np.stack([clip.predictions[0].scores[0] for clip in predicted])
     assert np.array_equal(ours, theirs.numpy())
     scored = read_json(micro_run / KEY.metrics)

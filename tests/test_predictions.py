@@ -1,4 +1,4 @@
-"""Predictions of others: scored as ours are, and every way to get their file wrong is one line that says so."""
+"""External predictions: scored as ours are; every mistake in their file is reported in one line."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def write_protocol(data: Path, clips: list[tuple[str, int, str]], tests: dict[in
     """clips.csv and folds.csv below data/<corpus>/splits/<protocol>; the first clip is unusable."""
     write_clips(data.parents[3], data.parents[1].name, data.name, clips, broken=1)
     usable = [row for row in read_csv(data / "clips.csv") if row["usable"] == "true"]
-    made = splits.actor_folds(usable, {fold: {"test": actors} for fold, actors in tests.items()}, 1, "seed")
+    result = splits.actor_folds(usable, {fold: {"test": actors} for fold, actors in tests.items()}, 1, "seed")
     rows: list[dict[str, object]] = [
         {"fold": fold, "part": part, "clip": clip}
-        for fold, parts in made.items()
+        for fold, parts in result.items()
         for part, names in parts.items()
         for clip in names
     ]
@@ -43,7 +43,7 @@ def write_protocol(data: Path, clips: list[tuple[str, int, str]], tests: dict[in
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """data/own, with the protocols `apart`, and `twice`, in which fold 3 tests the actors of folds 0 and 1 again."""
+    """data/own, with the protocols `apart` and `twice`; in the latter, fold 3 tests actors of folds 0 and 1 again."""
     data = tmp_path_factory.mktemp("project") / "data" / "own"
     clips = [
         (f"{actor}-{emotion}-{take}", actor, emotion) for actor in range(1, 7) for emotion in RAVDESS for take in (0, 1)
@@ -54,7 +54,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def truth(corpus: Path, protocol: str = "apart") -> list[Row]:
-    """Fold, clip, actor and emotion of every test clip."""
+    """Fold, clip, actor and emotion of each test clip."""
     clips = {row["clip"]: row for row in read_csv(corpus / "splits" / protocol / "clips.csv")}
     return [
         {"fold": row["fold"]} | {name: clips[row["clip"]][name] for name in ("clip", "actor", "emotion")}
@@ -64,7 +64,7 @@ def truth(corpus: Path, protocol: str = "apart") -> list[Row]:
 
 
 def guesses(corpus: Path, seed: int = 0, emotions: tuple[str, ...] = RAVDESS) -> list[Row]:
-    """A file's rows: each test clip and its emotion, or now and then another of `emotions`."""
+    """Rows of a file: each test clip with its emotion, or sometimes a random one of `emotions`."""
     generator = random.Random(seed)
     return [
         {"clip": row["clip"], "predicted": row["emotion"] if generator.random() < 0.6 else generator.choice(emotions)}
@@ -72,24 +72,28 @@ def guesses(corpus: Path, seed: int = 0, emotions: tuple[str, ...] = RAVDESS) ->
     ]
 
 
-def score(corpus: Path, rows: list[Row], protocol: str = "apart") -> external.Scored:
+def score_file(file: Path, corpus: Path, protocol: str = "apart") -> external.Scores:
+    return external.score(file, corpus.name, protocol, RAVDESS, corpus.parents[1])
+
+
+def score(corpus: Path, rows: list[Row], protocol: str = "apart") -> external.Scores:
     file = corpus / "given.csv"
     write_csv(file, rows)  # type: ignore[arg-type]
-    return external.score(file, corpus, protocol, RAVDESS)
+    return score_file(file, corpus, protocol)
 
 
-def numbers(made: external.Scored) -> dict[str, object]:
-    return {name: value for name, value in made.record().items() if name != "sha256"}
+def numbers(scores: external.Scores) -> dict[str, object]:
+    return {name: value for name, value in scores.record().items() if name != "sha256"}
 
 
 @settings(max_examples=15)
 @given(st.integers(0, 2**32), st.integers(1, 8))
 def test_the_scores_are_scikit_learns(corpus: Path, seed: int, known: int) -> None:
     rows = guesses(corpus, seed, RAVDESS[:known])
-    made = score(corpus, rows).record()
+    result = score(corpus, rows).record()
     predicted = {row["clip"]: row["predicted"] for row in rows}
     by_fold = []
-    for fold in made["folds"]:
+    for fold in result["folds"]:
         here = [row for row in truth(corpus) if row["fold"] == str(fold["fold"])]
         pair = [row["emotion"] for row in here], [predicted[row["clip"]] for row in here]
         by_fold.append((accuracy_score(*pair), balanced_accuracy_score(*pair), f1_score(*pair, average="macro")))
@@ -97,44 +101,44 @@ def test_the_scores_are_scikit_learns(corpus: Path, seed: int, known: int) -> No
         assert fold["confusion"] == confusion_matrix(*pair, labels=RAVDESS).tolist()
         assert fold["actors"] == sorted({int(row["actor"]) for row in here})
         assert fold["clips"] == len(here)
-    means = [made["mean_over_folds"][metric] for metric in ("war", "uar", "macro_f1")]
+    means = [result["mean_over_folds"][metric] for metric in ("war", "uar", "macro_f1")]
     assert [estimate["mean"] for estimate in means] == pytest.approx(np.mean(by_fold, axis=0))
     assert [estimate["sd"] for estimate in means] == pytest.approx(np.std(by_fold, axis=0, ddof=1))
     everything = [row["emotion"] for row in truth(corpus)], [predicted[row["clip"]] for row in truth(corpus)]
-    assert made["pooled"]["confusion"] == confusion_matrix(*everything, labels=RAVDESS).tolist()
+    assert result["pooled"]["confusion"] == confusion_matrix(*everything, labels=RAVDESS).tolist()
     right = np.diag(confusion_matrix(*everything, labels=RAVDESS, normalize="true"))
-    assert list(made["pooled"]["recall"].values()) == pytest.approx(right)
+    assert list(result["pooled"]["recall"].values()) == pytest.approx(right)
 
 
 @settings(max_examples=15)
 @given(st.integers(0, 2**32), st.sampled_from(["p_", ""]), st.sampled_from(["", "Actor_01/", "C:\\clips\\"]),
        st.sampled_from(["", ".mp4", ".WAV", ".flv"]), st.floats(1e-3, 1e3))  # fmt: skip
-def test_how_a_file_says_it_changes_no_score(
-    corpus: Path, seed: int, prefix: str, folder: str, ending: str, scale: float
+def test_the_format_of_a_file_changes_no_score(
+    corpus: Path, seed: int, prefix: str, folder: str, suffix: str, scale: float
 ) -> None:
     rows = guesses(corpus, seed)
     generator = random.Random(seed)
     others = []
     for row in rows:
-        chances = {emotion: scale * generator.random() for emotion in RAVDESS}
-        chances[row["predicted"]] += scale
-        columns = {f"{prefix}{emotion}": f"{value:.6e}" for emotion, value in chances.items()}
-        others.append({"comment": "x", "clip": f" {folder}{row['clip']}{ending}"} | columns)
+        probabilities = {emotion: scale * generator.random() for emotion in RAVDESS}
+        probabilities[row["predicted"]] += scale
+        columns = {f"{prefix}{emotion}": f"{value:.6e}" for emotion, value in probabilities.items()}
+        others.append({"comment": "x", "clip": f" {folder}{row['clip']}{suffix}"} | columns)
     generator.shuffle(others)
     assert numbers(score(corpus, others)) == numbers(score(corpus, rows))
 
 
-def test_a_fold_of_ours_has_the_scores_of_its_metrics(tmp_path: Path) -> None:
-    data = make_corpus(tmp_path)
+def test_our_predictions_get_the_scores_of_their_evaluation(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
     trained(tmp_path, "m")
-    stated = scored(tmp_path, "m")
-    made = external.score(tmp_path / run_key("m").predictions, data, "kfold_3", EMOTIONS).record()
-    assert len(made["folds"]) == 1
+    expected = scored(tmp_path, "m")
+    record = external.score(tmp_path / run_key("m").predictions, "toy", "kfold_3", EMOTIONS, tmp_path).record()
+    assert len(record["folds"]) == 1
     for name in ("fold", "actors", "clips", "war", "uar", "macro_f1", "recall", "confusion"):
-        assert made["folds"][0][name] == stated[name], name
+        assert record["folds"][0][name] == expected[name], name
 
 
-def test_the_folds_of_a_run_have_the_numbers_of_its_table(tmp_path: Path) -> None:
+def test_our_predictions_get_the_estimates_of_the_report(tmp_path: Path) -> None:
     params = make_params(tmp_path)
     write_demo(tmp_path, variants=("proposed",))
     runs = tmp_path / "results/demo/runs/kfold_3/proposed/seed-1"
@@ -143,84 +147,84 @@ def test_the_folds_of_a_run_have_the_numbers_of_its_table(tmp_path: Path) -> Non
     write_csv(data / "splits/kfold_3/folds.csv",
               [{"fold": fold, "part": "test", "clip": row["clip"]} for fold in rows for row in rows[fold]])  # fmt: skip
     write_csv(data / "given.csv", [row for fold in rows for row in rows[fold]])  # type: ignore[misc]
-    made = external.score(data / "given.csv", data, "kfold_3", RAVDESS)
+    result = score_file(data / "given.csv", data, "kfold_3")
     run = next(run for run in load.read("demo", params, tmp_path).runs if run.variant == "proposed")
-    assert made.estimates == run.estimates
-    assert made.confusion.tolist() == run.confusion.tolist()
+    assert result.estimates == run.estimates
+    assert result.confusion.tolist() == run.confusion.tolist()
 
 
 def test_what_is_printed(corpus: Path) -> None:
-    made = score(corpus, guesses(corpus))
-    text, war = made.text(), made.estimates["war"]
+    result = score(corpus, guesses(corpus))
+    text, war = result.text(), result.estimates["war"]
     assert war.sd is not None
     assert war.low is not None
     assert war.high is not None
     assert text.startswith("own, apart: 95 test clips of 6 actors in 3 of 3 folds\n")
     line = f"WAR %        {100 * war.mean:.1f} ± {100 * war.sd:.1f}   [{100 * war.low:.1f}, {100 * war.high:.1f}]\n"
     assert line in text
-    for fold in made.folds:
-        assert f"\n{fold.fold}      {2 * fold.fold + 1}–{2 * fold.fold + 2}" in text
+    for fold in result.folds:
+        assert f"\n{fold}      {2 * fold + 1}–{2 * fold + 2}" in text
     assert "Mean ± standard deviation over folds" in text
-    assert "Recall: pooled" in text
+    assert "Recalls are from the confusion matrix pooled" in text
     assert "Not given" not in text
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_folds_that_are_not_there_are_named(corpus: Path) -> None:
+def test_missing_folds_are_named(corpus: Path) -> None:
     rows = [row for row in guesses(corpus) if row["clip"][0] in "34"]
-    made = score(corpus, rows)
-    assert "in 1 of 3 folds" in made.text()
-    assert "Not given: fold 0, 2." in made.text()
-    assert made.record()["folds_not_given"] == [0, 2]
-    assert [fold["fold"] for fold in made.record()["folds"]] == [1]
-    assert made.estimates["war"].sd is None
+    result = score(corpus, rows)
+    assert "in 1 of 3 folds" in result.text()
+    assert "Not given: fold 0, 2." in result.text()
+    assert result.record()["folds_not_given"] == [0, 2]
+    assert [fold["fold"] for fold in result.record()["folds"]] == [1]
+    assert result.estimates["war"].sd is None
 
 
-def test_a_clip_of_several_folds_needs_its_fold(corpus: Path) -> None:
+def test_a_clip_tested_in_several_folds_needs_a_fold(corpus: Path) -> None:
     rows = [row | {"predicted": "sad"} for row in truth(corpus, "twice")]
-    with pytest.raises(UserError, match=r"line 2, 1-neutral-1: tested in folds 0, 3; add a column fold"):
+    with pytest.raises(UserError, match=r"line 2, 1-neutral-1: it is tested in folds 0, 3; add a column fold"):
         score(corpus, [{"clip": row["clip"], "predicted": "sad"} for row in rows], "twice")
     rows = [row | {"predicted": "happy" if row["fold"] == "3" else "sad"} for row in rows]
-    made = score(corpus, rows, "twice").record()
-    assert [fold["fold"] for fold in made["folds"]] == [0, 1, 2, 3]
-    assert [fold["recall"]["happy"] for fold in made["folds"]] == [0, 0, 0, 1]
+    result = score(corpus, rows, "twice").record()
+    assert [fold["fold"] for fold in result["folds"]] == [0, 1, 2, 3]
+    assert [fold["recall"]["happy"] for fold in result["folds"]] == [0, 0, 0, 1]
 
 
-def test_shared_actors_are_said(corpus: Path) -> None:
+def test_shared_actors_are_noted(corpus: Path) -> None:
     shared = corpus / "splits/random_apart"
     shared.mkdir(exist_ok=True)
     for name in ("clips.csv", "folds.csv"):
         (shared / name).write_bytes((corpus / "splits/apart" / name).read_bytes())
-    assert "not of new speakers" in score(corpus, guesses(corpus), "random_apart").text()
-    assert "not of new speakers" not in score(corpus, guesses(corpus)).text()
+    assert "do not apply to new speakers" in score(corpus, guesses(corpus), "random_apart").text()
+    assert "do not apply to new speakers" not in score(corpus, guesses(corpus)).text()
 
 
-def test_the_record_has_the_hashes_of_all_that_was_read(corpus: Path) -> None:
-    made = score(corpus, guesses(corpus))
-    assert made.record()["sha256"] == {
+def test_the_record_has_the_hashes_of_all_files_read(corpus: Path) -> None:
+    result = score(corpus, guesses(corpus))
+    assert result.record()["sha256"] == {
         "predictions": sha256(corpus / "given.csv"),
         "clips": sha256(corpus / "splits/apart" / "clips.csv"),
         "folds": sha256(corpus / "splits/apart" / "folds.csv"),
     }
 
 
-def changed(place: int, **cells: str) -> Callable[[list[Row]], list[Row]]:
-    return lambda rows: [row | cells if i == place else row for i, row in enumerate(rows)]
+def changed(number: int, **cells: str) -> Callable[[list[Row]], list[Row]]:
+    return lambda rows: [row | cells if i == number else row for i, row in enumerate(rows)]
 
 
 def without(*names: str) -> Callable[[list[Row]], list[Row]]:
     return lambda rows: [{name: cell for name, cell in row.items() if name not in names} for row in rows]
 
 
-def chances(**first: str) -> Callable[[list[Row]], list[Row]]:
-    """Probabilities instead of labels, all sure but the first."""
+def with_probabilities(**first: str) -> Callable[[list[Row]], list[Row]]:
+    """Probabilities instead of labels: 1 for the label, except as given in the first row."""
 
     def change(rows: list[Row]) -> list[Row]:
-        sure = [
+        certain = [
             {"clip": row["clip"]} | {f"p_{emotion}": str(int(emotion == row["predicted"])) for emotion in RAVDESS}
             for row in rows
         ]
-        return changed(0, **{f"p_{emotion}": value for emotion, value in first.items()})(sure)
+        return changed(0, **{f"p_{emotion}": value for emotion, value in first.items()})(certain)
 
     return change
 
@@ -228,30 +232,30 @@ def chances(**first: str) -> Callable[[list[Row]], list[Row]]:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (without("clip"), "no column clip; its first line is 'predicted'"),
-        (without("predicted"), "no column predicted, with an emotion, nor one of probabilities for each emotion"),
-        (lambda rows: [row | {"label": "sad"} for row in rows], "which holds the prediction, predicted or label"),
-        (lambda rows: rows + rows[:1], "line 97, 1-neutral-1: fold 0 has a prediction of it before"),
+        (without("clip"), "there is no column clip; the first line is 'predicted'"),
+        (without("predicted"), "there is neither a column predicted, with an emotion, nor one probability per emotion"),
+        (lambda rows: [row | {"label": "sad"} for row in rows], "there are two columns of predictions, predicted and label"),
+        (lambda rows: rows + rows[:1], "line 97, 1-neutral-1: fold 0 already has a prediction for it"),
         (changed(3, clip="7-calm-0"), "line 5: there is no clip '7-calm-0'; name it as in "),
-        (changed(3, predicted="glad"), "line 5, 1-happy-0: predicted 'glad' is no emotion here; there are neutral,"),
-        (changed(0, clip=BROKEN), f"line 2, {BROKEN}: not usable here (no face in 6 of 6 snippets)"),
-        (lambda rows: rows[1:], "fold 0 has 31 test clips and 1 of them no prediction (1-neutral-1)"),
-        (lambda rows: rows[:-9], "fold 2 has 32 test clips and 9 of them no prediction (6-sad-1, 6-angry-0,"),
-        (lambda rows: [row | {"fold": "0"} for row in rows], "fold 0 does not test it, but fold 1 does"),
+        (changed(3, predicted="glad"), "line 5, 1-happy-0: predicted 'glad' is not an emotion of this corpus: use neutral,"),
+        (changed(0, clip=BROKEN), f"line 2, {BROKEN}: it is not usable here (no face in 6 of 6 snippets)"),
+        (lambda rows: rows[1:], "fold 0 has 31 test clips, of which 1 have no prediction (1-neutral-1)"),
+        (lambda rows: rows[:-9], "fold 2 has 32 test clips, of which 9 have no prediction (6-sad-1, 6-angry-0,"),
+        (lambda rows: [row | {"fold": "0"} for row in rows], "fold 0 does not test it, fold 1 does"),
         (lambda rows: [row | {"fold": "9"} for row in rows], "there is no fold '9'; there are 0–2"),
         (lambda rows: [row | {"fold": ""} for row in rows], "there is no fold ''"),
-        (lambda rows: [row | {"emotion": "sad"} for row in rows], "its emotion is 'sad' here and 'neutral' in "),
-        (lambda rows: without("p_calm", "p_sad")(chances()(rows)), "no column p_calm, p_sad; probabilities are needed"),
-        (lambda rows: [row | {"p_bored": "0"} for row in chances()(rows)], "p_bored is of no emotion here"),
-        (chances(neutral="0.5", sad="0.5", calm="0.1"), "line 2, 1-neutral-1: neutral and sad are equally likely"),
-        (chances(calm="-0.1"), "line 2, 1-neutral-1: p_calm '-0.1' is no probability"),
-        (chances(calm="nan"), "p_calm 'nan' is no probability"),
-        (chances(calm="inf"), "p_calm 'inf' is no probability"),
-        (chances(calm=""), "p_calm '' is no probability"),
-        (chances(calm="high"), "p_calm 'high' is no probability"),
+        (lambda rows: [row | {"emotion": "sad"} for row in rows], "the emotion is 'sad' here but 'neutral' in "),
+        (lambda rows: without("p_calm", "p_sad")(with_probabilities()(rows)), "there is no column p_calm, p_sad; add a probability"),
+        (lambda rows: [row | {"p_bored": "0"} for row in with_probabilities()(rows)], "p_bored is not an emotion of this corpus"),
+        (with_probabilities(neutral="0.5", sad="0.5", calm="0.1"), "line 2, 1-neutral-1: neutral and sad are equally probable"),
+        (with_probabilities(calm="-0.1"), "line 2, 1-neutral-1: p_calm '-0.1' is not a probability"),
+        (with_probabilities(calm="nan"), "p_calm 'nan' is not a probability"),
+        (with_probabilities(calm="inf"), "p_calm 'inf' is not a probability"),
+        (with_probabilities(calm=""), "p_calm '' is not a probability"),
+        (with_probabilities(calm="high"), "p_calm 'high' is not a probability"),
         (  # a column `label` of true emotions
-            lambda rows: changed(0, p_sad="2")([row | {"label": row["clip"].split("-")[1]} for row in chances()(rows)]),
-            "line 2, 1-neutral-1: label is neutral, but the likeliest is sad",
+            lambda rows: changed(0, p_sad="2")([row | {"label": row["clip"].split("-")[1]} for row in with_probabilities()(rows)]),
+            "line 2, 1-neutral-1: label is neutral, but the most probable emotion is sad",
         ),
         (lambda rows: [{"clip": "", "predicted": ""}], "line 2: there is no clip ''"),
     ],
@@ -268,53 +272,53 @@ def test_a_mistake_is_one_line(corpus: Path, change: Callable[[list[Row]], list[
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (b"", "no column clip"),
-        (b"clip;predicted\n1-sad-0;sad\n", "no column clip; its first line is 'clip;predicted'"),
-        (b"clip,predicted\n", "there is no prediction in it"),
-        (b"clip,predicted\n1-sad-0\n", "line 2: 1 cells under 2 columns"),
-        (b"clip,predicted\n1-sad-0,sad,0.9\n", "line 2: 3 cells under 2 columns"),
-        (b"clip,clip,predicted\n", "two columns are named 'clip'"),
+        (b"", "there is no column clip"),
+        (b"clip;predicted\n1-sad-0;sad\n", "there is no column clip; the first line is 'clip;predicted'"),
+        (b"clip,predicted\n", "there are no predictions"),
+        (b"clip,predicted\n1-sad-0\n", "line 2: 1 cells for 2 columns"),
+        (b"clip,predicted\n1-sad-0,sad,0.9\n", "line 2: 3 cells for 2 columns"),
+        (b"clip,clip,predicted\n", "there are two columns 'clip'"),
         (b'clip,predicted\n"1-sad-0,sad\n', "is not a CSV file"),
         ("clip,predicted\n".encode("utf-16"), "is not a CSV file in UTF-8"),
         (None, "is missing"),
     ],
 )
-def test_a_file_that_is_no_table_is_one_line(corpus: Path, tmp_path: Path, content: bytes | None, line: str) -> None:
+def test_a_malformed_file_is_one_line(corpus: Path, tmp_path: Path, content: bytes | None, line: str) -> None:
     file = tmp_path / "theirs.csv"
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError) as raised:
-        external.score(file, corpus, "apart", RAVDESS)
+        score_file(file, corpus)
     assert str(raised.value).startswith(str(file))
     assert line in str(raised.value)
 
 
 @given(st.binary(max_size=60) | st.text('clip,predictedsa-0123\n"\r \ufeff', max_size=80).map(str.encode))
-def test_no_file_makes_a_traceback(corpus: Path, content: bytes) -> None:
+def test_arbitrary_bytes_are_one_line(corpus: Path, content: bytes) -> None:
     file = corpus / "any.csv"
     for start in (b"", b"clip,predicted,fold\n", b"clip,predicted\n2-sad-0,sad\n"):
         file.write_bytes(start + content)
         with pytest.raises(UserError):
-            external.score(file, corpus, "apart", RAVDESS)
+            score_file(file, corpus)
 
 
-def test_a_spreadsheet_s_mark_and_line_ends_are_read(corpus: Path) -> None:
-    made = score(corpus, guesses(corpus))
+def test_byte_order_mark_and_windows_line_ends_are_read(corpus: Path) -> None:
+    result = score(corpus, guesses(corpus))
     file = corpus / "given.csv"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
-    assert numbers(external.score(file, corpus, "apart", RAVDESS)) == numbers(made)
+    assert numbers(score_file(file, corpus)) == numbers(result)
 
 
-def test_a_name_that_means_two_clips_is_refused(tmp_path: Path) -> None:
+def test_an_ambiguous_name_is_rejected(tmp_path: Path) -> None:
     data = tmp_path / "data" / "own"
     clips = [("x", 1, "sad"), ("a", 1, "sad"), ("a.wav", 2, "sad"), ("b", 3, "sad"), ("c", 4, "sad")]
     write_protocol(data / "splits/apart", clips, {0: [1, 2]})
     exact: list[dict[str, object]] = [{"clip": clip, "label": "sad"} for clip in ("a", "a.wav")]
     write_csv(data / "given.csv", exact)
-    assert external.score(data / "given.csv", data, "apart", RAVDESS).estimates["war"].mean == 1
+    assert score_file(data / "given.csv", data).estimates["war"].mean == 1
     write_csv(data / "given.csv", [{"clip": "folder/a.wav", "label": "sad"}])
     with pytest.raises(UserError, match=r"there is no clip 'folder/a.wav'"):
-        external.score(data / "given.csv", data, "apart", RAVDESS)
+        score_file(data / "given.csv", data)
 
 
 def test_the_command_prints_and_writes(
@@ -326,19 +330,19 @@ def test_the_command_prints_and_writes(
     write_csv(tmp_path / "theirs.csv", [{"clip": clip, "label": "sad"} for clip, _, _ in clips[1:]])
     command = ["score", "demo", "kfold_3", "theirs.csv", "--output", "out/scores.json"]
     assert cli.main(command) == 2
-    asked = (
+    message = (
         "data/demo/splits/kfold_3/clips.csv is missing: run `snakemake data/demo/splits/kfold_3/folds.csv --cores 1`"
     )
-    assert asked in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     write_protocol(tmp_path / "data/demo/splits/kfold_3", clips, FOLDS)
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("demo, kfold_3: 47 test clips of 6 actors in 3 of 3 folds\n")
     with (tmp_path / "out/scores.json").open() as stream:
-        made = json.load(stream)
+        result = json.load(stream)
     # Of the 15 clips of fold 0, two are sad, and of the 16 of each other.
-    assert made["mean_over_folds"]["war"]["mean"] == pytest.approx((2 / 15 + 2 / 16 + 2 / 16) / 3)
-    assert made["pooled"]["recall"] == {emotion: float(emotion == "sad") for emotion in RAVDESS}
+    assert result["mean_over_folds"]["war"]["mean"] == pytest.approx((2 / 15 + 2 / 16 + 2 / 16) / 3)
+    assert result["pooled"]["recall"] == {emotion: float(emotion == "sad") for emotion in RAVDESS}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "data",
         "literature",

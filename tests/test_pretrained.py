@@ -1,4 +1,4 @@
-"""Pretrained weights: another maker's network and ours give equal maps from one file; a wrong file is one line."""
+"""Pretrained weights: the published networks and ours compute equal maps from one file; a wrong file is one line."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from emofuse.config import Network
-from emofuse.models import pretrained
 from emofuse.models.network import EmotionNetwork
+from emofuse.training.initialisation import load_pretrained
 from emofuse.utils.errors import UserError
 
 WIDTH = 8
 
 
 class HaraBottleneck(nn.Module):
-    """1×1×1, 3×3×3 with the stride, 1×1×1 to four times the channels; a projection where the shape changes."""
+    """Convolutions 1×1×1, 3×3×3 with the stride, 1×1×1 to four times the channels; a projection if the shape changes."""
 
     def __init__(self, before: int, inside: int, stride: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class HaraBottleneck(nn.Module):
 
 
 class HaraNet(nn.Module):
-    """A 3D ResNet with the layout and the names of kenshohara/3D-ResNets-PyTorch, any depth and width."""
+    """A 3D ResNet with the layout and the names of kenshohara/3D-ResNets-PyTorch, of any depth and width."""
 
     def __init__(self, blocks: tuple[int, ...] = (3, 4, 6, 3), width: int = WIDTH, classes: int = 700) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ class HaraNet(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
-def stirred(module: nn.Module) -> nn.Module:
-    """In eval mode, its norms of any scale, shift and statistics."""
+def randomised(module: nn.Module) -> nn.Module:
+    """In eval mode, with random norms."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d | nn.BatchNorm3d):
             for tensor, low, high in (
@@ -76,15 +76,15 @@ def stirred(module: nn.Module) -> nn.Module:
 
 
 def section(modality: str, backbone: str, weights: str, width: int = WIDTH, frozen: int = 0) -> Network:
-    trunk = {"backbone": backbone, "width": width, "weights": weights, "frozen": frozen}
-    return Network.model_validate({"modalities": [modality], modality: trunk, "dimension": 8, "heads": 2})
+    backbone_section = {"backbone": backbone, "width": width, "weights": weights, "frozen": frozen}
+    return Network.model_validate({"modalities": [modality], modality: backbone_section, "dimension": 8, "heads": 2})
 
 
 def loaded(network: Network, file: Path) -> nn.Module:
-    """The trunk, in eval mode, of a network that started from that file."""
+    """The backbone, in eval mode, of a network initialised from that file."""
     (modality,) = network.modalities
     built = EmotionNetwork(network, emotions=4, moments=2, face_size=32 if modality == "video" else None)
-    pretrained.load(built, network, {getattr(network, modality).weights: file})
+    load_pretrained(built, network, {getattr(network, modality).weights: file})
     return built.eval().get_submodule(modality).trunk
 
 
@@ -94,91 +94,97 @@ def _seeded() -> None:
     torch.set_num_threads(1)
 
 
-def plain(net: nn.Module, file: Path) -> None:
+def save_state(net: nn.Module, file: Path) -> None:
     torch.save(net.state_dict(), file)
 
 
-def safetensors(net: nn.Module, file: Path) -> None:
+def save_safetensors(net: nn.Module, file: Path) -> None:
     save_file(net.state_dict(), file)
 
 
-def checkpoint(net: nn.Module, file: Path) -> None:
+def save_checkpoint(net: nn.Module, file: Path) -> None:
     optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
     state = nn.DataParallel(net).state_dict()
     torch.save({"epoch": 200, "arch": "resnet-50", "state_dict": state, "optimizer": optimizer.state_dict()}, file)
 
 
-def of_2018(net: nn.Module, file: Path) -> None:
-    """As PyTorch wrote in 2018: no zip, and norms that do not count their batches."""
+def save_as_in_2018(net: nn.Module, file: Path) -> None:
+    """As PyTorch saved in 2018: not a zip file, and norms do not count their batches."""
     state = {name: value for name, value in net.state_dict().items() if "num_batches" not in name}
     torch.save({"arch": "resnet-50", "state_dict": state}, file, _use_new_zipfile_serialization=False)
 
 
 @pytest.mark.parametrize(
     ("write", "file"),
-    [(plain, "k.pth"), (plain, "k.pt"), (safetensors, "k.safetensors"), (checkpoint, "k.pth"), (of_2018, "k.pth")],
+    [
+        (save_state, "k.pth"),
+        (save_state, "k.pt"),
+        (save_safetensors, "k.safetensors"),
+        (save_checkpoint, "k.pth"),
+        (save_as_in_2018, "k.pth"),
+    ],
 )
-def test_a_network_of_kenshoharas_layout_and_ours_give_equal_maps(
+def test_kenshoharas_network_and_ours_compute_equal_maps(
     tmp_path: Path, write: Callable[[nn.Module, Path], None], file: str
 ) -> None:
-    reference = stirred(HaraNet())
+    reference = randomised(HaraNet())
     write(reference, tmp_path / file)
-    trunk = loaded(section("video", "r3d_50", file), tmp_path / file)
+    backbone = loaded(section("video", "r3d_50", file), tmp_path / file)
     clip = torch.randn(2, 3, 9, 45, 45)
     with torch.no_grad():
         expected = reference.maps(clip)
         assert expected.std() > 0.01
-        torch.testing.assert_close(trunk(clip), expected)
+        torch.testing.assert_close(backbone(clip), expected)
 
 
-def test_the_deepest_network_too(tmp_path: Path) -> None:
-    reference = stirred(HaraNet((3, 4, 23, 3)))
-    checkpoint(reference, tmp_path / "k.pth")
-    trunk = loaded(section("video", "r3d_101", "k.pth"), tmp_path / "k.pth")
+def test_resnet_101_too(tmp_path: Path) -> None:
+    reference = randomised(HaraNet((3, 4, 23, 3)))
+    save_checkpoint(reference, tmp_path / "k.pth")
+    backbone = loaded(section("video", "r3d_101", "k.pth"), tmp_path / "k.pth")
     clip = torch.randn(1, 3, 8, 33, 33)
     with torch.no_grad():
-        torch.testing.assert_close(trunk(clip), reference.maps(clip))
+        torch.testing.assert_close(backbone(clip), reference.maps(clip))
 
 
-def test_the_400_classes_of_2018_saw_pictures_from_0_to_255(tmp_path: Path) -> None:
-    reference = stirred(HaraNet(classes=400))
-    plain(reference, tmp_path / "k.pth")
-    trunk = loaded(section("video", "r3d_50", "k.pth"), tmp_path / "k.pth")
+def test_networks_of_400_classes_expect_pixels_from_0_to_255(tmp_path: Path) -> None:
+    reference = randomised(HaraNet(classes=400))
+    save_state(reference, tmp_path / "k.pth")
+    backbone = loaded(section("video", "r3d_50", "k.pth"), tmp_path / "k.pth")
     std = torch.tensor([0.2768, 0.2713, 0.2737]).view(3, 1, 1, 1)
-    clip = torch.randn(1, 3, 8, 33, 33)  # what our trunk is fed: (x - mean) / std
+    clip = torch.randn(1, 3, 8, 33, 33)  # what our backbone receives: (x - mean) / std
     with torch.no_grad():
-        torch.testing.assert_close(trunk(clip), reference.maps(255 * std * clip))
+        torch.testing.assert_close(backbone(clip), reference.maps(255 * std * clip))
 
 
-def test_torchvisions_weights_give_torchvisions_maps(tmp_path: Path) -> None:
+def test_torchvisions_weights_compute_torchvisions_maps(tmp_path: Path) -> None:
     from torchvision.models import resnet18
     from torchvision.models.video import r3d_18
 
     def maps(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return nn.Sequential(*list(net.children())[:-2])(x)
 
-    video, audio = stirred(r3d_18()), stirred(resnet18())
-    plain(video, tmp_path / "video.pth")
-    plain(audio, tmp_path / "audio.pth")
-    clip, picture = torch.randn(1, 3, 4, 32, 32), torch.randn(1, 1, 40, 40)
+    video, audio = randomised(r3d_18()), randomised(resnet18())
+    save_state(video, tmp_path / "video.pth")
+    save_state(audio, tmp_path / "audio.pth")
+    clip, image = torch.randn(1, 3, 4, 32, 32), torch.randn(1, 1, 40, 40)
     with torch.no_grad():
         ours = loaded(section("video", "r3d_18", "r3d_18", 64), tmp_path / "video.pth")
         torch.testing.assert_close(ours(clip), maps(video, clip))
         ours = loaded(section("audio", "resnet18", "resnet18", 64), tmp_path / "audio.pth")
-        torch.testing.assert_close(ours(picture), maps(audio, picture.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(ours(image), maps(audio, image.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
 
 
 def test_frozen_stages_start_from_the_file(tmp_path: Path) -> None:
-    reference = stirred(HaraNet())
-    plain(reference, tmp_path / "k.pth")
-    trunk = loaded(section("video", "r3d_50", "k.pth", frozen=5), tmp_path / "k.pth").train()
+    reference = randomised(HaraNet())
+    save_state(reference, tmp_path / "k.pth")
+    backbone = loaded(section("video", "r3d_50", "k.pth", frozen=5), tmp_path / "k.pth").train()
     clip = torch.randn(1, 3, 8, 33, 33)
     with torch.no_grad():
-        torch.testing.assert_close(trunk(clip), reference.maps(clip))
+        torch.testing.assert_close(backbone(clip), reference.maps(clip))
 
 
-def test_only_the_trunk_that_asks_is_changed(tmp_path: Path) -> None:
-    plain(HaraNet(), tmp_path / "k.pth")
+def test_only_backbones_with_weights_are_changed(tmp_path: Path) -> None:
+    save_state(HaraNet(), tmp_path / "k.pth")
     network = Network.model_validate(
         {
             "video": {"backbone": "r3d_50", "width": WIDTH, "weights": "k.pth"},
@@ -189,15 +195,15 @@ def test_only_the_trunk_that_asks_is_changed(tmp_path: Path) -> None:
     )
     built = EmotionNetwork(network, emotions=4, moments=2, face_size=32)
     before = {name: value.clone() for name, value in built.state_dict().items()}
-    pretrained.load(built, network, {"k.pth": tmp_path / "k.pth"})
+    load_pretrained(built, network, {"k.pth": tmp_path / "k.pth"})
     changed = {name for name, value in built.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("video.trunk.") for name in changed)
     sound = network.model_copy(update={"modalities": ["audio"]})
-    pretrained.load(EmotionNetwork(sound, 4, 2, None), sound, {})
+    load_pretrained(EmotionNetwork(sound, 4, 2, None), sound, {})
 
 
-def refusal(network: Network, file: Path) -> str:
+def rejection(network: Network, file: Path) -> str:
     with pytest.raises(UserError) as error:
         loaded(network, file)
     message = str(error.value)
@@ -208,12 +214,12 @@ def refusal(network: Network, file: Path) -> str:
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
-    assert refusal(section("audio", "resnet18", "resnet18", 64), file).endswith(
+    assert rejection(section("audio", "resnet18", "resnet18", 64), file).endswith(
         "is missing: run emofuse weights resnet18"
     )
-    assert refusal(section("audio", "resnet18", "my.pth"), file).endswith("is missing: network.audio.weights names it")
+    assert rejection(section("audio", "resnet18", "my.pth"), file).endswith("is missing: see network.audio.weights")
     file = file.with_suffix(".safetensors")
-    assert refusal(section("video", "r3d_50", "my.pth"), file).endswith("is missing: network.video.weights names it")
+    assert rejection(section("video", "r3d_50", "my.pth"), file).endswith("is missing: see network.video.weights")
 
 
 def _half_of_a_checkpoint() -> bytes:
@@ -224,48 +230,54 @@ def _half_of_a_checkpoint() -> bytes:
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.sampled_from(["w.pth", "w.safetensors"]))
-def test_no_bytes_give_a_traceback(tmp_path: Path, content: bytes, name: str) -> None:
+def test_arbitrary_bytes_are_one_line(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(content)
-    refusal(section("audio", "resnet10", name), tmp_path / name)
+    rejection(section("audio", "resnet10", name), tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"", b"<!doctype html>", _half_of_a_checkpoint()])
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes, name: str) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_rejected(tmp_path: Path, content: bytes, name: str) -> None:
     (tmp_path / name).write_bytes(content)
-    message = refusal(section("audio", "resnet10", name), tmp_path / name)
-    assert message.endswith("not a checkpoint, or a broken one: network.audio.weights names it")
+    message = rejection(section("audio", "resnet10", name), tmp_path / name)
+    assert message.endswith("not a checkpoint, or a corrupted one; see network.audio.weights")
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"epoch": 3}, {"state_dict": {}}, {"state_dict": [1]}, torch.zeros(3)])
-def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+def test_a_file_without_a_state_dict_is_rejected(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pth")
-    assert "holds no weights" in refusal(section("audio", "resnet10", "w.pth"), tmp_path / "w.pth")
+    assert "contains no weights" in rejection(section("audio", "resnet10", "w.pth"), tmp_path / "w.pth")
 
 
-def test_a_file_that_could_run_code_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_could_execute_code_is_rejected(tmp_path: Path) -> None:
     torch.save({"state_dict": HaraNet().state_dict(), "options": Path("options")}, tmp_path / "w.pth")
-    message = refusal(section("video", "r3d_50", "w.pth"), tmp_path / "w.pth")
-    assert "save its state_dict alone" in message
+    message = rejection(section("video", "r3d_50", "w.pth"), tmp_path / "w.pth")
+    assert "save only its state_dict" in message
 
 
-def test_a_folder_is_refused(tmp_path: Path) -> None:
+def test_a_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "w.pth").mkdir()
-    assert "cannot be read" in refusal(section("video", "r3d_50", "w.pth"), tmp_path / "w.pth")
+    assert "cannot be read" in rejection(section("video", "r3d_50", "w.pth"), tmp_path / "w.pth")
 
 
-def test_another_network_is_refused_by_the_first_difference(tmp_path: Path) -> None:
+def test_another_network_is_rejected_with_the_first_difference(tmp_path: Path) -> None:
     file = tmp_path / "w.pth"
-    plain(HaraNet(), file)
-    assert refusal(section("video", "r3d_101", "w.pth"), file).endswith("it lacks layer3.6.conv1.0.weight")
-    assert refusal(section("video", "r3d_50", "w.pth", width=16), file).endswith(
-        f"stem.0.weight is {WIDTH} × 3 × 7 × 7 × 7, not 16 × 3 × 7 × 7 × 7"
+    save_state(HaraNet(), file)
+    assert rejection(section("video", "r3d_101", "w.pth"), file).endswith(
+        "it lacks layer3.6.conv1.0.weight; change network.video.weights"
     )
-    message = refusal(section("video", "r3d_18", "w.pth"), file)
+    assert rejection(section("video", "r3d_50", "w.pth", width=16), file).endswith(
+        f"stem.0.weight is {WIDTH} × 3 × 7 × 7 × 7, not 16 × 3 × 7 × 7 × 7; change network.video.weights"
+    )
+    message = rejection(section("video", "r3d_18", "w.pth"), file)
     assert f"network.video, r3d_18 of width {WIDTH}" in message
-    assert message.endswith(f"stem.0.weight is {WIDTH} × 3 × 7 × 7 × 7, not {WIDTH} × 3 × 3 × 7 × 7")
-    plain(HaraNet((3, 4, 23, 3)), file)
-    assert refusal(section("video", "r3d_50", "w.pth"), file).endswith("it has layer3.6.conv1.0.weight besides")
+    assert message.endswith(
+        f"stem.0.weight is {WIDTH} × 3 × 7 × 7 × 7, not {WIDTH} × 3 × 3 × 7 × 7; change network.video.weights"
+    )
+    save_state(HaraNet((3, 4, 23, 3)), file)
+    assert rejection(section("video", "r3d_50", "w.pth"), file).endswith(
+        "it also has layer3.6.conv1.0.weight; change network.video.weights"
+    )
     torch.save({"conv1.weight": torch.tensor(1.0), "fc.bias": torch.tensor(1.0)}, file)
     for network in (section("video", "r3d_50", "w.pth"), section("audio", "resnet10", "w.pth")):
-        assert "is one number" in refusal(network, file)
+        assert "is a scalar" in rejection(network, file)

@@ -1,4 +1,4 @@
-"""The report over result files written here, in the formats of the stages."""
+"""The report, shown from result files that are written here in the formats of the stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from emofuse.data import protocols
 from emofuse.evaluation import statistics
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
-from emofuse.report import figures, load, page, table, tables
+from emofuse.report import latex, load, page, table, tables
+from emofuse.report.tables import scores
+from emofuse.report.tables.published import paper_verdict
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import sha256
 from emofuse.utils.text import ranges
@@ -34,7 +36,7 @@ HEADER = ",".join(["clip", "actor", "emotion", "predicted", *(f"p_{emotion}" for
 
 
 def make_params(root: Path) -> Params:
-    """params.yaml, protocols/ and literature/ of a small project under `root`."""
+    """Write params.yaml, protocols/ and literature/ of a small project under `root`."""
     both = {"faces": FACES, "audio": AUDIO, "variants": list(VARIANTS)}
     tree = {
         "paper": ["ravdess", "cremad"],
@@ -91,7 +93,7 @@ def write_fold(
     root: Path, run: tuple[str, str, str, int], fold: int, emotions: tuple[str, ...],
     clips: list[tuple[str, int, str]], accuracy: float, epochs: int = 20, history: bool = True,
 ) -> None:  # fmt: skip
-    """One evaluated fold: each actor near `accuracy`, mistakes mostly to the next emotion."""
+    """Write an evaluated fold: actors vary around `accuracy`, and most errors predict the next emotion."""
     corpus, protocol, variant, seed = run
     generator = np.random.default_rng([fold, seed, *variant.encode()])
     chance = {actor: np.clip(accuracy + generator.normal(0, 0.06), 0, 1) for actor in {actor for _, actor, _ in clips}}
@@ -144,13 +146,13 @@ def write_record(
     root: Path, path: str, stage: str, key: RunKey, settings: dict[str, dict[str, object]],
     inputs: tuple[str, ...], outputs: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """A record of files as they are."""
+    """Write a record of files in their current state."""
     hashes = [{file: sha256(root / file) for file in files if (root / file).is_file()} for files in (inputs, outputs)]
     Record(path, stage, key.asdict(), settings, f"code of {stage}", *hashes).write(root)
 
 
 def ravdess_clips() -> list[tuple[str, int, str]]:
-    """The 1,440 speech clips: 60 an actor, 4 of them neutral."""
+    """The 1,440 speech clips: 60 per actor, 4 of them neutral."""
     return [
         (f"03-01-{index + 1:02}-01-01-{take + 1:02}-{actor:02}", actor, emotion)
         for actor in range(1, 25)
@@ -189,14 +191,19 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def quick(corpus: str, params: Params, root: Path) -> tuple[dict[str, table.Table], str]:
-    """The tables and the page of a corpus, without the seconds that its figures take."""
+    """The tables and the page of a corpus, without the slow figures."""
     read = load.read(corpus, params, root)
-    made = {name: getattr(tables, name)(read) for name in paths.TABLES}
-    return made, page.render(read, made, dict.fromkeys(paths.FIGURES, ""))
+    by_name = {name: make(read) for name, make in tables.ALL.items()}
+    return by_name, page.render(read, by_name, dict.fromkeys(paths.FIGURES, ""))
 
 
-def parse(made: table.Table) -> list[dict[str, str]]:
-    return list(csv.DictReader(made.csv().splitlines()))
+def origins_of(shown: table.Table) -> list[list[str]]:
+    """The runs behind each cell of a table, by row and column."""
+    return [[shown.runs(row, column) for column in range(len(shown.columns))] for row in range(len(shown.rows))]
+
+
+def parse(shown: table.Table) -> list[dict[str, str]]:
+    return list(csv.DictReader(shown.csv().splitlines()))
 
 
 @pytest.fixture
@@ -204,17 +211,17 @@ def project(tmp_path: Path) -> tuple[Params, Path]:
     return make_params(tmp_path), tmp_path
 
 
-def test_files_are_exactly_those_announced(project: tuple[Params, Path]) -> None:
+def test_build_writes_exactly_the_declared_files(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed", "audio_only"))
     before = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     report.build("demo", params, root)
-    report.paper(params, root)
+    report.build_paper(params, root)
     after = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     assert after - before == {*paths.report("demo"), *paths.PAPER}
 
 
-def test_the_same_results_give_the_same_bytes(project: tuple[Params, Path]) -> None:
+def test_rebuilding_gives_identical_bytes(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
     report.build("demo", params, root)
@@ -230,8 +237,8 @@ def test_the_same_results_give_the_same_bytes(project: tuple[Params, Path]) -> N
 def test_main_table_of_a_whole_corpus(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root)
-    made, _ = quick("ravdess", params, root)
-    rows = {row["variant"]: row for row in parse(made["main"])}
+    by_name, _ = quick("ravdess", params, root)
+    rows = {row["variant"]: row for row in parse(by_name["main"])}
     assert list(rows) == list(VARIANTS)
     proposed = rows["proposed"]
     wars = []
@@ -252,7 +259,7 @@ def test_main_table_of_a_whole_corpus(project: tuple[Params, Path]) -> None:
     )
     assert rows["concat_fusion"]["paper_war_percent"] == ""
     assert rows["concat_fusion"]["verdict"] == "–"
-    text = made["main"].markdown()
+    text = by_name["main"].markdown()
     assert "10.1016/j.imavis.2023.104676" in text
 
 
@@ -260,36 +267,36 @@ def test_the_summary_has_the_scores_of_every_run(project: tuple[Params, Path]) -
     params, root = project
     write_demo(root, folds=(0, 1), variants=("proposed", "audio_only"))
     rows = {row["variant"]: row for row in parse(quick("demo", params, root)[0]["main"])}
-    made = report.summary(load.read("demo", params, root))
-    assert made["kfold_3"].keys() == {"proposed", "audio_only"}
-    for variant, seeds in made["kfold_3"].items():
-        scores = {
+    by_name = report.summary(load.read("demo", params, root))
+    assert by_name["kfold_3"].keys() == {"proposed", "audio_only"}
+    for variant, seeds in by_name["kfold_3"].items():
+        expected = {
             metric: pytest.approx(float(rows[variant][f"{metric}_mean"]), abs=1e-6) for metric in statistics.METRICS
         }
-        assert seeds == {"seed-1": scores | {"folds": 2}}
+        assert seeds == {"seed-1": expected | {"folds": 2}}
 
 
-def test_verdict_needs_the_whole_corpus_every_fold_and_the_papers_task(project: tuple[Params, Path]) -> None:
+def test_verdict_requires_the_whole_corpus_all_folds_and_the_papers_task(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",), accuracy=0.8925)
     write_ravdess(root, corpus="ravdess_audio", variants=("proposed",), accuracy=1.0)
 
     def verdict(corpus: str) -> str:
         read = load.read(corpus, params, root)
-        return tables.judge(read, next(run for run in read.runs if run.folds))
+        return paper_verdict(read, next(run for run in read.runs if run.folds))
 
     assert verdict("ravdess") in ("reproduced", "inconclusive")
     assert verdict("ravdess_audio") == "not comparable"
     (root / "results/ravdess/runs/luna_jimenez_2022_5cv/proposed/seed-1/fold-3/metrics.json").unlink()
     assert verdict("ravdess") == "not comparable"
-    made, html = quick("ravdess", params, root)
-    row = parse(made["main"])[0]
+    by_name, html = quick("ravdess", params, root)
+    row = parse(by_name["main"])[0]
     assert (row["folds"], row["folds_planned"], row["difference_points"]) == ("4", "5", "")
-    assert "lacks fold 3" in made["main"].markdown()
+    assert "lacks fold 3" in by_name["main"].markdown()
     assert "4 of 5" in html
 
 
-def test_a_report_with_no_run_says_so_everywhere(project: tuple[Params, Path]) -> None:
+def test_report_without_runs_says_not_run(project: tuple[Params, Path]) -> None:
     params, root = project
     for corpus in ("ravdess", "demo"):
         report.build(corpus, params, root)
@@ -305,8 +312,8 @@ def test_a_report_with_no_run_says_so_everywhere(project: tuple[Params, Path]) -
 def test_modalities_and_recall_of_the_demo(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root)
-    made, _ = quick("demo", params, root)
-    rows = {row["variant"]: row for row in parse(made["modality"])}
+    by_name, _ = quick("demo", params, root)
+    rows = {row["variant"]: row for row in parse(by_name["modality"])}
     assert {name: row["modality"] for name, row in rows.items()} == {
         "proposed": "audio + video",
         "audio_only": "audio",
@@ -315,10 +322,10 @@ def test_modalities_and_recall_of_the_demo(project: tuple[Params, Path]) -> None
     for row in rows.values():
         assert float(row["war_over_bayes"]) == pytest.approx(float(row["war_mean"]) / float(row["bayes"]))
     assert float(rows["audio_only"]["war_difference"]) < 0
-    recalls = [row for row in parse(made["recall"]) if row["variant"] == "proposed"]
+    recalls = [row for row in parse(by_name["recall"]) if row["variant"] == "proposed"]
     assert [row["emotion"] for row in recalls] == list(RAVDESS)
     assert sum(int(row["clips"]) for row in recalls) == 478
-    folds = [row for row in parse(made["folds"]) if row["variant"] == "proposed"]
+    folds = [row for row in parse(by_name["folds"]) if row["variant"] == "proposed"]
     assert [row["actors"] for row in folds] == ["1 2 3 4", "5 6 7 8", "9 10 11 12"]
 
 
@@ -329,17 +336,17 @@ def changed(params_file: Path, change: dict[str, object], corpus: str) -> Params
     return config.load(params_file)
 
 
-def test_modality_is_what_the_network_has_whatever_the_variants_name(project: tuple[Params, Path]) -> None:
+def test_modality_is_that_of_the_network_not_of_the_variants_name(project: tuple[Params, Path]) -> None:
     _, root = project
     changes = {"network": {"modalities": ["audio"]}, "modalities": ["audio"], "variants": ["proposed", "audio_only"]}
     params = changed(root / "params.yaml", changes | {"faces": None}, "demo")
     write_demo(root, variants=("proposed",))
-    made, html = quick("demo", params, root)
-    rows = {row["variant"]: row for row in parse(made["modality"])}
+    by_name, html = quick("demo", params, root)
+    rows = {row["variant"]: row for row in parse(by_name["modality"])}
     assert [row["modality"] for row in rows.values()] == ["audio", "audio"]
     best = load.read("demo", params, root).bayes["audio"]  # type: ignore[index]
     assert float(rows["proposed"]["bayes"]) == pytest.approx(best)
-    assert f"reached: {float(rows['proposed']['war_mean']) / best:.3f} of it" in html
+    assert f"WAR / Bayes: {float(rows['proposed']['war_mean']) / best:.3f}" in html
     for name, text in (("modality", "Modality of proposed: audio."), ("fusion", "Fusion of proposed: none, one")):
         assert text in quick("ravdess_audio", params, root)[0][name].markdown()
 
@@ -350,13 +357,13 @@ def wars(root: Path, run: tuple[str, str, str, int], folds: tuple[int, ...]) -> 
     return [float(np.mean([row["emotion"] == row["predicted"] for row in read_csv(file)])) for file in files]
 
 
-def test_each_variant_beside_proposed(project: tuple[Params, Path]) -> None:
+def test_variants_are_compared_with_proposed(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root)
-    made, _ = quick("ravdess", params, root)
+    by_name, _ = quick("ravdess", params, root)
     proposed = wars(root, ("ravdess", "luna_jimenez_2022_5cv", "proposed", 1), (0, 1, 2, 3, 4))
     for name in ("modality", "fusion", "loss"):
-        rows = parse(made[name])
+        rows = parse(by_name[name])
         assert rows[0]["variant"] == "proposed"
         assert {rows[0][key] for key in rows[0] if "difference" in key} == {""}
         for row in rows[1:]:
@@ -366,22 +373,22 @@ def test_each_variant_beside_proposed(project: tuple[Params, Path]) -> None:
         for metric in statistics.METRICS:
             ps = [float(row[f"{metric}_difference_p"]) for row in rows[1:]]
             assert [float(row[f"{metric}_difference_p_holm"]) for row in rows[1:]] == statistics.holm(ps)
-    audio = parse(made["modality"])[1]
+    audio = parse(by_name["modality"])[1]
     assert float(audio["war_difference_p"]) < 0.01
-    line = next(line for line in made["modality"].markdown().splitlines() if "audio\\_only" in line)
+    line = next(line for line in by_name["modality"].markdown().splitlines() if "audio\\_only" in line)
     assert table.points(100 * float(audio["war_difference"])) in line
-    assert line.endswith(f"| {tables.chance(float(audio['war_difference_p_holm']))} |")
-    assert [row["loss"] for row in parse(made["loss"])] == ["learnable", "none"]
-    assert [row["fusion"] for row in parse(made["fusion"])] == ["cross_attention", "concat"]
+    assert line.endswith(f"| {scores.p_value(float(audio['war_difference_p_holm']))} |")
+    assert [row["loss"] for row in parse(by_name["loss"])] == ["learnable", "none"]
+    assert [row["fusion"] for row in parse(by_name["fusion"])] == ["cross_attention", "concat"]
     for name in (*COMPARISONS, "compactness", "recall"):
-        assert "not available to us" in made[name].markdown() or not made[name].rows
+        assert "not available to us" in by_name[name].markdown() or not by_name[name].rows
 
 
-def test_each_number_names_the_run_or_fold_that_it_was_computed_from(project: tuple[Params, Path]) -> None:
+def test_each_number_names_its_run_or_fold(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed", "audio_only", "concat_fusion"))
     shutil.rmtree(root / "results/demo/runs/kfold_3/audio_only/seed-1/fold-1")
-    made, _ = quick("demo", params, root)
+    by_name, _ = quick("demo", params, root)
     runs = {}
     for folder in (root / "results/demo/runs").glob("*/*/seed-*"):
         folds = {fold.name: read_csv(fold / "predictions.csv") for fold in folder.glob("fold-*")}
@@ -393,46 +400,49 @@ def test_each_number_names_the_run_or_fold_that_it_was_computed_from(project: tu
     assert len(runs) == 3 + 8
     seen = set()
     for name in ("main", "modality", "fusion", "loss", "folds"):
-        place = made[name].header.index("WAR %")
-        for row, origins in zip(made[name].rows, made[name].origins, strict=True):
+        place = by_name[name].header.index("WAR %")
+        for row, origins in zip(by_name[name].rows, origins_of(by_name[name]), strict=True):
             shown = row[place].partition("\n")[0].partition(" ")[0]
             assert shown == ("not" if origins[place] == "" else table.percent(runs[origins[place]])), (name, row)
             seen.add(origins[place])
-            assert {origin for cell, origin in zip(row, origins, strict=True) if cell in ("not run", "–", row[0])} == {
-                ""
-            }
+            assert not any(
+                origin for cell, origin in zip(row, origins, strict=True) if cell in ("not run", "–", row[0])
+            )
     assert seen == {*runs, ""}
     for name in ("compactness", "recall", "calibration"):
         assert all(
             origins[-1] in ("", f"{row[0]}/{row[2]}/seed-{row[1]}")
-            for row, origins in zip(made[name].rows, made[name].origins, strict=True)
+            for row, origins in zip(by_name[name].rows, origins_of(by_name[name]), strict=True)
         )
-    assert {origins[-1] for origins in made["recall"].origins} == {"", *(key for key in runs if "/fold-" not in key)}
+    assert {origins[-1] for origins in origins_of(by_name["recall"])} == {
+        "",
+        *(key for key in runs if "/fold-" not in key),
+    }
 
 
-def test_what_was_not_run_or_is_not_listed_says_so(project: tuple[Params, Path]) -> None:
+def test_missing_runs_and_unlisted_variants_are_stated(project: tuple[Params, Path]) -> None:
     _, root = project
     params = changed(root / "params.yaml", {"variants": ["proposed", "triplet", "no_temporal_attention"]}, "demo")
     write_demo(root, variants=("proposed",))
-    made, html = quick("demo", params, root)
-    row = parse(made["loss"])[1]
+    by_name, html = quick("demo", params, root)
+    row = parse(by_name["loss"])[1]
     assert (row["variant"], row["loss"], row["status"], row["war_difference_p"]) == (
         "triplet",
         "triplet",
         "not run",
         "",
     )
-    assert "| triplet | not run | not run | not run | – | – |" in made["loss"].markdown()
-    attention = made["attention"].rows[1]
+    assert "| triplet | not run | not run | not run | – | – |" in by_name["loss"].markdown()
+    attention = by_name["attention"].rows[1]
     assert "self_attention: spatial, channel" in attention
     assert "not run" in attention
-    assert not made["fusion"].rows
+    assert not by_name["fusion"].rows
     sentence = "params.yaml lists none of self_attention_fusion, concat_fusion, late_average_fusion for this corpus"
     assert sentence in html
-    for text in (made["fusion"].markdown(), made["fusion"].latex()):
+    for text in (by_name["fusion"].markdown(), latex.table(by_name["fusion"])):
         assert "Nothing to compare" in text
         assert "WAR" not in text
-    assert "tabular" not in made["fusion"].latex()
+    assert "tabular" not in latex.table(by_name["fusion"])
 
 
 def test_variants_on_other_folds_or_clips_are_not_compared(project: tuple[Params, Path]) -> None:
@@ -446,13 +456,13 @@ def test_variants_on_other_folds_or_clips_are_not_compared(project: tuple[Params
     metrics["confusion"][RAVDESS.index(gone["emotion"])][RAVDESS.index(gone["predicted"])] -= 1
     write_csv(file / "predictions.csv", rows)
     (file / "metrics.json").write_text(json.dumps(metrics))
-    made, _ = quick("demo", params, root)
+    by_name, _ = quick("demo", params, root)
     for name in ("fusion", "loss"):
-        row = parse(made[name])[1]
+        row = parse(by_name[name])[1]
         assert float(row["war_mean"]) > 0.5
         assert (row["war_difference"], row["war_difference_p"], row["war_difference_p_holm"]) == ("", "", "")
-    assert "lacks fold 1" in made["fusion"].markdown()
-    assert parse(made["modality"])[1]["war_difference_p"] != ""
+    assert "lacks fold 1" in by_name["fusion"].markdown()
+    assert parse(by_name["modality"])[1]["war_difference_p"] != ""
 
 
 def test_variants_are_compared_within_a_seed(project: tuple[Params, Path]) -> None:
@@ -473,14 +483,14 @@ def test_variants_are_compared_within_a_seed(project: tuple[Params, Path]) -> No
     assert float(rows[1]["war_difference_p_holm"]) == min(1, 2 * float(rows[1]["war_difference_p"]))
 
 
-def test_numbers_that_contradict_each_other_are_an_error(project: tuple[Params, Path]) -> None:
+def test_contradictory_results_are_an_error(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
     folder = root / "results/demo/runs/kfold_3/proposed/seed-1/fold-1"
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["confusion"][0][0] -= 1
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(UserError, match=r"fold-1: predictions.csv and metrics.json do not tell the same"):
+    with pytest.raises(UserError, match=r"fold-1: predictions.csv and metrics.json contradict each other"):
         report.build("demo", params, root)
 
 
@@ -492,14 +502,14 @@ def test_numbers_that_contradict_each_other_are_an_error(project: tuple[Params, 
         ("predictions.csv", "clip,actor\na,1\n", "no column emotion"),
         ("predictions.csv", "clip,actor,emotion,predicted\na,1,sad,sad\n", "no column p_neutral"),
         ("predictions.csv", f"{HEADER}\na,1,glad,sad,0,0,0,1,0,0,0,0\n", "glad"),
-        ("predictions.csv", f"{HEADER}\na,1,sad\n", "cut short"),
+        ("predictions.csv", f"{HEADER}\na,1,sad\n", "probability"),
         ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,high,0,0,0,0\n", "high"),
         ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,nan,0,0,0,0\n", "add up to 1"),
         ("predictions.csv", f"{HEADER}\na,1,sad,sad,0,0,0,2,0,0,-1,0\n", "add up to 1"),
-        ("predictions.csv", f"{HEADER}\na,1,sad,sad,0.6,0,0,0.4,0,0,0,0\n", "not the likeliest"),
+        ("predictions.csv", f"{HEADER}\na,1,sad,sad,0.6,0,0,0.4,0,0,0,0\n", "not the most probable"),
     ],
 )
-def test_broken_result_files_are_named(project: tuple[Params, Path], file: str, text: str, message: str) -> None:
+def test_broken_result_file_is_named(project: tuple[Params, Path], file: str, text: str, message: str) -> None:
     params, root = project
     write_demo(root, folds=(0,), variants=("proposed",))
     (root / "results/demo/runs/kfold_3/proposed/seed-1/fold-0" / file).write_text(text)
@@ -509,7 +519,7 @@ def test_broken_result_files_are_named(project: tuple[Params, Path], file: str, 
 
 
 @pytest.mark.parametrize("calibration", [None, {}, {"temperature": "hot"}, {"temperature": 0}, {"temperature": 1e999}])
-def test_a_fold_without_a_temperature_has_to_be_evaluated_again(
+def test_fold_without_temperature_must_be_evaluated_again(
     project: tuple[Params, Path], calibration: dict[str, object] | None
 ) -> None:
     params, root = project
@@ -524,7 +534,7 @@ def test_a_fold_without_a_temperature_has_to_be_evaluated_again(
         report.build("demo", params, root)
 
 
-def test_a_clone_without_models_still_reports(project: tuple[Params, Path]) -> None:
+def test_report_works_without_models(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
     shutil.rmtree(root / "models")
@@ -532,11 +542,11 @@ def test_a_clone_without_models_still_reports(project: tuple[Params, Path]) -> N
     report.build("demo", params, root)
     rows = read_csv(root / "results/demo/tables/main.csv")
     assert float(rows[0]["war_mean"]) > 0.5
-    assert "data/demo/splits/kfold_3/clips.csv is not here" in (root / "results/demo/report.html").read_text()
+    assert "data/demo/splits/kfold_3/clips.csv is missing" in (root / "results/demo/report.html").read_text()
 
 
 def published(root: Path, method: str, **change: str) -> None:
-    """Change a line of literature/published.csv on RAVDESS."""
+    """Change a row of literature/published.csv for RAVDESS."""
     rows = read_csv(root / "literature/published.csv")
     (line,) = (row for row in rows if (row["method"], row["corpus"]) == (method, "ravdess"))
     line.update(change)
@@ -544,20 +554,22 @@ def published(root: Path, method: str, **change: str) -> None:
 
 
 def literature(params: Params, root: Path) -> tuple[dict[str, dict[str, str]], dict[str, list[str]]]:
-    """The lines of the CSV file and the rows of the table of published results on RAVDESS, by method."""
-    made = tables.literature(load.read("ravdess", params, root))
-    for row, origins in zip(made.rows, made.origins, strict=True):
+    """The rows of the CSV file and of the displayed table of published results on RAVDESS, by method."""
+    shown = tables.literature(load.read("ravdess", params, root))
+    for row, origins in zip(shown.rows, origins_of(shown), strict=True):
         ours = (2, 3) if row[-1] == "this report" else (5,)
         numbers = [any(map(str.isdigit, cell)) and column in ours for column, cell in enumerate(row)]
         assert [origin == "luna_jimenez_2022_5cv/proposed/seed-1" for origin in origins] == numbers
-    return {row["method"]: row for row in parse(made)}, {row[0].partition("\n")[0]: row for row in made.rows}
+    return {row["method"]: row for row in parse(shown)}, {row[0].partition("\n")[0]: row for row in shown.rows}
 
 
 @pytest.mark.parametrize(
     ("accuracy", "war", "verdict"),
     [(2.0, "98.5", "on par"), (2.0, "90.0", "above"), (-1.0, "90.0", "below"), (0.8, "80.0", "inconclusive")],
 )
-def test_ours_beside_a_published_figure(project: tuple[Params, Path], accuracy: float, war: str, verdict: str) -> None:
+def test_comparison_with_a_published_result(
+    project: tuple[Params, Path], accuracy: float, war: str, verdict: str
+) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",), accuracy=accuracy)
     published(root, "HiCMAE-B", war=war)
@@ -574,7 +586,7 @@ def test_ours_beside_a_published_figure(project: tuple[Params, Path], accuracy: 
     assert (lines["CFN-SR"]["verdict"], rows["proposed"][6]) == ("not comparable", "–")
 
 
-def test_a_published_mean_recall_is_compared_with_ours(project: tuple[Params, Path]) -> None:
+def test_published_uar_is_compared_with_our_uar(project: tuple[Params, Path]) -> None:
     params, root = project
     write_ravdess(root, variants=("proposed",), accuracy=0.8)
     published(root, "HiCMAE-B", war="", uar="70.0")
@@ -584,7 +596,7 @@ def test_a_published_mean_recall_is_compared_with_ours(project: tuple[Params, Pa
     assert float(lines["HiCMAE-B"]["difference_points"]) == pytest.approx(expected)
 
 
-def test_nothing_published_is_compared_with_no_run_or_a_part_of_one(project: tuple[Params, Path]) -> None:
+def test_published_results_are_only_compared_with_complete_runs(project: tuple[Params, Path]) -> None:
     params, root = project
     lines, rows = literature(params, root)
     assert (lines["HiCMAE-B"]["verdict"], lines["CFN-SR"]["verdict"]) == ("not run", "not comparable")
@@ -596,58 +608,46 @@ def test_nothing_published_is_compared_with_no_run_or_a_part_of_one(project: tup
     assert rows["HiCMAE-B"][5:7] == ["–", "not comparable"]
 
 
-def test_recall_less_that_of_listeners(project: tuple[Params, Path]) -> None:
+def test_recall_minus_that_of_listeners(project: tuple[Params, Path]) -> None:
     params, root = project
     clips = [(f"{a}-{e}-{take}", a, e) for a in range(1001, 1005) for e in CREMAD for take in range(5)]
     write_clips(root, "cremad", "hicmae_5cv", clips)
     write_fold(root, ("cremad", "hicmae_5cv", "audio_only", 1), 0, CREMAD, clips, 0.7)
-    made = tables.recall(load.read("cremad", params, root))
-    rows = {row[2]: dict(zip(made.header, row, strict=True)) for row in made.rows}
+    shown = tables.recall(load.read("cremad", params, root))
+    rows = {row[2]: dict(zip(shown.header, row, strict=True)) for row in shown.rows}
     shares = {
         row["emotion"]: float(row["share"])
         for row in read_csv(root / "literature/listeners.csv")
         if (row["corpus"], row["modality"]) == ("cremad", "audio")
     }
-    for row in parse(made):
+    for row in parse(shown):
         if row["variant"] == "audio_only":
             difference = float(row["recall_pooled"]) - shares[row["emotion"]]
             assert float(row["difference"]) == pytest.approx(difference)
             low, high = (float(row[f"recall_{end}"]) - shares[row["emotion"]] for end in ("low", "high"))
             assert low <= difference <= high
             ends = f"[{table.points(100 * low)}, {table.points(100 * high)}]"
-            cell = rows["audio_only less listeners, audio"][row["emotion"]]
+            cell = rows["audio_only minus listeners, audio"][row["emotion"]]
             assert cell == f"{table.points(100 * difference)}\n{ends}"
             assert rows["listeners, audio"][row["emotion"]] == table.percent(shares[row["emotion"]])
     assert set(rows["proposed"].values()) == {"hicmae_5cv", "1", "proposed", "not run"}
     assert "listeners, video" in rows
-    assert not any("less listeners, video" in name for name in rows)  # nothing of ours saw the faces alone
-
-
-def test_figures_of_one_fold(project: tuple[Params, Path]) -> None:
-    _, root = project
-    write_demo(root, folds=(0,), variants=("proposed",))
-    key = RunKey("demo", "kfold_3", "proposed", 1, 0)
-    metrics = json.loads((root / key.metrics).read_text())
-    made = figures.fold_figures(metrics, read_csv(root / key.history))
-    assert set(made) == {"confusion", "learning_curve"}
-    cells = [text.get_text() for text in made["confusion"].axes[0].texts]
-    assert len(cells) == 64
-    right = made["learning_curve"].axes[1].lines[0].get_ydata()
-    assert len(right) == 14
-    assert max(right) > 50  # in %
+    assert not any("minus listeners, video" in name for name in rows)  # nothing of ours saw the faces alone
 
 
 def test_text_is_escaped() -> None:
     nasty = r"a_b|c&d%$#{x}~^\ <script>*_[1]"
-    made = table.Table("t", nasty, [nasty], [False], [[nasty], ["[70.1, 72.3]"]], [{"a": nasty}], [nasty])
-    line = made.markdown().splitlines()[2]
+    shown = table.Table(
+        "t", nasty, table.frame([{"a": nasty}, {"a": "[70.1, 72.3]"}]), [table.Column(nasty, "a")], [nasty]
+    )
+    line = shown.markdown().splitlines()[2]
     assert re.sub(r"\\(.)", r"\1", line) == f"| {nasty} |"
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 2  # only the table's own bars
-    assert next(csv.DictReader(made.csv().splitlines()))["a"] == nasty
+    assert next(csv.DictReader(shown.csv().splitlines()))["a"] == nasty
 
 
-def test_small_words() -> None:
+def test_formatting_of_numbers() -> None:
     assert ranges([3, 1, 2, 9, 7, 8, 5]) == "1–3, 5, 7–9"
-    assert [table.duration(s) for s in (None, 59.2, 61, 7325)] == ["–", "59 s", "1 min 01 s", "2 h 02 min"]
+    assert [table.duration(s) for s in (59.2, 61, 7325)] == ["59 s", "1 min 01 s", "2 h 02 min"]
     assert table.points(-4.26) == "−4.3"
-    assert [tables.chance(p) for p in (None, 0.0004, 0.0416, 1.0)] == ["–", "< 0.001", "0.042", "1.000"]
+    assert [scores.p_value(p) for p in (0.0004, 0.0416, 1.0)] == ["< 0.001", "0.042", "1.000"]

@@ -1,4 +1,4 @@
-"""Training: resumes to the same bits, keeps the best validation epoch, never opens a test clip."""
+"""Training: resumes bit for bit, keeps the best validation epoch, never reads a test clip."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emofuse import config
-from emofuse.evaluation import evaluate, metrics
+from emofuse.data.augmentation import augment_audio, augment_video, mixup
+from emofuse.data.dataset import Features, read_part, to_input
+from emofuse.evaluation import evaluate
 from emofuse.paths import RunKey
-from emofuse.training import train
+from emofuse.training import checkpoint, sampling, train
+from emofuse.training.averaging import AveragedNetwork
+from emofuse.training.model_file import read_model, write_model
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_json
+from emofuse.utils.prefetch import prefetched
 
 EMOTIONS = ("neutral", "calm", "happy", "sad")
 RUN = config.Run.model_validate(
@@ -53,7 +59,10 @@ RUN = config.Run.model_validate(
 
 
 def make_corpus(folder: Path, seed: int = 0) -> Path:
-    """Features in which the emotion is a louder band and a brighter place, for 6 actors × 4 emotions × 2 takes."""
+    """Features of 6 actors × 4 emotions × 2 takes, in which each emotion has a louder band and a brighter stripe.
+
+    Fold 0 tests actor 1, validates on actor 2 and trains on the others.
+    """
     rng = np.random.default_rng(seed)
     data = folder / "data" / "toy"
     splits = data / "splits" / "kfold_3"
@@ -90,23 +99,44 @@ def make_corpus(folder: Path, seed: int = 0) -> Path:
     return data
 
 
-def run_key(name: str) -> RunKey:
-    return RunKey("toy", "kfold_3", name, 1, 0)
+def run_key(name: str, seed: int = 1) -> RunKey:
+    return RunKey("toy", "kfold_3", name, seed, 0)
 
 
-def trained(folder: Path, name: str, run: config.Run = RUN, seed: int = 1, identity: str = "the same") -> Path:
-    """The model of a training under that name."""
-    model = folder / run_key(name).model
-    train.train(
-        folder / "data" / "toy", "kfold_3", 0, seed, run, EMOTIONS, model, folder / run_key(name).checkpoint, identity, {}
-    )  # fmt: skip
-    return model
+def changed(**training: object) -> config.Run:
+    """RUN with other training parameters."""
+    return RUN.model_copy(update={"training": RUN.training.model_copy(update=training)})
+
+
+def trained(
+    folder: Path,
+    name: str,
+    run: config.Run = RUN,
+    seed: int = 1,
+    identity: str = "the same",
+    epoch_log: train.EpochLog | None = None,
+) -> Path:
+    """Train under that name and return the model file; its history is next to it."""
+    key = run_key(name, seed)
+    saved = checkpoint.Checkpoint(folder / key.checkpoint, identity)
+    progress, _ = train.train(key, run, EMOTIONS, folder, saved, epoch_log)
+    write_model(folder / key.model, progress.best, EMOTIONS, run.network)
+    train.write_history(folder / key.history, progress)
+    return folder / key.model
 
 
 def scored(folder: Path, name: str, run: config.Run = RUN) -> dict[str, Any]:
     """The metrics of the model of that name."""
     evaluate.evaluate(run_key(name), run, EMOTIONS, folder)
     return read_json(folder / run_key(name).metrics)
+
+
+def change_features(data: Path, clips: slice, values: object) -> None:
+    """Replace the audio features of some clips; clips are in the order of their actors, 8 each."""
+    file = data / "features" / "audio" / "shard-0.npy"
+    features = np.load(file)
+    features[clips] = values
+    np.save(file, features)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) -> None:
@@ -118,69 +148,104 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
     assert first | {"variant": "two"} == second
 
 
-def test_a_training_killed_at_random_steps_resumes_to_the_same_bits(tmp_path: Path) -> None:
+def test_a_training_killed_at_random_steps_resumes_bit_for_bit(tmp_path: Path) -> None:
     make_corpus(tmp_path)
-    whole = trained(tmp_path, "whole")
+    uninterrupted = trained(tmp_path, "uninterrupted")
     script = textwrap.dedent(
         f"""
         import os, signal, sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import test_training
-        from emofuse.training import train
+        from emofuse.training import checkpoint, train
         from pathlib import Path
-        train.CHECKPOINT_SECONDS = 0.0
+        checkpoint.INTERVAL = 0.0
         left, mixup = int(sys.argv[1]), train.mixup
-        def dying(*arguments):
+        def killing(*arguments):
             global left
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1
             return mixup(*arguments)
-        train.mixup = dying
+        train.mixup = killing
         test_training.trained(Path({str(tmp_path)!r}), "killed")
         """
     )
-    # 4 epochs of 4 steps: killed once in the first two, once more in the last two, wherever that is in the epoch.
+    # 4 epochs of 4 steps: killed once in the second epoch, and once more in the second after the first kill.
     for steps in (random.randrange(5, 8), random.randrange(4, 8)):
         process = subprocess.run([sys.executable, "-c", script, str(steps)], capture_output=True, text=True)
         assert process.returncode == -signal.SIGKILL, process.stderr
         assert (tmp_path / run_key("killed").checkpoint).is_file(), f"killed at step {steps}"
         assert not (tmp_path / run_key("killed").model).exists()
     resumed = trained(tmp_path, "killed")
-    assert resumed.read_bytes() == whole.read_bytes(), f"killed at step {steps}"
-    assert resumed.with_suffix(".csv").read_text() == whole.with_suffix(".csv").read_text()
+    assert resumed.read_bytes() == uninterrupted.read_bytes(), f"killed at step {steps}"
+    assert resumed.with_suffix(".csv").read_text() == uninterrupted.with_suffix(".csv").read_text()
 
 
-def test_a_checkpoint_of_other_parameters_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Interruption(Exception):
+    """Ends a training early."""
+
+
+class Log:
+    """Collects the epochs of a training and interrupts it at one of them, before its checkpoint."""
+
+    def __init__(self, interrupt_at: int = 0) -> None:
+        self.interrupt_at = interrupt_at
+        self.resumed_rows: list[Mapping[str, float]] = []
+        self.rows: list[Mapping[str, float]] = []
+
+    def resumed(self, history: Sequence[Mapping[str, float]]) -> None:
+        self.resumed_rows += history
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        self.rows.append(row)
+        if row["epoch"] == self.interrupt_at:
+            raise Interruption
+
+
+def test_a_log_receives_each_epoch_once_also_after_a_resumption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_corpus(tmp_path)
-    whole = trained(tmp_path, "whole")
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
+    first, second = Log(interrupt_at=3), Log()
+    with pytest.raises(Interruption):
+        trained(tmp_path, "m", epoch_log=first)
+    trained(tmp_path, "m", epoch_log=second)
+    assert second.resumed_rows == first.rows[:2]
+    assert [row["epoch"] for row in second.rows] == [3, 4]
+    assert second.rows[0] == first.rows[2]
 
-    class Stop(Exception):
-        pass
 
-    def stop(history: Sequence[object], patience: int) -> bool:
-        if len(history) > 1:
-            raise Stop
-        return False
-
-    run = RUN.model_copy(update={"training": RUN.training.model_copy(update={"learning_rate": 0.1})})
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(train, "_patience_over", stop)
-        with pytest.raises(Stop):
-            trained(tmp_path, "again", run, identity="another")
+def test_a_checkpoint_with_other_parameters_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_corpus(tmp_path)
+    fresh = trained(tmp_path, "fresh")
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
+    with pytest.raises(Interruption):
+        trained(tmp_path, "again", changed(learning_rate=0.1), identity="another", epoch_log=Log(interrupt_at=2))
     assert (tmp_path / run_key("again").checkpoint).is_file()
-    assert trained(tmp_path, "again").read_bytes() == whole.read_bytes()
+    assert trained(tmp_path, "again").read_bytes() == fresh.read_bytes()
+
+
+def test_checkpoints_are_written_at_intervals(tmp_path: Path) -> None:
+    network = torch.nn.Linear(1, 1)
+    saved = checkpoint.Checkpoint(tmp_path / "c.pt", "")
+    progress = saved.restore({"network": network})
+    written = []
+    for seconds in (4.0, 11.0, 15.0, 20.0, 22.0):
+        progress.seconds = seconds
+        saved.save({"network": network}, progress)
+        written.append(saved.restore({}).seconds if saved.path.is_file() else None)
+    assert written == [None, 11, 11, 11, 22]
 
 
 def test_the_best_validation_epoch_is_kept_and_learns(tmp_path: Path) -> None:
     make_corpus(tmp_path)
-    run = RUN.model_copy(update={"training": RUN.training.model_copy(update={"epochs": 12, "learning_rate": 3e-3})})
-    model = tmp_path / run_key("long").model
-    details = train.train(
-        tmp_path / "data" / "toy", "kfold_3", 0, 1, run, EMOTIONS, model, tmp_path / "long.pt", "the same", {}
-    )  # fmt: skip
-    rows = list(csv.DictReader(model.with_suffix(".csv").open()))
+    run = changed(epochs=12, learning_rate=3e-3)
+    key = run_key("long")
+    progress, details = train.train(key, run, EMOTIONS, tmp_path, checkpoint.Checkpoint(tmp_path / "c.pt", ""))
+    write_model(tmp_path / key.model, progress.best, EMOTIONS, run.network)
+    train.write_history(tmp_path / key.history, progress)
+    rows = list(csv.DictReader((tmp_path / key.history).open()))
     best = next(row for row in rows if row["best"] == "true")
     assert float(best["val_uar"]) == max(float(row["val_uar"]) for row in rows)
     assert details["best_epoch"] == int(best["epoch"])
@@ -190,20 +255,24 @@ def test_the_best_validation_epoch_is_kept_and_learns(tmp_path: Path) -> None:
     assert scores["validation"]["uar"] == float(best["val_uar"])
 
 
+def test_training_stops_when_patience_runs_out(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    model = trained(tmp_path, "m", changed(epochs=40, patience=2, learning_rate=1e-9))
+    rows = list(csv.DictReader(model.with_suffix(".csv").open()))
+    best = next(int(row["epoch"]) for row in rows if row["best"] == "true")
+    assert len(rows) == best + 2 < 40
+
+
 def test_training_never_reads_a_test_clip(tmp_path: Path) -> None:
     data = make_corpus(tmp_path)
-    whole = trained(tmp_path, "whole").read_bytes()
-    features = np.load(data / "features" / "audio" / "shard-0.npy")
-    features[:8] = np.nan  # actor 1, the test actor
-    np.save(data / "features" / "audio" / "shard-0.npy", features)
-    assert trained(tmp_path, "blind").read_bytes() == whole
+    expected = trained(tmp_path, "all").read_bytes()
+    change_features(data, slice(8), np.nan)  # actor 1, the test actor
+    assert trained(tmp_path, "without").read_bytes() == expected
 
 
-def test_a_loss_that_is_not_a_number_names_the_clips(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_names_the_clips(tmp_path: Path) -> None:
     data = make_corpus(tmp_path)
-    features = np.load(data / "features" / "audio" / "shard-0.npy")
-    features[-8:] = np.nan
-    np.save(data / "features" / "audio" / "shard-0.npy", features)
+    change_features(data, slice(-8, None), np.nan)
     with pytest.raises(UserError, match=r"the loss is nan in epoch 1; .* 6-"):
         trained(tmp_path, "nan")
 
@@ -217,22 +286,24 @@ def test_predictions_and_metrics_agree(tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / run_key("m").predictions).open()))
     truth, predicted = [row["emotion"] for row in rows], [row["predicted"] for row in rows]
     assert {row["actor"] for row in rows} == {"1"}
+    assert scores["actors"] == [1]
+    assert scores["clips"] == len(rows)
     assert scores["war"] == pytest.approx(accuracy_score(truth, predicted))
     assert scores["uar"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert scores["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"))
     for row in rows:
-        chances = [float(row[f"p_{emotion}"]) for emotion in EMOTIONS]
-        assert sum(chances) == pytest.approx(1, abs=1e-4)
-        assert EMOTIONS[int(np.argmax(chances))] == row["predicted"]
+        probabilities = [float(row[f"p_{emotion}"]) for emotion in EMOTIONS]
+        assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+        assert EMOTIONS[int(np.argmax(probabilities))] == row["predicted"]
 
 
-def test_the_temperature_is_that_of_the_validation_clips(tmp_path: Path) -> None:
+def test_the_temperature_is_fitted_on_the_validation_clips(tmp_path: Path) -> None:
     data = make_corpus(tmp_path)
     model = trained(tmp_path, "m")
-    stated = scored(tmp_path, "m")["calibration"]
-    part, _ = train.read_part(data, "kfold_3", 0, "val", ["audio"], EMOTIONS)
+    calibration = scored(tmp_path, "m")["calibration"]
+    part = read_part(tmp_path, run_key("m"), "val", ["audio"], EMOTIONS)
     network = train.build_network(RUN, EMOTIONS, part)
-    state, _ = evaluate.read_model(model)
+    state, _ = read_model(model)
     state.pop("emotion_distance")
     network.load_state_dict(state)
     scores, _ = train.predict(network, part, train.CPU)
@@ -241,16 +312,14 @@ def test_the_temperature_is_that_of_the_validation_clips(tmp_path: Path) -> None
     def loss(temperature: float) -> float:
         return torch.nn.functional.cross_entropy(scores.double() / temperature, labels).item()
 
-    best = stated["temperature"]
-    assert stated["clips"] == 8  # of actor 2
+    best = calibration["temperature"]
+    assert calibration["clips"] == 8  # of actor 2
     assert loss(best) <= min(loss(0.99 * best), loss(1.01 * best), loss(1))
-    features = np.load(data / "features" / "audio" / "shard-0.npy")
-    features[:8] = features[8:16]  # the test actor's clips: another's
-    np.save(data / "features" / "audio" / "shard-0.npy", features)
-    assert scored(tmp_path, "m")["calibration"] == stated
+    change_features(data, slice(8), np.load(data / "features" / "audio" / "shard-0.npy")[8:16])
+    assert scored(tmp_path, "m")["calibration"] == calibration, "it depends on the test clips"
 
 
-def test_a_model_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_another_network_is_rejected(tmp_path: Path) -> None:
     make_corpus(tmp_path)
     model = trained(tmp_path, "m")
     run = RUN.model_copy(update={"network": RUN.network.model_copy(update={"dimension": 32})})
@@ -268,27 +337,56 @@ def test_missing_features_name_the_command(tmp_path: Path) -> None:
         trained(tmp_path, "m")
 
 
+# Batches
+
+
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=60), st.integers(2, 4), st.integers(2, 4), st.integers(0, 99))
-def test_batches_have_k_clips_of_each_of_their_emotions(labels: list[int], p: int, k: int, seed: int) -> None:
+def test_balanced_batches_have_k_clips_of_each_of_p_emotions(labels: list[int], p: int, k: int, seed: int) -> None:
     array = np.array(labels)
-    for batch in train.balanced_batches(array, p, k, np.random.default_rng(seed)):
+    for batch in sampling.balanced_batches(array, p, k, np.random.default_rng(seed)):
         counts = np.bincount(array[batch])
         assert set(counts[counts > 0]) == {k}
         assert (counts > 0).sum() == min(p, len(set(labels)))
 
 
-def test_an_epoch_shows_every_clip_of_a_balanced_set_once() -> None:
+def test_an_epoch_of_a_balanced_set_has_each_clip_once() -> None:
     labels = np.arange(64) % 4
-    batches = list(train.balanced_batches(labels, 4, 4, np.random.default_rng(0)))
+    batches = list(sampling.balanced_batches(labels, 4, 4, np.random.default_rng(0)))
     assert sorted(np.concatenate(batches)) == list(range(64))
 
 
 @given(st.integers(2, 70), st.integers(4, 32), st.integers(0, 99))
-def test_shuffled_batches_hold_every_clip_once(clips: int, size: int, seed: int) -> None:
-    batches = list(train.shuffled_batches(clips, size, np.random.default_rng(seed)))
+def test_shuffled_batches_have_each_clip_once(clips: int, size: int, seed: int) -> None:
+    batches = list(sampling.shuffled_batches(clips, size, np.random.default_rng(seed)))
     assert sorted(np.concatenate(batches)) == list(range(clips))
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
     assert max(map(len, batches)) <= 1.5 * size
+
+
+def test_batches_are_prefetched_in_order_and_an_error_reaches_the_consumer() -> None:
+    assert list(prefetched(lambda number: number**2, range(20), threads=1, results=2)) == [n**2 for n in range(20)]
+
+    def read(number: int) -> int:
+        if number == 3:
+            raise OSError("the disk is gone")
+        return number
+
+    received: list[int] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        received.extend(prefetched(read, range(100), threads=1, results=2))
+    assert received == [0, 1, 2]
+
+
+def test_resident_features_equal_the_mapped_ones(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)
+    clips = pd.DataFrame({"shard": "0", "faces_row": ["5", "0", "9"]})
+    mapped, resident = Features(data, clips, "video"), Features(data, clips, "video")
+    resident.move(torch.device("cpu"))
+    assert mapped.nbytes == 3 * 3 * 2 * 32 * 32 * 3
+    assert torch.equal(mapped.batch([2, 0]), resident.batch(np.array([2, 0])))
+
+
+# Steps
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
@@ -301,72 +399,58 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[-1] == pytest.approx(0, abs=1e-12)
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=80))
-def test_scores_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
-    import warnings
+def test_the_averaged_network_follows_weights_and_statistics() -> None:
+    source = torch.nn.BatchNorm1d(1)
+    averaged, untouched = AveragedNetwork(source, 0.5), AveragedNetwork(source, 0.0)
+    assert untouched.network is source
+    expected = 0.0
+    for step, value in enumerate((4.0, 8.0, 2.0)):
+        with torch.no_grad():
+            source.weight.fill_(value)
+            source.running_mean.fill_(value)
+            source.num_batches_tracked += 1
+        averaged.update(step)
+        decay = min(0.5, step / (step + 10))
+        expected = decay * expected + (1 - decay) * value
+        for name in ("weight", "running_mean"):
+            assert averaged.network.state_dict()[name].item() == pytest.approx(expected)
+    assert averaged.network.num_batches_tracked == 3
 
-    from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-    truth, predicted = (np.array(column) for column in zip(*pairs, strict=True))
-    scores = metrics.scores(metrics.confusion(truth, predicted, 5))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert scores["war"] == pytest.approx(accuracy_score(truth, predicted))
-        assert scores["uar"] == pytest.approx(balanced_accuracy_score(truth, predicted))
-        assert scores["macro_f1"] == pytest.approx(f1_score(truth, predicted, average="macro"))
-
-
-def test_augmentation_is_the_same_for_all_frames_of_a_clip() -> None:
-    from emofuse.data.augmentation import augment_audio, augment_video, mixup
-    from emofuse.data.dataset import to_input
-
+def test_face_augmentation_is_the_same_for_all_frames_of_a_clip() -> None:
     torch.manual_seed(0)
     settings = RUN.training.model_copy(update={"crop": 0.7, "flip": 0.5, "brightness": 0.3})
     still = torch.randint(0, 256, (4, 1, 1, 16, 16, 3), dtype=torch.uint8).expand(4, 3, 5, 16, 16, 3)
-    moved = augment_video(still.clone(), settings)
-    assert moved.shape == (4, 3, 3, 5, 16, 16)
-    assert moved.min() >= 0
-    assert moved.max() <= 1
-    assert not torch.equal(moved, to_input(still, "video"))
-    torch.testing.assert_close(moved, moved[:, :1, :, :1].expand_as(moved))
-    off = settings.model_copy(update={"crop": 1.0, "flip": 0.0, "brightness": 0.0})
-    torch.testing.assert_close(augment_video(still.clone(), off), to_input(still, "video"))
-    mirrored = settings.model_copy(update={"crop": 1.0, "flip": 1.0, "brightness": 0.0})
-    torch.testing.assert_close(augment_video(still.clone(), mirrored), to_input(still, "video").flip(-1))
-    sounds = torch.randn(4, 3, 24, 32)
-    masked = augment_audio(sounds, settings)
-    assert masked.shape == sounds.shape
-    assert (masked == 0).any()
-    inputs, targets = mixup({"audio": sounds}, torch.eye(4), 0.4)
+    augmented = augment_video(still.clone(), settings)
+    assert augmented.shape == (4, 3, 3, 5, 16, 16)
+    assert augmented.min() >= 0
+    assert augmented.max() <= 1
+    assert not torch.equal(augmented, to_input(still, "video"))
+    torch.testing.assert_close(augmented, augmented[:, :1, :, :1].expand_as(augmented))
+
+
+def test_face_augmentation_can_be_switched_off_or_only_flip() -> None:
+    faces = torch.randint(0, 256, (4, 3, 5, 16, 16, 3), dtype=torch.uint8)
+    off = RUN.training.model_copy(update={"crop": 1.0, "flip": 0.0, "brightness": 0.0})
+    torch.testing.assert_close(augment_video(faces.clone(), off), to_input(faces, "video"))
+    flip = off.model_copy(update={"flip": 1.0})
+    torch.testing.assert_close(augment_video(faces.clone(), flip), to_input(faces, "video").flip(-1))
+
+
+def test_audio_augmentation_masks_bands_and_frames() -> None:
+    torch.manual_seed(0)
+    segments = torch.randn(4, 3, 24, 32)
+    augmented = augment_audio(segments, RUN.training)
+    assert augmented.shape == segments.shape
+    masked = augmented == 0
+    assert masked.all(3).any(), "no band is masked"
+    assert masked.all(2).any(), "no frame is masked"
+
+
+def test_mixup_keeps_each_clip_dominant() -> None:
+    torch.manual_seed(0)
+    segments = torch.randn(4, 3, 24, 32)
+    inputs, targets = mixup({"audio": segments}, torch.eye(4), 0.4)
     assert (targets.argmax(1) == torch.arange(4)).all()
     torch.testing.assert_close(targets.sum(1), torch.ones(4))
-    assert inputs["audio"].shape == sounds.shape
-
-
-def test_features_are_read_ahead_in_order_and_an_error_reaches_who_asks() -> None:
-    from emofuse.utils.prefetch import ahead
-
-    assert list(ahead(lambda number: number * number, range(20), threads=1, results=2)) == [
-        number * number for number in range(20)
-    ]
-
-    def read(number: int) -> int:
-        if number == 3:
-            raise OSError("the disk is gone")
-        return number
-
-    heard: list[int] = []
-    with pytest.raises(OSError, match="the disk is gone"):
-        heard.extend(ahead(read, range(100), threads=1, results=2))
-    assert heard == [0, 1, 2]
-
-
-def test_resident_features_are_the_mapped_ones(tmp_path: Path) -> None:
-    from emofuse.data.dataset import Features
-
-    data = make_corpus(tmp_path)
-    rows = [{"shard": "0", "faces_row": str(row)} for row in (5, 0, 9)]
-    mapped, resident = Features(data, rows, "video"), Features(data, rows, "video")
-    resident.move(torch.device("cpu"))
-    assert mapped.nbytes == 3 * 3 * 2 * 32 * 32 * 3
-    assert torch.equal(mapped.batch([2, 0]), resident.batch(np.array([2, 0])))
+    assert inputs["audio"].shape == segments.shape

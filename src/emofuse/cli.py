@@ -239,7 +239,7 @@ def score(
     from emofuse.utils.files import write_json
 
     emotions = datasets.emotions(params.corpus(corpus).kind)
-    scored = external.score(predictions, ROOT / "data" / corpus, protocol, emotions)
+    scored = external.score(predictions, corpus, protocol, emotions, ROOT)
     if output is not None:
         write_json(output, scored.record())
     print(scored.text())

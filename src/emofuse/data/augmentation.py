@@ -1,4 +1,4 @@
-"""What training changes of a batch, on the device, the same for all frames of a clip."""
+"""Data augmentation, on the device, identical for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -14,45 +14,50 @@ if TYPE_CHECKING:
 
 
 def augment(stored: dict[str, torch.Tensor], training: Training) -> dict[str, torch.Tensor]:
-    """The network's inputs of a stored batch, by modality, as `to_input` makes them, each clip changed at random."""
-    changed = {}
+    """The network's inputs for a stored batch, by modality, in the format of `to_input`, each clip randomly augmented."""
+    inputs = {}
     if "video" in stored:
-        changed["video"] = augment_video(stored["video"], training)
+        inputs["video"] = augment_video(stored["video"], training)
     if "audio" in stored:
-        changed["audio"] = augment_audio(to_input(stored["audio"], "audio"), training)
-    return changed
+        inputs["audio"] = augment_audio(to_input(stored["audio"], "audio"), training)
+    return inputs
 
 
 def augment_video(faces_BNTHWC: torch.Tensor, training: Training) -> torch.Tensor:
-    """Random crop, horizontal flip and brightness, drawn once a clip (kinds after the third-party reading).
+    """Random crop, horizontal flip and brightness, drawn once per clip.
 
-    `faces_BNTHWC` is a stored batch, uint8, which is overwritten: in place and in bytes this takes a quarter of the
-    time that it takes in floats. Returns float32 (B, N, 3, T, H, W) in [0, 1].
+    The kinds of augmentation are those of a third-party reimplementation of the paper
+    (github.com/lol-m-Devil/Emotion_Recognition). `faces_BNTHWC` is a stored batch, uint8, which is overwritten:
+    in-place operations on bytes take a quarter of the time of operations on floats. Returns float32 (B, N, 3, T, H, W) in
+    [0, 1].
     """
     batch, size = len(faces_BNTHWC), faces_BNTHWC.shape[3]
     side = (size * (training.crop + (1 - training.crop) * torch.rand(batch))).round().long()
     corner_B2 = (torch.rand(batch, 2) * (size - side + 1)[:, None]).long()
-    mirrored = torch.rand(batch) < training.flip
-    bright = 1 + training.brightness * (2 * torch.rand(batch) - 1)
-    for faces, length, (top, left), mirror in zip(
-        faces_BNTHWC, side.tolist(), corner_B2.tolist(), mirrored.tolist(), strict=True
+    flipped = torch.rand(batch) < training.flip
+    brightness = 1 + training.brightness * (2 * torch.rand(batch) - 1)
+    for faces, length, (top, left), flip in zip(
+        faces_BNTHWC, side.tolist(), corner_B2.tolist(), flipped.tolist(), strict=True
     ):
         frames = faces.flatten(0, 1).permute(0, 3, 1, 2)
         window = frames
         if length < size:
             window = frames[..., top : top + length, left : left + length]
-            window = window if window.device.type == "cpu" else window.float()  # a GPU resizes no bytes
+            window = window if window.device.type == "cpu" else window.float()  # bytes cannot be resized on a GPU
             window = F.interpolate(window, size=(size, size), mode="bilinear", align_corners=False)
             window = window.round_() if window.is_floating_point() else window
-        if mirror or window is not frames:
-            frames.copy_(window.flip(-1) if mirror else window)
+        if flip or window is not frames:
+            frames.copy_(window.flip(-1) if flip else window)
     inputs_BNCTHW = faces_BNTHWC.permute(0, 1, 5, 2, 3, 4).float()
-    return inputs_BNCTHW.mul_((bright / 255).to(inputs_BNCTHW.device).view(-1, 1, 1, 1, 1, 1)).clamp_(max=1)
+    return inputs_BNCTHW.mul_((brightness / 255).to(inputs_BNCTHW.device).view(-1, 1, 1, 1, 1, 1)).clamp_(max=1)
 
 
 def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tensor:
-    """SpecAugment: two masks of bands and two of time a clip; a shift of the bands, a change of pitch; a stretch
-    of the time, a change of tempo."""
+    """SpecAugment, drawn once per clip: two masks over bands and two over time; a shift of the bands, which changes the
+    pitch; and a stretch of the time axis, which changes the tempo (Park et al., Interspeech 2019, arXiv 1904.08779).
+
+    Input and output float32 (B, N, bands, frames).
+    """
     batch, segments, bands, frames = segments_BNFT.shape
     device = segments_BNFT.device
     if training.stretch_time:
@@ -67,25 +72,25 @@ def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tens
         segments_BNFT = segments_BNFT.gather(2, source[:, None, :, None].expand_as(segments_BNFT))
     keep_BF = _keep(batch, bands, training.mask_bands, device)
     keep_BX = _keep(batch, segments * frames, training.mask_time, device)
-    # Zero is the mean of every band.
+    # Features are normalised, so that 0 is the mean of each band.
     return segments_BNFT * keep_BF[:, None, :, None] * keep_BX.view(batch, segments, 1, frames)
 
 
 def _keep(batch: int, length: int, widest: float, device: torch.device) -> torch.Tensor:
-    """Zeros in two random spans, each up to `widest` of `length`, ones elsewhere: (batch, length)."""
+    """A mask (batch, length): 0 in two random spans, each up to `widest` × `length` long, 1 elsewhere."""
     width = torch.rand(batch, 2, 1, device=device) * widest * length
     start = torch.rand(batch, 2, 1, device=device) * (length - width)
-    place = torch.arange(length, device=device)
-    return ((place < start) | (place >= start + width)).all(1).float()
+    position = torch.arange(length, device=device)
+    return ((position < start) | (position >= start + width)).all(1).float()
 
 
 def mixup(
     inputs: dict[str, torch.Tensor], targets_BC: torch.Tensor, alpha: float
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Mix each clip with another of the batch, its own share at least one half.
+    """Mixup (Zhang et al., ICLR 2018, arXiv 1710.09412): mix each clip with another one of the batch.
 
-    So its likeliest emotion stays its own (or ties), which is what the metric loss goes by. The share is
-    max(λ, 1 − λ), λ from Beta(alpha, alpha), drawn once a clip.
+    The clip's own share is max(λ, 1 − λ), with λ from Beta(alpha, alpha), drawn once per clip. As it is at least one
+    half, the most probable emotion, which the metric loss uses, remains the clip's own (or ties).
     """
     device = targets_BC.device
     share = torch.distributions.Beta(alpha, alpha).sample((len(targets_BC),)).to(device)

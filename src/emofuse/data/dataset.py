@@ -1,34 +1,49 @@
-"""Features of a fold's clips, mapped from their shards or resident on a GPU."""
+"""The features of a fold's clips as batches: mapped from their shards, or resident on a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from emofuse import paths
 from emofuse.datasets.shards import FOLDERS
 from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_csv
+from emofuse.utils.prefetch import prefetched
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from emofuse.paths import RunKey
+
+PREFETCHED = 2  # batches read ahead of the one in use
+RESIDENT = 0.5  # share of a GPU's free memory that features may occupy
 
 
 class Features:
-    """The features of some clips in one modality: a sequence of mapped arrays, one a clip.
+    """The features of some clips in one modality, memory-mapped: uint8 (N, T, S, S, 3) per clip for "video", float16
+    (N, bands, frames) for "audio".
 
-    `rows` are rows of clips.csv, `folder` is data/<corpus>. "video" gives uint8 (N, T, S, S, 3), "audio"
-    float16 (N, bands, frames). Raises `UserError` for a missing shard.
+    `clips` are rows of clips.csv, `folder` is data/<corpus>. Raises `UserError` for a missing shard.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[Mapping[str, str]], modality: str) -> None:
+    def __init__(self, folder: Path, clips: pd.DataFrame, modality: str) -> None:
         stage = FOLDERS[modality]
         shards = {}
-        for shard in sorted({row["shard"] for row in rows}):
+        for shard in sorted(clips["shard"].unique()):
             path = folder / "features" / stage / f"shard-{shard}.npy"
             try:
                 shards[shard] = np.load(path, mmap_mode="r")
             except FileNotFoundError:
                 raise UserError(f"{path} is missing: run emofuse {stage} {folder.name} {shard}") from None
-        self._clips = [shards[row["shard"]][int(row[f"{stage}_row"])] for row in rows]
+        self._clips = [
+            shards[shard][int(row)] for shard, row in zip(clips["shard"], clips[f"{stage}_row"], strict=True)
+        ]
         self._resident: torch.Tensor | None = None
 
     @property
@@ -42,7 +57,7 @@ class Features:
         return len(self._clips) * self._clips[0].nbytes
 
     def move(self, device: torch.device) -> None:
-        """Keep all clips in the memory of a device from now on, of the stored type."""
+        """Copy all clips, in the stored type, to the memory of a device, from which `batch` then takes them."""
         first = torch.from_numpy(np.array(self._clips[0]))
         resident = torch.empty((len(self._clips), *first.shape), dtype=first.dtype, device=device)
         for number, clip in enumerate(self._clips):
@@ -50,15 +65,76 @@ class Features:
         self._resident = resident
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """The clips at `indices`, stacked, of the stored type; on the device that they were moved to."""
+        """The clips at `indices`, stacked, in the stored type."""
         if self._resident is not None:
             return self._resident[torch.as_tensor(indices, device=self._resident.device)]
         return torch.from_numpy(np.stack([self._clips[i] for i in indices]))
 
 
-def to_input(batch: torch.Tensor, modality: str) -> torch.Tensor:
-    """What the network eats of a stored batch.
+@dataclass(frozen=True)
+class Batch:
+    """Some clips of a part: their features as stored, by modality, and their labels (B,)."""
+
+    stored: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The network's inputs, without augmentation."""
+        return {name: to_input(batch, name) for name, batch in self.stored.items()}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The clips of one part of a fold: their rows of clips.csv, features by modality, and labels (clips,)."""
+
+    clips: pd.DataFrame
+    features: dict[str, Features]
+    labels: np.ndarray
+
+    def batches(self, batches: Iterable[np.ndarray], device: torch.device) -> Iterator[Batch]:
+        """The batches of the clips at the given indices, on the device, prefetched by a thread."""
+
+        def read(indices: np.ndarray) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+            stored = {name: features.batch(indices) for name, features in self.features.items()}
+            pinned = device.type == "cuda"  # so that the copy to the GPU overlaps with the network's computation
+            return indices, {n: x.pin_memory() if pinned and not x.is_cuda else x for n, x in stored.items()}
+
+        for indices, stored in prefetched(read, batches, threads=1, results=PREFETCHED):
+            moved = {name: batch.to(device, non_blocking=True) for name, batch in stored.items()}
+            yield Batch(moved, torch.from_numpy(self.labels[indices]).to(device))
+
+
+def read_part(root: Path, key: RunKey, part: str, modalities: Sequence[str], emotions: Sequence[str]) -> Part:
+    """The clips of a part ("train", "val" or "test") of a fold, in the order of folds.csv.
+
+    Raises `UserError` for missing files and for an empty part.
+    """
+    clips_file, folds_file = (root / file for file in paths.splits(key.corpus, key.protocol))
+    stage = f"emofuse splits {key.corpus} {key.protocol}"
+    clips, folds = read_csv(clips_file, stage=stage), read_csv(folds_file, stage=stage)
+    names = folds["clip"][(folds["fold"] == str(key.fold)) & (folds["part"] == part)]
+    if names.empty:
+        raise UserError(f"{folds_file}: fold {key.fold} has no {part} clips; run {stage} again")
+    clips = clips.set_index("clip", drop=False).loc[names]
+    labels = np.array([emotions.index(emotion) for emotion in clips["emotion"]])
+    data = root / "data" / key.corpus
+    return Part(clips, {modality: Features(data, clips, modality) for modality in modalities}, labels)
+
+
+def make_resident(parts: Iterable[Part], device: torch.device) -> None:
+    """Move the features of some parts to a GPU, once for all epochs, if they fit beside the network."""
+    if device.type != "cuda":
+        return
+    features = [features for part in parts for features in part.features.values()]
+    free, _ = torch.cuda.mem_get_info(device)
+    if sum(each.nbytes for each in features) <= RESIDENT * free:
+        for each in features:
+            each.move(device)
+
+
+def to_input(stored: torch.Tensor, modality: str) -> torch.Tensor:
+    """The network's input for a stored batch.
 
     Video: uint8 (B, N, T, S, S, 3) → float32 (B, N, 3, T, S, S) in [0, 1]. Audio: float16 → float32.
     """
-    return batch.permute(0, 1, 5, 2, 3, 4).float() / 255 if modality == "video" else batch.float()
+    return stored.permute(0, 1, 5, 2, 3, 4).float() / 255 if modality == "video" else stored.float()

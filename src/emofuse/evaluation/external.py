@@ -1,4 +1,4 @@
-"""Predictions that others made, scored as ours are: their choices, and the clips, labels and folds of data/."""
+"""Score external predictions exactly as ours are scored, with the clips, labels and folds in data/<corpus>."""
 
 from __future__ import annotations
 
@@ -16,58 +16,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emofuse import paths
 from emofuse.data.protocols import RANDOM
 from emofuse.evaluation import metrics, statistics
-from emofuse.report.load import FoldCounts
-from emofuse.report.table import percent
-from emofuse.report.tables.scores import NAMES, SCORES_NOTE, spread
+from emofuse.evaluation.metrics import NAMES
+from emofuse.evaluation.text import SCORES_NOTE, spread
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_table, sha256
-from emofuse.utils.text import ranges
+from emofuse.utils.files import read_csv, sha256
+from emofuse.utils.text import percent, ranges
 
-ENDING = re.compile(r"\.(mp4|wav|flac|flv|avi|mp3)$", re.IGNORECASE)
+SUFFIX = re.compile(r"\.(mp4|wav|flac|flv|avi|mp3)$", re.IGNORECASE)
 
 Row = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What a file of predictions is worth under a protocol, over the folds that it has."""
+class Scores:
+    """The scores of predictions under a protocol, over the folds that they cover."""
 
     corpus: str
     protocol: str
     emotions: tuple[str, ...]
-    folds: tuple[FoldCounts, ...]
-    missing: tuple[int, ...]  # folds of the protocol without a prediction
-    sha256: dict[str, str]  # SHA-256 of the predictions, clips.csv and folds.csv
+    folds: tuple[int, ...]
+    actors: tuple[NDArray[np.int64], ...]  # of each fold
+    confusions: tuple[NDArray[np.int64], ...]  # of each fold, by actor: (A, classes, classes)
+    missing: tuple[int, ...]  # folds of the protocol without predictions
+    sha256: dict[str, str]  # of the predictions, clips.csv and folds.csv
 
     @cached_property
     def estimates(self) -> dict[str, statistics.Estimate]:
-        """Each score: mean and sd over folds, 95 % interval over actors."""
-        return statistics.estimates([fold.actors for fold in self.folds], [fold.confusions for fold in self.folds])
+        """Each score: mean and standard deviation over folds, and the 95 % interval over actors."""
+        return statistics.estimates(self.actors, self.confusions)
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
-        """(classes, classes), pooled over the folds."""
-        return np.asarray(sum(fold.confusion for fold in self.folds))
+        """The confusion matrix (classes, classes), pooled over the folds."""
+        return np.concatenate(self.confusions).sum(0)
 
     def record(self) -> dict[str, Any]:
-        """As JSON: scores are fractions, a recall of an emotion that does not occur is None."""
+        """As JSON. Scores are fractions; the recall of an emotion without clips is None."""
         return {
             "corpus": self.corpus,
             "protocol": self.protocol,
             "emotions": list(self.emotions),
             "folds_not_given": list(self.missing),
             "mean_over_folds": {metric: asdict(estimate) for metric, estimate in self.estimates.items()},
-            "pooled": self._counted(self.confusion),
+            "pooled": self._counts(self.confusion),
             "folds": [
-                {"fold": fold.fold, "actors": fold.actors.tolist()} | fold.scores | self._counted(fold.confusion)
-                for fold in self.folds
+                {"fold": fold, "actors": actors.tolist()} | _scores(confusions.sum(0)) | self._counts(confusions.sum(0))
+                for fold, actors, confusions in zip(self.folds, self.actors, self.confusions, strict=True)
             ],
             "sha256": self.sha256,
         }
 
-    def _counted(self, confusion: NDArray[np.int64]) -> dict[str, Any]:
+    def _counts(self, confusion: NDArray[np.int64]) -> dict[str, Any]:
         recalls = [None if math.isnan(value) else value for value in metrics.recall(confusion).tolist()]
         return {
             "clips": int(confusion.sum()),
@@ -76,40 +78,44 @@ class Scored:
         }
 
     def text(self) -> str:
-        """For a person: the scores, those of each fold, and the recall of each emotion, with what they are."""
-        actors = {int(actor) for fold in self.folds for actor in fold.actors}
+        """For the terminal: the scores, those of each fold, and the recall of each emotion."""
+        actors = np.unique(np.concatenate(self.actors))
         clips = int(self.confusion.sum())
-        given = f"{len(self.folds)} of {len(self.folds) + len(self.missing)} folds"
         notes = [SCORES_NOTE]
         if self.missing:
-            notes.append(f"Not given: fold {ranges(self.missing)}. The numbers are over the other folds alone.")
+            notes.append(f"Not given: fold {ranges(self.missing)}. The scores cover only the other folds.")
         if self.protocol.startswith(RANDOM):
-            notes.append("This protocol has the same actors in training and test: the numbers are not of new speakers.")
-        pooled = (percent(value) for value in metrics.recall(self.confusion).tolist())
+            notes.append(
+                "Under this protocol, training and test clips share actors: the scores do not apply to new speakers."
+            )
+        folds = [["Fold", "Test actors", "Clips", *(f"{name} %" for name in NAMES.values())]]
+        for fold, present, confusions in zip(self.folds, self.actors, self.confusions, strict=True):
+            scores = _scores(confusions.sum(0))
+            cells = [str(fold), ranges(present.tolist()), f"{confusions.sum():,}"]
+            folds.append([*cells, *(percent(scores[metric]) for metric in NAMES)])
+        recalls = [["Emotion", "Clips", "Recall %"]]
+        for emotion, count, recall in zip(
+            self.emotions, self.confusion.sum(1), metrics.recall(self.confusion).tolist(), strict=True
+        ):
+            recalls.append([emotion, f"{count:,}", percent(recall)])
+        recalls.append(["mean (pooled UAR)", f"{clips:,}", percent(_scores(self.confusion)["uar"])])
         parts = [
-            f"{self.corpus}, {self.protocol}: {clips:,} test clips of {len(actors)} actors in {given}",
-            _columns([[f"{NAMES[metric]} %", *spread(self.estimates[metric]).split("\n")] for metric in NAMES]),
+            f"{self.corpus}, {self.protocol}: {clips:,} test clips of {len(actors)} actors in"
+            f" {len(self.folds)} of {len(self.folds) + len(self.missing)} folds",
+            _columns([[f"{name} %", *spread(self.estimates[metric]).split("\n")] for metric, name in NAMES.items()]),
             *map(_wrapped, notes),
-            _columns(
-                [["Fold", "Test actors", "Clips", *(f"{name} %" for name in NAMES.values())]]
-                + [
-                    [str(fold.fold), ranges(fold.actors.tolist()), f"{fold.clips:,}"]
-                    + [percent(fold.scores[metric]) for metric in NAMES]
-                    for fold in self.folds
-                ]
+            _columns(folds),
+            _columns(recalls),
+            _wrapped(
+                "Recalls are from the confusion matrix pooled over these folds. Their mean may therefore differ from the"
+                " mean UAR over folds above."
             ),
-            _columns(
-                [["Emotion", "Clips", "Recall %"]]
-                + [
-                    [emotion, f"{count:,}", share]
-                    for emotion, count, share in zip(self.emotions, self.confusion.sum(1), pooled, strict=True)
-                ]
-                + [["mean (pooled UAR)", f"{clips:,}", percent(float(metrics.scores(self.confusion)["uar"]))]]
-            ),
-            _wrapped("Recall: pooled, all tested clips of these folds in one matrix, so that the last line may differ"
-                     " from the mean over folds above."),
-        ]  # fmt: skip
+        ]
         return "\n\n".join(parts)
+
+
+def _scores(confusion: NDArray[np.int64]) -> dict[str, float]:
+    return {metric: float(value) for metric, value in metrics.scores(confusion).items()}
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:
@@ -123,51 +129,48 @@ def _wrapped(note: str) -> str:
     return textwrap.fill(note, 100)
 
 
-def score(file: Path, folder: Path, protocol: str, emotions: Sequence[str]) -> Scored:
-    """Score a CSV file of predictions against data/<corpus>/splits/<protocol>/; `folder` is data/<corpus>.
+def score(file: Path, corpus: str, protocol: str, emotions: Sequence[str], root: Path) -> Scores:
+    """Score a CSV file of predictions for the test clips of a protocol.
 
-    Its column `clip` has the name of clips.csv, of which a path before it and a file's ending after it are ignored.
-    `predicted` (or `label`) has the emotion; without it the largest of one column an emotion, `p_<emotion>` or
-    `<emotion>`, is taken. `fold` is the fold that tests the clip, and may be absent where only one does. All other
-    columns are ignored; an `emotion` that is not that of clips.csv is an error.
+    Columns of the file: `clip` is the name in clips.csv; a directory and a media suffix are ignored. `predicted` or
+    `label` is the emotion; without it, the emotion with the highest probability is used, from one column per emotion,
+    `p_<emotion>` or `<emotion>`. `fold` is the fold that tests the clip, and is optional if only one does. `emotion`,
+    if present, must be the true emotion. Other columns are ignored.
 
-    Raises `UserError` for a file that is missing or broken, a prediction that cannot be read, is not of a test clip,
-    or is there twice, and for a fold of which only some test clips are predicted.
+    Raises `UserError` for a file that is missing or malformed; for a prediction that is invalid, duplicate, or not of a
+    test clip; and for a fold whose test clips are only partly predicted.
     """
-    clips_file, folds_file = folder / "splits" / protocol / "clips.csv", folder / "splits" / protocol / "folds.csv"
+    clips_file, folds_file = (root / path for path in paths.splits(corpus, protocol))
     stage = f"`snakemake {folds_file} --cores 1`"
-    clips = {row["clip"]: row for row in read_table(clips_file, ("clip", "actor", "emotion", "usable"), stage)}
-    tests: dict[int, list[str]] = defaultdict(list)
-    for row in read_table(folds_file, ("fold", "part", "clip"), stage):
-        if row["part"] == "test":
-            tests[int(row["fold"])].append(row["clip"])
-    predicted = _read(file, clips_file, clips, tests, emotions)
-    for fold, choices in sorted(predicted.items()):
-        lacking = [clip for clip in tests[fold] if clip not in choices]
-        if lacking:
+    clips = read_csv(clips_file, ("clip", "actor", "emotion", "usable"), stage).set_index("clip", drop=False)
+    folds = read_csv(folds_file, ("fold", "part", "clip"), stage)
+    tests = {int(str(fold)): names.tolist() for fold, names in folds[folds["part"] == "test"].groupby("fold")["clip"]}
+    rows: dict[str, Row] = clips.to_dict("index")  # type: ignore[assignment]
+    predicted = _read(file, clips_file, rows, tests, emotions)
+    for fold, predictions in predicted.items():
+        missing = [clip for clip in tests[fold] if clip not in predictions]
+        if missing:
             raise UserError(
-                f"{file}: fold {fold} has {len(tests[fold])} test clips and {len(lacking)} of them no prediction"
-                f" ({', '.join(lacking[:3])}{' …' if len(lacking) > 3 else ''}); a score over chosen clips is none:"
-                " predict all of them, or leave the fold out"
+                f"{file}: fold {fold} has {len(tests[fold])} test clips, of which {len(missing)} have no prediction"
+                f" ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}): predict all of them, or none of the fold"
             )
-    index = {emotion: place for place, emotion in enumerate(emotions)}
-    return Scored(
-        corpus=folder.name,
+    index = {emotion: number for number, emotion in enumerate(emotions)}
+    by_actor = [
+        statistics.actor_confusions(
+            clips.loc[tests[fold], "actor"].astype(int).to_numpy(),
+            clips.loc[tests[fold], "emotion"].map(index).to_numpy(),
+            np.array([index[predictions[clip]] for clip in tests[fold]]),
+            len(emotions),
+        )
+        for fold, predictions in predicted.items()
+    ]
+    return Scores(
+        corpus=corpus,
         protocol=protocol,
         emotions=tuple(emotions),
-        folds=tuple(
-            FoldCounts(
-                fold,
-                tuple(emotions),
-                *statistics.actor_confusions(
-                    np.array([int(clips[clip]["actor"]) for clip in tests[fold]]),
-                    np.array([index[clips[clip]["emotion"]] for clip in tests[fold]]),
-                    np.array([index[choices[clip]] for clip in tests[fold]]),
-                    len(emotions),
-                ),
-            )
-            for fold, choices in sorted(predicted.items())
-        ),
+        folds=tuple(predicted),
+        actors=tuple(actors for actors, _ in by_actor),
+        confusions=tuple(confusions for _, confusions in by_actor),
         missing=tuple(sorted(set(tests) - set(predicted))),
         sha256={"predictions": sha256(file), "clips": sha256(clips_file), "folds": sha256(folds_file)},
     )
@@ -180,13 +183,13 @@ def _read(
     tests: Mapping[int, Sequence[str]],
     emotions: Sequence[str],
 ) -> dict[int, dict[str, str]]:
-    """The predicted emotion by fold and clip."""
+    """The predicted emotions: fold → clip → emotion, in the order of the folds."""
     header, rows = _table(file)
-    named, chances = _choices(file, header, emotions)
-    tested: dict[str, list[int]] = defaultdict(list)
+    label, probabilities = _prediction_columns(file, header, emotions)
+    folds_of: dict[str, list[int]] = defaultdict(list)
     for fold, names in tests.items():
         for name in names:
-            tested[name].append(fold)
+            folds_of[name].append(fold)
     predicted: dict[int, dict[str, str]] = defaultdict(dict)
     for line, row in rows:
         where = f"{file}, line {line}"
@@ -194,22 +197,22 @@ def _read(
         if clip is None:
             raise UserError(f"{where}: there is no clip {row['clip']!r}; name it as in {clips_file}")
         where = f"{where}, {clip}"
-        fold = _fold(where, row.get("fold"), tested[clip], clips[clip], tests)
+        fold = _fold(where, row.get("fold"), folds_of[clip], clips[clip], tests)
         if row.get("emotion", clips[clip]["emotion"]) != clips[clip]["emotion"]:
             raise UserError(
-                f"{where}: its emotion is {row['emotion']!r} here and {clips[clip]['emotion']!r} in {clips_file};"
-                " the column is for the true emotion: correct it, or leave it out"
+                f"{where}: the emotion is {row['emotion']!r} here but {clips[clip]['emotion']!r} in {clips_file}:"
+                " the column is for the true emotion; correct or remove it"
             )
         if clip in predicted[fold]:
-            raise UserError(f"{where}: fold {fold} has a prediction of it before; keep one")
-        predicted[fold][clip] = _choice(where, row, named, chances, emotions)
-    return predicted
+            raise UserError(f"{where}: fold {fold} already has a prediction for it; keep only one")
+        predicted[fold][clip] = _predicted(where, row, label, probabilities, emotions)
+    return dict(sorted(predicted.items()))
 
 
 def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]]]:
-    """The header, and each row with the number of its line."""
+    """The header, and each row with its line number, which pandas does not report."""
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:  # with the mark that spreadsheets put first
+        with file.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
             reader = csv.reader(stream, strict=True)
             header = [name.strip() for name in next(reader, [])]
             found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
@@ -218,102 +221,106 @@ def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]]]:
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): name a CSV file of predictions") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is not a CSV file in UTF-8 ({error}): write it anew") from None
-    if strange := [name for name in header if not name.isprintable()]:
-        raise UserError(f"{file}: a column is named {strange[0]!r}, which cannot be printed; rename it")
-    twice = next((name for name in header if header.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{file}: two columns are named {twice!r}; keep one")
+        raise UserError(f"{file} is not a CSV file in UTF-8 ({error}): export it again") from None
+    if unprintable := [name for name in header if not name.isprintable()]:
+        raise UserError(f"{file}: the column name {unprintable[0]!r} is not printable; rename it")
+    duplicate = next((name for name in header if header.count(name) > 1), None)
+    if duplicate is not None:
+        raise UserError(f"{file}: there are two columns {duplicate!r}; keep one")
     if "clip" not in header:
         raise UserError(
-            f"{file}: no column clip; its first line is {', '.join(header)[:80]!r}:"
-            " it has to name the columns, with commas between"
+            f"{file}: there is no column clip; the first line is {', '.join(header)[:80]!r}:"
+            " it must contain the column names, separated by commas"
         )
     for line, cells in found:
         if len(cells) != len(header):
-            raise UserError(f"{file}, line {line}: {len(cells)} cells under {len(header)} columns; correct it")
+            raise UserError(f"{file}, line {line}: {len(cells)} cells for {len(header)} columns; correct it")
     if not found:
-        raise UserError(f"{file}: there is no prediction in it; add a row for each test clip")
+        raise UserError(f"{file}: there are no predictions; add a row for each test clip")
     return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in found]
 
 
-def _choices(file: Path, header: Sequence[str], emotions: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The column of the predicted emotion, and those of the probabilities in the order of the emotions, where there."""
-    named = [name for name in ("predicted", "label") if name in header]
-    if len(named) > 1:
+def _prediction_columns(file: Path, header: Sequence[str], emotions: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The column of the predicted emotion, if any, and those of the probabilities in the order of `emotions`, if any."""
+    labels = [name for name in ("predicted", "label") if name in header]
+    if len(labels) > 1:
         raise UserError(
-            f"{file}: which holds the prediction, predicted or label? Keep that one; the truth may stand in emotion"
+            f"{file}: there are two columns of predictions, predicted and label; keep one (the true emotion may be in"
+            " emotion)"
         )
-    sets = [[f"{prefix}{emotion}" for emotion in emotions] for prefix in ("p_", "")]
-    chances = next((columns for columns in sets if set(columns) <= set(header)), [])
-    if not named and not chances:
-        absent = min(([name for name in columns if name not in header] for columns in sets), key=len)
+    candidates = [[f"{prefix}{emotion}" for emotion in emotions] for prefix in ("p_", "")]
+    probabilities = next((columns for columns in candidates if set(columns) <= set(header)), [])
+    if not labels and not probabilities:
+        absent = min(([name for name in columns if name not in header] for columns in candidates), key=len)
         if len(absent) == len(emotions):
             raise UserError(
-                f"{file}: no column predicted, with an emotion, nor one of probabilities for each emotion"
-                f" ({', '.join(sets[0])}); add either"
+                f"{file}: there is neither a column predicted, with an emotion, nor one probability per emotion"
+                f" ({', '.join(candidates[0])}); add either"
             )
-        raise UserError(f"{file}: no column {', '.join(absent)}; probabilities are needed of each emotion")
-    others = [name for name in header if name.startswith("p_") and name not in chances]
-    if chances == sets[0] and others:
-        raise UserError(f"{file}: {others[0]} is of no emotion here; there are {', '.join(emotions)}: leave it out")
-    return (named[0] if named else None), chances
+        raise UserError(f"{file}: there is no column {', '.join(absent)}; add a probability for each emotion")
+    others = [name for name in header if name.startswith("p_") and name not in probabilities]
+    if probabilities == candidates[0] and others:
+        raise UserError(
+            f"{file}: {others[0]} is not an emotion of this corpus; remove it (there are {', '.join(emotions)})"
+        )
+    return (labels[0] if labels else None), probabilities
 
 
 def _clip(text: str, clips: Mapping[str, Row]) -> str | None:
-    """The clip that a name, a file's name or a path means; None where it means none, or more than one."""
+    """The clip with a name, file name or path; None if there is none or more than one."""
     if text in clips:
         return text
     name = re.split(r"[/\\]", text)[-1]
-    meant = {name, ENDING.sub("", name)} & clips.keys()
-    return meant.pop() if len(meant) == 1 else None
+    matches = {name, SUFFIX.sub("", name)} & clips.keys()
+    return matches.pop() if len(matches) == 1 else None
 
 
-def _fold(where: str, given: str | None, tested: Sequence[int], clip: Row, tests: Mapping[int, Sequence[str]]) -> int:
-    """The fold that a prediction is for, which is one that tests the clip."""
+def _fold(where: str, given: str | None, folds: Sequence[int], clip: Row, tests: Mapping[int, Sequence[str]]) -> int:
+    """The fold of a prediction, which must be one of the `folds` that test the clip."""
     if clip["usable"] != "true":
-        raise UserError(f"{where}: not usable here ({clip.get('reason')}), so that no fold tests it; leave it out")
-    if not tested:
-        raise UserError(f"{where}: no fold tests it; leave it out")
-    if given is None and len(tested) > 1:
-        raise UserError(f"{where}: tested in folds {ranges(tested)}; add a column fold that says which one it is")
+        raise UserError(f"{where}: it is not usable here ({clip.get('reason')}) and is not tested; remove it")
+    if not folds:
+        raise UserError(f"{where}: no fold tests it; remove it")
+    if given is None and len(folds) > 1:
+        raise UserError(f"{where}: it is tested in folds {ranges(folds)}; add a column fold")
     if given is None:
-        return tested[0]
+        return folds[0]
     known = {str(fold): fold for fold in tests}
     if given not in known:
         raise UserError(f"{where}: there is no fold {given!r}; there are {ranges(tests)}")
-    if known[given] not in tested:
+    if known[given] not in folds:
         raise UserError(
-            f"{where}: fold {given} does not test it, but fold {ranges(tested)} does; leave out what is no test clip"
+            f"{where}: fold {given} does not test it, fold {ranges(folds)} does; remove it, or correct the fold"
         )
     return known[given]
 
 
-def _choice(where: str, row: Row, named: str | None, chances: Sequence[str], emotions: Sequence[str]) -> str:
-    """The predicted emotion of a row."""
-    values = {emotion: _chance(where, column, row[column]) for emotion, column in zip(emotions, chances, strict=False)}
+def _predicted(where: str, row: Row, label: str | None, columns: Sequence[str], emotions: Sequence[str]) -> str:
+    """The predicted emotion of a row, from its label, or the highest of its probabilities."""
+    values = {
+        emotion: _probability(where, column, row[column]) for emotion, column in zip(emotions, columns, strict=False)
+    }
     highest = max(values.values(), default=None)
-    likeliest = [emotion for emotion, value in values.items() if value == highest]
-    if named is None:
-        if len(likeliest) > 1:
-            raise UserError(
-                f"{where}: {' and '.join(likeliest)} are equally likely; add a column predicted that decides"
-            )
-        return likeliest[0]
-    if row[named] not in emotions:
-        raise UserError(f"{where}: {named} {row[named]!r} is no emotion here; there are {', '.join(emotions)}")
-    if likeliest and row[named] not in likeliest:  # such as a column label that holds the truth
+    most_probable = [emotion for emotion, value in values.items() if value == highest]
+    if label is None:
+        if len(most_probable) > 1:
+            raise UserError(f"{where}: {' and '.join(most_probable)} are equally probable; add a column predicted")
+        return most_probable[0]
+    if row[label] not in emotions:
+        raise UserError(f"{where}: {label} {row[label]!r} is not an emotion of this corpus: use {', '.join(emotions)}")
+    if most_probable and row[label] not in most_probable:  # for instance, if a column `label` has the true emotions
         raise UserError(
-            f"{where}: {named} is {row[named]}, but the likeliest is {likeliest[0]}; leave out the wrong columns"
+            f"{where}: {label} is {row[label]}, but the most probable emotion is {most_probable[0]}; remove the wrong"
+            " columns"
         )
-    return row[named]
+    return row[label]
 
 
-def _chance(where: str, column: str, text: str) -> float:
+def _probability(where: str, column: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise UserError(f"{where}: {column} {text!r} is no probability; a finite number, 0 or more, is needed")
+        raise UserError(f"{where}: {column} {text!r} is not a probability; use a finite number of at least 0")
     return value

@@ -24,7 +24,7 @@ from emofuse.features.media import BrokenClip, Frames, cut, decode_frames
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import array_file, write_table
-from emofuse.utils.prefetch import ahead
+from emofuse.utils.prefetch import prefetched
 from emofuse.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -396,7 +396,7 @@ def extract(
     shape = (len(rows), faces.snippets, faces.frames, faces.size, faces.size, 3)
     told: list[tuple[str, int, str, str, str, str]] = []
     decoders = min(threads - 1, DECODERS)
-    decoded = ahead(partial(_decode, archive, faces), progress(rows), decoders, results=decoders)
+    decoded = prefetched(partial(_decode, archive, faces), progress(rows), decoders, results=decoders)
     results = (result for clips in _batches(decoded) for result in _results(clips, detect, faces))
     with array_file(output, np.uint8, shape) as add:
         for number, (row, (squares, status, track)) in enumerate(zip(rows, results, strict=True)):

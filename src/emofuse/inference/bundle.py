@@ -14,10 +14,10 @@ from pydantic import Field, ValidationError
 from emofuse import datasets as corpora
 from emofuse import paths
 from emofuse.config import Audio, Faces, Modality, Name, Network, Params, Positive, Section
-from emofuse.evaluation.evaluate import read_model
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.provenance.chain import Chain
+from emofuse.training.model_file import read_model
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, read_json, sha256
 

@@ -13,15 +13,16 @@ from emofuse import paths
 from emofuse.config import Params
 from emofuse.data.protocols import RANDOM
 from emofuse.evaluation import metrics, statistics
+from emofuse.evaluation.text import SCORES_NOTE, spread
 from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.writers import MODALITIES
 from emofuse.report import load as results
 from emofuse.report.load import CorpusResults, Fold, Run
-from emofuse.report.table import NONE, percent, points
+from emofuse.report.table import points
 from emofuse.report.tables import NAMES, scores
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv
-from emofuse.utils.text import ranges
+from emofuse.utils.text import NONE, percent, ranges
 
 LICENCES = {
     "ravdess": (
@@ -139,12 +140,12 @@ def _results(runs: Sequence[tuple[Ensemble, Run]]) -> list[str]:
     ]
     return [
         _table(["Variant", "Needs", *(f"{NAMES[metric]} %" for metric in statistics.METRICS)], rows),
-        scores.SCORES_NOTE,
+        SCORES_NOTE,
     ]
 
 
 def _spread(estimate: statistics.Estimate) -> str:
-    return scores.spread(estimate).replace("\n", " ")
+    return spread(estimate).replace("\n", " ")
 
 
 def _fairness(run: Run, gender: dict[int, str]) -> list[str]:

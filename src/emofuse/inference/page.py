@@ -17,9 +17,9 @@ from emofuse.inference.bundle import Bundle
 from emofuse.inference.predictor import Clip, Models, Prediction, reasons
 from emofuse.inference.windows import Sample
 from emofuse.report import page
-from emofuse.report.attention import Attended, received
-from emofuse.report.learned import COLOURS, MARKERS, attended
-from emofuse.report.style import BLUE, COLUMN, STYLE, WIDTH, inline_svg
+from emofuse.report.attention import Attended, normalised
+from emofuse.report.figures.attention import draw_attention
+from emofuse.report.figures.style import BLUE, COLOURS, COLUMN, MARKERS, STYLE, WIDTH, inline_svg
 
 LISTED = 20  # windows without a prediction; the others are only counted
 
@@ -123,7 +123,7 @@ def _attention(sample: Sample, prediction: Prediction, models: Models) -> Figure
     inputs = models.inputs(ensemble, [sample])
     video, audio = sample.features.get("video"), sample.features.get("audio")
     moments = next(iter(inputs.values())).shape[1]
-    found = [received(network.attention_weights(inputs), moments) for network in models.networks(ensemble)]
+    found = [normalised(network.attention_weights(inputs), moments) for network in models.networks(ensemble)]
     weights = {name: np.mean([each[name] for each in found], axis=0) for name in found[0]}
     if not weights:
         return None
@@ -135,4 +135,4 @@ def _attention(sample: Sample, prediction: Prediction, models: Models) -> Figure
         segments=audio.astype(float) if audio is not None and "audio" in ensemble.modalities else None,
     )
     with style.context(STYLE):
-        return attended(clip, clip.name, shown=True)
+        return draw_attention(clip, clip.name, shown=True)

@@ -1,7 +1,8 @@
-"""The attentions of the paper's abstract, spatial, channel and temporal, each in one of two forms.
+"""Spatial, channel and temporal attention, each as self-attention or as a gate.
 
-The abstract names them without an equation. `SelfAttention` is the form of the third-party reading of the paper
-(github.com/lol-m-Devil/Emotion_Recognition, attention_model.py), `Gate` that of the paper's ancestor VAANet.
+The paper's abstract names these attentions without giving equations. `SelfAttention` follows a third-party
+reimplementation of the paper (github.com/lol-m-Devil/Emotion_Recognition, attention_model.py), `Gate` follows VAANet, on
+which the paper builds (Zhao et al., AAAI 2020, arXiv 2003.00832).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class SelfAttention(nn.Module):
-    """softmax(X W_q (X W_k)ᵀ / √k) X W_v W_o over `heads` heads of k = ⌈dimension / heads⌉, without biases.
+    """Multi-head self-attention without biases: softmax(X W_q (X W_k)ᵀ / √k) X W_v W_o, with k = ⌈dimension / heads⌉.
 
-    With `residual`, X + the same of LayerNorm(X): ours, without which a network that starts from random
-    weights hardly trains. Input and output (batch, tokens, dimension).
+    With `residual`, X + the same of LayerNorm(X). This is our addition: without it, a network that starts from random
+    weights hardly trains. Input and output (B, tokens, dimension).
     """
 
     def __init__(self, dimension: int, heads: int, residual: bool) -> None:
@@ -39,30 +40,30 @@ class SelfAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def weights(self, x_BND: torch.Tensor) -> torch.Tensor:
-        """The softmax weights (batch, heads, tokens, tokens); each row sums to one."""
+        """The softmax weights (B, heads, tokens, tokens); each row sums to one."""
         x_BND = self.norm(x_BND)
-        query, key = self._split(self.query(x_BND)), self._split(self.key(x_BND))
+        query, key = self._split_heads(self.query(x_BND)), self._split_heads(self.key(x_BND))
         return (query @ key.transpose(-2, -1) / math.sqrt(self.head_dimension)).softmax(-1)
 
     def forward(self, x_BND: torch.Tensor) -> torch.Tensor:
         normal_BND = self.norm(x_BND)
-        query, key, value = (self._split(layer(normal_BND)) for layer in (self.query, self.key, self.value))
-        # The product with `weights`, but they are never held: 2048 channels have 4 million of them a head.
+        query, key, value = (self._split_heads(layer(normal_BND)) for layer in (self.query, self.key, self.value))
+        # Equals `weights @ value` without storing the weights: with 2048 channels, they are 4 million numbers per head.
         attended = F.scaled_dot_product_attention(query, key, value)
         out = self.out(attended.transpose(1, 2).flatten(2))
         return x_BND + out if self.residual else out
 
-    def _split(self, x_BNE: torch.Tensor) -> torch.Tensor:
+    def _split_heads(self, x_BNE: torch.Tensor) -> torch.Tensor:
         return x_BNE.unflatten(2, (self.heads, self.head_dimension)).transpose(1, 2)
 
 
 class Gate(nn.Module):
-    """A factor a token, after VAANet (Zhao et al., AAAI 2020, arXiv 2003.00832): out[n] = A[n] X[n].
+    """VAANet's attention: token n is multiplied by a factor A[n].
 
-    H = W tanh(BN(X v)), with v of (dimension,), one batch norm for all tokens, W of (tokens, tokens).
-    A = tokens · softmax(H), VAANet's spatial gate over positions and, of the transposed map, its channel
-    gate. With `relu`, A = max(H + b, 0), b starting at 1, its temporal gate. W knows tokens by their place.
-    Input and output (batch, tokens, dimension).
+    H = W tanh(BN(X v)), with v of (dimension,), W of (tokens, tokens), and a batch norm shared by all tokens.
+    Without `relu`, A = tokens · softmax(H), which is VAANet's spatial gate and, on the transposed map, its channel gate.
+    With `relu`, A = max(H + b, 0) with b initialised to 1, which is its temporal gate. As W depends on the token's
+    position, the gate is not permutation-equivariant. Input and output (B, tokens, dimension).
     """
 
     def __init__(self, tokens: int, dimension: int, relu: bool) -> None:
@@ -75,7 +76,7 @@ class Gate(nn.Module):
             nn.init.ones_(self.mix.bias)
 
     def weights(self, x_BND: torch.Tensor) -> torch.Tensor:
-        """A (batch, tokens), of mean one over the tokens unless `relu`."""
+        """A (B, tokens). Without `relu`, its mean over the tokens is one."""
         squeezed_B1N = self.norm(self.squeeze(x_BND).transpose(1, 2))
         scores_BN = self.mix(squeezed_B1N.tanh().squeeze(1))
         return scores_BN.relu() if self.relu else scores_BN.shape[1] * scores_BN.softmax(1)
@@ -85,7 +86,7 @@ class Gate(nn.Module):
 
 
 def attention(form: AttentionForm, network: Network, tokens: int, dimension: int, relu: bool = False) -> nn.Module:
-    """Attention of that form over (batch, tokens, dimension); `relu` is for a gate over time."""
+    """Attention of the given form over (B, tokens, dimension); `relu` applies to gates over time."""
     if form == "gate":
         return Gate(tokens, dimension, relu)
     if form == "self_attention":

@@ -11,11 +11,11 @@ from emofuse.models.attention import SelfAttention
 
 
 class CrossAttention(nn.Module):
-    """A-V cross-attention, after Praveen, Granger, Cardinal, FG 2021, and the paper's abstract.
+    """Audio-video cross-attention, after Praveen, Granger and Cardinal (FG 2021) and the paper's abstract.
 
-    C = (X_a W) X_vᵀ, of shape (N, N): rows audio, columns video. A_a is the softmax of C, A_v that of Cᵀ,
-    each over the index that is summed:
-    X̂_a[j] = Σ_i A_a[i, j] X_a[i],  X̂_v[i] = Σ_j A_v[j, i] X_v[j];
+    C = (X_a W) X_vᵀ is (N, N), with audio in rows and video in columns. A_a is the softmax of C, and A_v that of Cᵀ, each
+    over the index that is summed:
+    X̂_a[j] = Σ_i A_a[i, j] X_a[i],  X̂_v[i] = Σ_j A_v[j, i] X_v[j],
     out = [tanh(X_a + X̂_a), tanh(X_v + X̂_v)].
     """
 
@@ -25,12 +25,12 @@ class CrossAttention(nn.Module):
         nn.init.xavier_normal_(self.weight)
 
     def weights(self, audio_BND: torch.Tensor, video_BND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A_a and A_v, both (batch, N, N); each of their columns sums to one."""
+        """A_a and A_v, both (B, N, N); each column sums to one."""
         correlation_BAV = audio_BND @ self.weight @ video_BND.transpose(1, 2)
         return correlation_BAV.softmax(1), correlation_BAV.transpose(1, 2).softmax(1)
 
     def forward(self, audio_BND: torch.Tensor, video_BND: torch.Tensor) -> torch.Tensor:
-        """X_a, X_v (batch, N, d) → (batch, N, 2 d)."""
+        """X_a and X_v, both (B, N, d) → (B, N, 2 d)."""
         audio_weights, video_weights = self.weights(audio_BND, video_BND)
         audio_hat = audio_weights.transpose(1, 2) @ audio_BND
         video_hat = video_weights.transpose(1, 2) @ video_BND
@@ -38,13 +38,10 @@ class CrossAttention(nn.Module):
 
 
 class JointSelfAttention(SelfAttention):
-    """Self-attention over the 2 N vectors of both modalities, X = [X_a; X_v], each of which it gives back in its place.
-
-    (batch, N, d) twice → (batch, N, 2 d).
-    """
+    """Self-attention over the 2 N vectors [X_a; X_v]. The result is paired by moment again: (B, N, d) twice → (B, N, 2 d)."""
 
     def weights(self, *vectors_BND: torch.Tensor) -> torch.Tensor:
-        """The softmax weights (batch, heads, 2 N, 2 N), audio before video; each row sums to one."""
+        """The softmax weights (B, heads, 2 N, 2 N), audio before video; each row sums to one."""
         return super().weights(torch.cat(vectors_BND, dim=1))
 
     def forward(self, *vectors_BND: torch.Tensor) -> torch.Tensor:
@@ -52,16 +49,17 @@ class JointSelfAttention(SelfAttention):
 
 
 class Concatenation(nn.Module):
-    """No fusion but side by side: (batch, N, d) twice → (batch, N, 2 d)."""
+    """The vectors of both modalities, concatenated: (B, N, d) twice → (B, N, 2 d)."""
 
     def forward(self, audio_BND: torch.Tensor, video_BND: torch.Tensor) -> torch.Tensor:
         return torch.cat([audio_BND, video_BND], dim=2)
 
 
 class LateAverage(nn.Module):
-    """A linear classifier a modality; scores = log ½ (softmax(S_a) + softmax(S_v)), whose softmax is the average.
+    """One linear classifier per modality; their probabilities are averaged.
 
-    Input: the embedding of concatenated vectors (batch, moments × 2 d), audio before video in each moment.
+    Input: the embedding of concatenated vectors (B, moments × 2 d), with audio before video in each moment. Output:
+    log ½ (softmax(S_a) + softmax(S_v)), (B, emotions), whose softmax is the average.
     """
 
     def __init__(self, dimension: int, moments: int, emotions: int) -> None:

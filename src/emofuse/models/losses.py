@@ -1,8 +1,8 @@
 """Cross entropy and the family of metric losses.
 
-The paper's abstract names "an emotional metric constraint"; its formula is not public. The members here are readings of
-it, each a variant: they differ in what a triplet of clips must satisfy. D is the Euclidean
-distance between L2-normalised embeddings, so it lies between 0 and 2, computed in float32 at least.
+The paper's abstract names "an emotional metric constraint", whose formula is not public. The losses here are possible
+interpretations, each of them a variant. They differ in the constraint on a triplet of clips. D is the Euclidean distance
+between L2-normalised embeddings, computed in at least float32; it lies between 0 and 2.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Valence and arousal of each emotion on Russell's circumplex, placed by hand: ours, not the paper's.
-# Neutral is the origin; calm, which no wheel of the field has, is pleasant and at rest.
+# Valence and arousal of each emotion in Russell's circumplex model. We placed them by hand; they are not from the paper.
+# Neutral is the origin. Calm is absent from the usual models; we place it as pleasant with low arousal.
 VALENCE_AROUSAL = {
     "neutral": (0.0, 0.0),
     "calm": (0.4, -0.6),
@@ -25,19 +25,19 @@ VALENCE_AROUSAL = {
     "disgust": (-0.8, 0.2),
     "surprised": (0.3, 0.8),
 }
-# The sign of the valence. Positive: calm, happy and surprised (surprise as in VAANet's groups); negative: sad, angry,
-# fearful and disgust. Neutral is of neither polarity: to call it either would tie it to emotions that it is no nearer to.
+# The sign of the valence. Positive: calm, happy and surprised (surprise as in VAANet's groups). Negative: sad, angry,
+# fearful and disgust. Neutral has no polarity, since it is not closer to either group.
 POLARITY = {emotion: (valence > 0) - (valence < 0) for emotion, (valence, _) in VALENCE_AROUSAL.items()}
-CAP = 1.9  # embeddings are of length 1, so two are never more than 2 apart
+CAP = 1.9  # upper limit of a margin: embeddings have length 1, so that their distance never exceeds 2
 
 
 class EmotionDistance(nn.Module):
-    """d, the distance between emotions: (C, C), symmetric, not negative, zero on the diagonal.
+    """The distance d between emotions: (C, C), symmetric, non-negative, zero on the diagonal.
 
-    The mean off the diagonal is held at 1: a learned margin that could shrink as a whole would, to zero,
-    since that is the cheapest way to satisfy every triplet. Where margin × max d would pass `CAP`, d is drawn
-    towards 1 until it does not, which keeps the mean. It starts from the distances of `VALENCE_AROUSAL`, or
-    flat, all ones, and stays there unless it is `learned`.
+    The mean off the diagonal is fixed at 1. Without this constraint, a learned margin would shrink to zero, which
+    satisfies all triplets. If margin × max d exceeds `CAP`, d is contracted towards 1 until it does not, which preserves
+    the mean. d is initialised with the distances of `VALENCE_AROUSAL`, or with ones if `start` is "flat", and stays
+    constant unless it is `learned`.
     """
 
     pairs: torch.Tensor
@@ -50,14 +50,14 @@ class EmotionDistance(nn.Module):
         self.emotions, self.cap = len(emotions), CAP / margin
         pairs = torch.triu_indices(len(emotions), len(emotions), 1)
         if start == "flat":
-            begin = torch.ones(pairs.shape[1])
+            initial = torch.ones(pairs.shape[1])
         else:
-            places = torch.tensor([VALENCE_AROUSAL[emotion] for emotion in emotions])
-            begin = torch.cdist(places, places)[pairs[0], pairs[1]]
-            begin = begin / begin.mean()
+            coordinates = torch.tensor([VALENCE_AROUSAL[emotion] for emotion in emotions])
+            initial = torch.cdist(coordinates, coordinates)[pairs[0], pairs[1]]
+            initial = initial / initial.mean()
         self.register_buffer("pairs", pairs, persistent=False)
-        self.register_buffer("start", self._bounded(begin), persistent=False)
-        self.raw = nn.Parameter(torch.log(torch.expm1(begin)), requires_grad=learned)  # softplus⁻¹
+        self.register_buffer("start", self._bounded(initial), persistent=False)
+        self.raw = nn.Parameter(torch.log(torch.expm1(initial)), requires_grad=learned)  # inverse of softplus
 
     def _bounded(self, values: torch.Tensor) -> torch.Tensor:
         values = values / values.mean()
@@ -65,22 +65,22 @@ class EmotionDistance(nn.Module):
         return 1 + (values - 1) * torch.clamp((self.cap - 1) / excess.clamp_min(1e-12), max=1)
 
     def values(self) -> torch.Tensor:
-        """The C (C − 1) / 2 distances of the pairs above the diagonal, row by row."""
+        """The C (C − 1) / 2 distances above the diagonal, row by row."""
         return self._bounded(F.softplus(self.raw))
 
     def forward(self) -> torch.Tensor:
-        """The matrix d."""
+        """The matrix d (C, C)."""
         above = self.raw.new_zeros(self.emotions, self.emotions)
         above = above.index_put(tuple(self.pairs), self.values())
         return above + above.T
 
     def pull(self) -> torch.Tensor:
-        """Mean squared distance of d from where it started."""
+        """The mean squared difference between d and its initial value."""
         return ((self.values() - self.start) ** 2).mean()
 
 
 def embedding_distances(embeddings_BE: torch.Tensor) -> torch.Tensor:
-    """D, (B, B): the Euclidean distances between the L2-normalised embeddings."""
+    """D (B, B): the Euclidean distances between the L2-normalised embeddings (B, E)."""
     unit_BE = F.normalize(_precise(embeddings_BE), dim=1)
     return torch.cdist(unit_BE, unit_BE)
 
@@ -92,12 +92,11 @@ def hinge(
     margins_BB: torch.Tensor | float,
     miner: str,
 ) -> torch.Tensor:
-    """[D(a, x) − D(a, y) + M(a, y)]₊, the mean over the mined triplets that violate it; 0 where none does.
+    """The mean of [D(a, x) − D(a, y) + M(a, y)]₊ over the mined triplets for which it is positive; 0 if there are none.
 
-    x is one of the clips that are to be `nearer` to the anchor a than y, one of the `farther` ones. The miner takes
-    `all` triplets, the `semihard` ones, D(a, x) ≤ D(a, y), or the `hardest` of each anchor. Margins that depend on the
-    emotions count in both: a triplet is semi-hard within its own margin, and the hardest y is the one that lacks most
-    of its own margin; where all margins are equal that is the nearest.
+    For each anchor a, the clips x of `nearer` should be closer than the clips y of `farther`, by the margin M; all are
+    (B, B). The miner selects `all` triplets, the `semihard` ones (D(a, x) ≤ D(a, y)), or the `hardest` one per anchor: the
+    farthest x, and the y that is furthest inside its own margin, which is the nearest y if all margins are equal.
     """
     near_BX = distances_BB.masked_fill(~nearer_BB, -torch.inf)
     far_BY = (margins_BB - distances_BB).masked_fill(~farther_BB, -torch.inf)
@@ -113,10 +112,11 @@ def hinge(
 def triplet_loss(
     embeddings_BE: torch.Tensor, labels_B: torch.Tensor, margins_CC: torch.Tensor, miner: str = "all"
 ) -> torch.Tensor:
-    """The triplet loss with a margin for every two emotions: [D(a, p) − D(a, n) + M(y_a, y_n)]₊.
+    """The triplet loss with one margin per pair of emotions: [D(a, p) − D(a, n) + M(y_a, y_n)]₊.
 
-    With one margin it is the plain one (Schroff, Kalenichenko, Philbin, CVPR 2015, there on squared distances); with
-    M = m d, d the distance between two emotions, it is our reading of the paper's emotional metric.
+    `labels_B` are indices of emotions, `margins_CC` is M. With equal margins, it is the standard triplet loss (Schroff,
+    Kalenichenko and Philbin, CVPR 2015, who use squared distances). With M = m d, where d is the distance between two
+    emotions, it is our interpretation of the paper's emotional metric.
     """
     same_BB, positive_BB = _same(labels_B)
     margins_BB = margins_CC[labels_B[:, None], labels_B]
@@ -128,11 +128,11 @@ def polarity_loss(
 ) -> torch.Tensor:
     """The sentiment constraint: [D(a, p) − D(a, r) + α]₊ + [D(a, r) − D(a, n) + β]₊, each a mean over its triplets.
 
-    p has the anchor's emotion, r is related (another emotion of its polarity), n of the opposite polarity; after
-    Yang, She, Lai, Yang, AAAI 2018. α = β = margin / 2 (ours): so n is to be the whole margin farther than p, as in the
-    plain triplet loss, and r halfway. Where there is no halfway, the plain [D(a, p) − D(a, n) + margin]₊ joins the first
-    term: between neutral, which is of neither polarity (0 in `polarity_C`, beside 1 and −1), and every other emotion, and
-    from an anchor without a related clip in the batch (in CREMA-D every happy one) to every other emotion.
+    After Yang, She, Lai and Yang, AAAI 2018. p has the emotion of the anchor a, r is related (another emotion of the same
+    polarity), and n has the opposite polarity. We set α = β = margin / 2, so that n should be a full margin farther than
+    p, as in the standard triplet loss, and r halfway. The first term also contains the standard [D(a, p) − D(a, n) +
+    margin]₊ for triplets without such an order: between neutral, which has no polarity (0 in `polarity_C`, instead of 1 or
+    −1), and all other emotions, and for anchors without a related clip in the batch (all happy clips of CREMA-D).
     """
     same_BB, positive_BB = _same(labels_B)
     polarity_B = polarity_C[labels_B]
@@ -141,25 +141,25 @@ def polarity_loss(
     opposite_BB = (agreement_BB < 0) & related_BB.any(1, keepdim=True)
     distances_BB = embedding_distances(embeddings_BE)
     margins_BB = torch.where(related_BB, margin / 2, margin)
-    own = hinge(distances_BB, positive_BB, ~same_BB & ~opposite_BB, margins_BB, miner)
-    return own + hinge(distances_BB, related_BB, opposite_BB, margin / 2, miner)
+    same_emotion = hinge(distances_BB, positive_BB, ~same_BB & ~opposite_BB, margins_BB, miner)
+    return same_emotion + hinge(distances_BB, related_BB, opposite_BB, margin / 2, miner)
 
 
 def _same(labels_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether two clips have one emotion, and whether they are two different clips of one emotion."""
+    """Whether two clips have the same emotion, and whether they are also different clips; both (B, B)."""
     same_BB = labels_B[:, None] == labels_B
     return same_BB, same_BB ^ torch.eye(len(labels_B), dtype=torch.bool, device=labels_B.device)
 
 
 def _precise(values: torch.Tensor) -> torch.Tensor:
-    """Half precision as float32; float64 stays what it is."""
+    """Half precision converted to float32; float64 unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class EmotionLoss(nn.Module):
-    """Cross entropy + weight × metric loss + pull × distance of the learnable d from its start.
+    """Cross entropy + weight × metric loss + pull × deviation of the learnable distance d from its initial value.
 
-    `distance` gives d where the metric has one, `fixed` or `learnable`; else it is None.
+    `distance` is d for the metrics "fixed" and "learnable", and None for the others.
     """
 
     flat: torch.Tensor
@@ -190,9 +190,9 @@ class EmotionLoss(nn.Module):
     def forward(
         self, scores_BC: torch.Tensor, embeddings_BE: torch.Tensor, targets_BC: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Total, cross entropy and metric loss of a batch.
+        """Total loss, cross entropy and metric loss of a batch, each a scalar.
 
-        `targets_BC` are probabilities: one-hot, or mixed by mixup; the metric takes the likeliest.
+        `targets_BC` are probabilities, one-hot or mixed by mixup. The metric loss uses the most probable emotion.
         """
         scores_BC = _precise(scores_BC)
         cross_entropy = F.cross_entropy(scores_BC, targets_BC.to(scores_BC.dtype), label_smoothing=self.label_smoothing)

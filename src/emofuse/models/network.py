@@ -1,4 +1,4 @@
-"""The whole network: branches, fusion, embedding, classifier."""
+"""The complete network: branches, fusion, embedding and classifier."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from emofuse.models.audio import AudioBranch
+from emofuse.models.branches import AudioBranch, VideoBranch
 from emofuse.models.fusion import Concatenation, CrossAttention, JointSelfAttention, LateAverage
-from emofuse.models.video import VisualBranch
 
 if TYPE_CHECKING:
     from emofuse.config import Network
 
 
 class EmotionNetwork(nn.Module):
-    """Faces and log-mel segments of a clip → embedding and emotion scores.
+    """The faces and log-mel segments of a clip → embedding and emotion scores.
 
-    A modality that `network.modalities` leaves out has no branch; with one branch there is nothing to
-    fuse. The fused vectors of the N moments are averaged or laid end to end (`pooling`) to the embedding.
+    There is one branch for each of `network.modalities`, and fusion if there are two. The fused vectors of the N moments
+    are averaged or concatenated (`network.pooling`) to form the embedding.
 
-    `face_size` is the side of the faces that are fed, in pixels; `moments` is N.
+    `moments` is N; faces are `face_size` × `face_size` pixels. ValueError if the network has video and `face_size` is None.
     """
 
     def __init__(self, network: Network, emotions: int, moments: int, face_size: int | None) -> None:
@@ -31,7 +30,7 @@ class EmotionNetwork(nn.Module):
         if "video" in self.modalities:
             if face_size is None:
                 raise ValueError("a network with video needs the size of the faces")
-            self.video = VisualBranch(network, moments, face_size)
+            self.video = VideoBranch(network, moments, face_size)
         if "audio" in self.modalities:
             self.audio = AudioBranch(network, moments)
         both = len(self.modalities) == 2
@@ -48,10 +47,10 @@ class EmotionNetwork(nn.Module):
         )
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (batch, emotions) and embeddings (batch, embedding_size).
+        """Scores (B, emotions) and embeddings (B, embedding_size).
 
-        `inputs` has, for each modality of the network, "video": faces (batch, N, 3, T, H, W) in [0, 1],
-        "audio": segments (batch, N, bands, frames).
+        `inputs` contains, for each modality of the network, "video": faces (B, N, 3, T, H, W) in [0, 1], or "audio":
+        segments (B, N, bands, frames).
         """
         vectors = [self.get_submodule(modality)(inputs[modality]) for modality in sorted(self.modalities)]
         moments_BND = self.fusion(*vectors) if len(vectors) == 2 else vectors[0]
@@ -62,25 +61,25 @@ class EmotionNetwork(nn.Module):
     def attention_weights(
         self, inputs: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
-        """What the attentions of the network weigh, in eval mode, by the attention's name.
+        """The weights of each attention in the network, computed in eval mode, by name.
 
-        For `inputs` as `forward` has them, with b = batch × N, s positions and m channels:
+        `inputs` as in `forward`. With S positions and M channels:
 
         | name | self-attention | gate |
         |---|---|---|
-        | video.spatial | (b, heads, s, s) | (b, s) |
-        | video.channel | (b, heads, m, m) | (b, m) |
-        | video.temporal, audio.temporal | (batch, heads, N, N) | (batch, N) |
+        | video.spatial | (B N, heads, S, S) | (B N, S) |
+        | video.channel | (B N, heads, M, M) | (B N, M) |
+        | video.temporal, audio.temporal | (B, heads, N, N) | (B, N) |
 
-        and "fusion": A_a and A_v, (batch, N, N) each, of cross-attention; (batch, heads, 2 N, 2 N), audio
-        before video, of self-attention. Rows of a self-attention sum to one. What the network lacks is left
-        out. The channel weights are large, 8 × 512 × 512 numbers a snippet: ask for a few clips at a time.
+        and "fusion": A_a and A_v, (B, N, N) each, for cross-attention; (B, heads, 2 N, 2 N), audio before video, for
+        self-attention. Each row of a self-attention sums to one. The channel weights are large (8 × 512 × 512 numbers per
+        snippet), so pass only a few clips at a time.
         """
-        found: dict[str, Any] = {}
+        weights: dict[str, Any] = {}
 
         def remember(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
             def hook(module: Any, arguments: tuple[torch.Tensor, ...]) -> None:
-                found[name] = module.weights(*arguments)
+                weights[name] = module.weights(*arguments)
 
             return hook
 
@@ -94,9 +93,9 @@ class EmotionNetwork(nn.Module):
             self.eval()(inputs)
         finally:
             self.train(training)
-            for registered in hooks:
-                registered.remove()
-        return found
+            for hook in hooks:
+                hook.remove()
+        return weights
 
 
 def _fusion(network: Network) -> nn.Module:

@@ -57,10 +57,10 @@ def _cell(path: str, place: str, record: Record, chain: Chain) -> tuple[list[Rec
     row = _only([number for number in rows if number in range(len(names))], f"{path}: row {wanted_row!r}", names)
     heads = [head.removesuffix(" %") for head in table.header]
     column = _only(_matching(heads, wanted_column.removesuffix(" %")), f"{path}: column {wanted_column!r}", heads)
-    origin = table.origins[row][column] if table.origins else ""
-    if not origin:
+    runs = table.runs(row, column)
+    if not runs:
         raise UserError(f"{path}: {names[row]}, {heads[column]}: this cell does not come from a run")
-    folders = tuple(f"results/{corpus}/runs/{run}/" for run in origin.split())
+    folders = tuple(f"results/{corpus}/runs/{run}/" for run in runs.split())
     behind = [each for each in chain.records if each.stage == "evaluate" and each.path.startswith(folders)]
     cell = " ".join(table.rows[row][column].split())
     return behind, f"{table.title}: {names[row]}: {table.header[column]} {cell}"

@@ -1,10 +1,8 @@
-"""The report of a corpus, and the paper's over all of its corpora: from result files to what a person reads.
+"""The report of a corpus, and the paper's tables over all of its corpora.
 
-The layers, each of which knows only those before it: `statistics` (numbers from numbers), `assumptions` and
-`results` (plain objects from files), `embeddings` and `attention` (what is big, read when it is asked for), `tables`, in
-the formats of `table` and `latex`, and `figures` and `learned`, in the one `style` (from plain objects), `page` and
-`document` (from both).
-The same input files give the same bytes: nothing here reads a clock.
+`load` reads result files into objects; `embeddings` and `attention` read large files on demand. From those objects,
+`tables` and `figures` are made, and from tables and figures `page`, `paper` and `latex` make documents. The same input
+files give the same bytes: nothing depends on the time.
 """
 
 from __future__ import annotations
@@ -14,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from emofuse import paths
 from emofuse.datasets import shards
-from emofuse.paths import FIGURES, TABLES
+from emofuse.paths import FIGURES
 from emofuse.provenance.job import job
-
-PAPER_TABLES = (
-    "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "assumptions",
-)  # fmt: skip
 
 if TYPE_CHECKING:
     from emofuse.config import Params
     from emofuse.report.load import CorpusResults
     from emofuse.report.table import Table
 
+PAPER_TABLES = (
+    "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "assumptions",
+)  # fmt: skip
+
 
 def stage(params: Params, corpus: str, root: Path = Path()) -> None:
     """`emofuse report`: write a corpus's tables, figures, page and summary to results/<corpus>/."""
     inputs = [*run_files(params, corpus, root), *paths.LITERATURE]
-    # One clip of them is read, for the figure of the attention.
+    # The attention figure reads one clip of them.
     inputs += [
         file for pair in shards.features(corpus, params.corpus(corpus)) for file in pair if (root / file).is_file()
     ]
@@ -43,11 +41,11 @@ def paper_stage(params: Params, root: Path = Path()) -> None:
     """`emofuse paper`: write the paper's tables over its corpora to results/paper.md, paper.html and paper.tex."""
     inputs = [*(file for corpus in params.paper for file in run_files(params, corpus, root)), *paths.LITERATURE]
     with job("paper", params, {}, paths.record(paths.PAPER[0]), inputs, paths.PAPER, root):
-        paper(params, root)
+        build_paper(params, root)
 
 
 def run_files(params: Params, corpus: str, root: Path) -> list[str]:
-    """What a report is made from that is here: the splits, and what each fold of a corpus left."""
+    """The files on disk from which a report is made: splits, and the models, results and records of evaluated folds."""
     files = [file for protocol in params.corpus(corpus).protocols for file in paths.splits(corpus, protocol)]
     for key in params.keys(corpus):
         if (root / key.metrics).is_file():
@@ -57,26 +55,27 @@ def run_files(params: Params, corpus: str, root: Path) -> list[str]:
 
 
 def build(corpus_name: str, params: Params, root: Path) -> None:
-    """Write the tables, figures and page of one corpus from the result files under `root`.
+    """Write the tables, figures and page of a corpus from the result files under `root`.
 
-    What has no run behind it says "not run"; a corpus with no run at all still gets its report.
-    Raises `UserError` for a result file that is broken or contradicts its neighbours.
+    Whatever has not been run is shown as "not run", even if that is everything.
+    Raises `UserError` for a result file that is broken or contradicts another.
     """
-    from emofuse.report import figures, page, style
+    from emofuse.report import figures, latex, page
+    from emofuse.report.figures import style
     from emofuse.utils.files import write_json, write_text
 
-    corpus, made = compute(corpus_name, params, root)
+    corpus, tables = compute(corpus_name, params, root)
     base = root / "results" / corpus_name
-    for name, table in made.items():
+    for name, table in tables.items():
         write_text(base / "tables" / f"{name}.md", table.markdown())
         write_text(base / "tables" / f"{name}.csv", table.csv())
-        write_text(base / "tables" / f"{name}.tex", table.latex())
+        write_text(base / "tables" / f"{name}.tex", latex.table(table))
     drawings = {}
     for name in FIGURES:
-        figure = getattr(figures, name)(corpus)
+        figure = figures.ALL[name](corpus)
         style.save(figure, base / "figures" / name)
         drawings[name] = style.inline_svg(figure, name)
-    write_text(base / "report.html", page.render(corpus, made, drawings))
+    write_text(base / "report.html", page.render(corpus, tables, drawings))
     write_json(root / paths.summary(corpus_name), summary(corpus))
 
 
@@ -86,32 +85,30 @@ def summary(corpus: CorpusResults) -> dict[str, Any]:
     for run in corpus.planned:
         if run.folds:
             scores = {metric: round(estimate.mean, 6) for metric, estimate in run.estimates.items()}
-            of_variant = found.setdefault(run.protocol, {}).setdefault(run.variant, {})
-            of_variant[f"seed-{run.seed}"] = {**scores, "folds": len(run.folds)}
+            by_seed = found.setdefault(run.protocol, {}).setdefault(run.variant, {})
+            by_seed[f"seed-{run.seed}"] = {**scores, "folds": len(run.folds)}
     return found
 
 
 def compute(corpus_name: str, params: Params, root: Path) -> tuple[CorpusResults, dict[str, Table]]:
     """The results of a corpus, and its tables by name. Raises as `build` does."""
-    from emofuse.report import load as results
-    from emofuse.report import tables
+    from emofuse.report import load, tables
 
-    corpus = results.read(corpus_name, params, root)
-    return corpus, {name: getattr(tables, name)(corpus) for name in TABLES}
+    corpus = load.read(corpus_name, params, root)
+    return corpus, {name: make(corpus) for name, make in tables.ALL.items()}
 
 
-def paper(params: Params, root: Path) -> None:
-    """Write the paper's tables over its corpora, in the order of params.yaml, as Markdown, page and LaTeX document.
+def build_paper(params: Params, root: Path) -> None:
+    """Write the paper's tables over its corpora, in the order of params.yaml, as Markdown, HTML and LaTeX.
 
-    What has no run behind it says "not run"; raises as `build` does.
+    Whatever has not been run is shown as "not run". Raises as `build` does.
     """
-    from emofuse.report import document, page, tables
-    from emofuse.report import load as results
+    from emofuse.report import load, page, paper, tables
     from emofuse.utils.files import write_text
 
-    corpora = [results.read(name, params, root) for name in params.paper]
+    corpora = [load.read(name, params, root) for name in params.paper]
     overview = tables.paper(corpora)
-    made = {corpus.name: {name: getattr(tables, name)(corpus) for name in PAPER_TABLES} for corpus in corpora}
-    write_text(root / "results" / "paper.md", document.markdown(corpora, overview, made))
-    write_text(root / "results" / "paper.html", page.paper(corpora, overview, made))
-    write_text(root / "results" / "paper.tex", document.tex(corpora, overview, made))
+    by_corpus = {corpus.name: {name: tables.ALL[name](corpus) for name in PAPER_TABLES} for corpus in corpora}
+    write_text(root / "results" / "paper.md", paper.markdown(corpora, overview, by_corpus))
+    write_text(root / "results" / "paper.html", page.paper(corpora, overview, by_corpus))
+    write_text(root / "results" / "paper.tex", paper.tex(corpora, overview, by_corpus))

@@ -1,7 +1,6 @@
-"""One test clip through a trained network: what its attentions weigh. Imports torch: import it where it is used.
+"""The attention weights of a trained network for one test clip. Imports torch, so import this module lazily.
 
-The features are no declared input of the report, though one clip of them is read: the model is, and it was made from
-them. So a report can be made again, without this figure, where tens of gigabytes of features are not kept.
+A report can be made without the features, which take tens of gigabytes; it then lacks this figure.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from numpy.typing import NDArray
 from emofuse import config as parameters
 from emofuse.data.dataset import Features, to_input
 from emofuse.datasets.shards import FOLDERS
-from emofuse.evaluation.evaluate import read_model
 from emofuse.models.network import EmotionNetwork
 from emofuse.report.embeddings import key
 from emofuse.report.load import CorpusResults, Fold, Run
-from emofuse.utils.files import read_table
+from emofuse.training.model_file import read_model
+from emofuse.utils.files import read_csv
 
 
 @dataclass(frozen=True)
 class Attended:
-    """A clip, what it is called, and the weights that it gets: 1 is what each would get if all got the same.
+    """A clip, its name, and its attention weights, normalised so that uniform attention is 1.
 
-    `weights` has what the network has of "spatial" (N, rows, columns), over the positions of each snippet, and "video",
-    "audio", "fusion_video" and "fusion_audio" (N,), over the snippets or segments. Of a self-attention it is the
-    weight that a token gets from all tokens and heads on average; of a gate the gate.
+    `weights` has those of the following that the network has: "spatial" (N, rows, columns), over the positions of each
+    snippet; "video", "audio", "fusion_video" and "fusion_audio" (N,), over snippets or segments. For self-attention, a
+    token's weight is its average over all queries and heads; for a gate it is the gate.
     """
 
     name: str
@@ -39,14 +38,16 @@ class Attended:
 
 
 def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended | None:
-    """The first test clip of a fold that was told right, by the fold's model; None where its features are not here."""
+    """The weights of the first correctly classified test clip of a fold; None if its features are missing."""
     data = corpus.root / "data" / corpus.name
     clips = data / "splits" / run.protocol / "clips.csv"
     if not clips.is_file():
         return None
-    tested = read_table(corpus.root / key(corpus, run, fold).predictions, ("clip", "emotion", "predicted"))
-    clip = next((row for row in tested if row["emotion"] == row["predicted"]), tested[0])
-    rows = [row for row in read_table(clips, ("clip", "shard")) if row["clip"] == clip["clip"]]
+    tested = read_csv(corpus.root / key(corpus, run, fold).predictions, ("clip", "emotion", "predicted"))
+    correct = (tested["emotion"] == tested["predicted"]).to_numpy()
+    clip = tested.iloc[int(correct.argmax())]  # the first clip if none is correct
+    found = read_csv(clips, ("clip", "shard"))
+    rows = found[found["clip"] == clip["clip"]].to_dict("records")
     state, described = read_model(model)
     network = parameters.Network.model_validate(described["network"])
     shards = [
@@ -62,39 +63,39 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended
     trained = EmotionNetwork(network, len(described["emotions"]), moments, None if video is None else video.shape[3])
     state.pop("emotion_distance", None)
     trained.load_state_dict(state)
-    found = trained.attention_weights({modality: to_input(batch, modality) for modality, batch in stored.items()})
+    weights = trained.attention_weights({modality: to_input(batch, modality) for modality, batch in stored.items()})
     return Attended(
-        name=f"{clip['clip']}: {clip['emotion']}, told as {clip['predicted']}",
-        weights=received(found, moments),
+        name=f"{clip['clip']}: {clip['emotion']}, predicted as {clip['predicted']}",
+        weights=normalised(weights, moments),
         faces=None if video is None else video[0, :, video.shape[2] // 2].numpy(),
         segments=None if audio is None else audio[0].double().numpy(),
     )
 
 
-def received(
+def normalised(
     found: dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]], moments: int
 ) -> dict[str, NDArray[np.float64]]:
-    """What each token of one clip gets of `EmotionNetwork.attention_weights`, as `Attended.weights` has it.
+    """The output of `EmotionNetwork.attention_weights` for one clip, in the form of `Attended.weights`.
 
-    Rounded, so that the last bits of the arithmetic do not change the drawing.
+    Rounded, so that the drawing does not depend on the last bits.
     """
     weights: dict[str, torch.Tensor] = {}
-    for name, given in found.items():
-        if isinstance(given, tuple):  # cross-attention: column j of A says what goes into moment j
-            for modality, columns in zip(("audio", "video"), given, strict=True):
+    for name, value in found.items():
+        if isinstance(value, tuple):  # cross-attention: column j of A are the weights of the sum for moment j
+            for modality, columns in zip(("audio", "video"), value, strict=True):
                 weights[f"fusion_{modality}"] = moments * columns[0].mean(1)
         elif name != "video.channel":
-            tokens = given.shape[-1]
-            weights[name] = tokens * given.mean((1, 2)) if given.dim() == 4 else given
+            tokens = value.shape[-1]
+            weights[name] = tokens * value.mean((1, 2)) if value.dim() == 4 else value
     named = {"audio.temporal": "audio", "video.temporal": "video"}
-    made: dict[str, NDArray[np.float64]] = {}
+    normal: dict[str, NDArray[np.float64]] = {}
     for name, weight in weights.items():
         values = weight.double().numpy().round(3)
         if name == "video.spatial":
             side = round(values.shape[1] ** 0.5)
-            made["spatial"] = values.reshape(-1, side, side)
+            normal["spatial"] = values.reshape(-1, side, side)
         elif name == "fusion":
-            made["fusion_audio"], made["fusion_video"] = np.split(values.reshape(-1), 2)
+            normal["fusion_audio"], normal["fusion_video"] = np.split(values.reshape(-1), 2)
         else:
-            made[named.get(name, name)] = values.reshape(-1)
-    return made
+            normal[named.get(name, name)] = values.reshape(-1)
+    return normal

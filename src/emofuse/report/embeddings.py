@@ -1,7 +1,6 @@
-"""What a network has learned, measured: where it puts the test clips, and how far apart it holds the emotions.
+"""Measures of what a network has learned: how its embeddings cluster, and its distances between emotions.
 
-Embeddings and models are not in git: what is not here is None. What is here but belongs to another evaluation is a
-`UserError`, as in `results`.
+Embeddings and models are not in git: a missing file is None. A file that belongs to another evaluation is a `UserError`.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ from safetensors import SafetensorError, safe_open
 
 from emofuse.evaluation import statistics
 from emofuse.paths import RunKey
-from emofuse.report.load import AGAIN, CorpusResults, Fold, Run
+from emofuse.report.load import EVALUATE_AGAIN, CorpusResults, Fold, Run
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_table
+from emofuse.utils.files import read_csv
 
 MEASURES = ("intra", "inter", "ratio", "silhouette_emotion", "silhouette_actor")
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """The test clips of a fold: unit embeddings (clips, E), and the emotion and the actor of each clip."""
+    """The test clips of a fold: unit embeddings (clips, E), and the emotion and actor of each clip."""
 
     unit: NDArray[np.float64]
     emotions: NDArray[np.str_]
     actors: NDArray[np.int64]
 
     def distances(self) -> NDArray[np.float64]:
-        """The Euclidean distances between the clips (clips, clips), 0 to 2: the D of the metric losses."""
+        """The Euclidean distances between the clips (clips, clips), 0 to 2, as in the metric losses."""
         squared = 2 - 2 * self.unit @ self.unit.T
         np.fill_diagonal(squared, 0)
         return np.asarray(np.sqrt(squared.clip(0)))
@@ -45,33 +44,33 @@ def key(corpus: CorpusResults, run: Run, fold: Fold) -> RunKey:
 
 
 def read(corpus: CorpusResults, run: Run, fold: Fold) -> Embedded | None:
-    """The embeddings of a fold, L2-normalised. Raises `UserError` where they are not those of its predictions."""
+    """The L2-normalised embeddings of a fold. Raises `UserError` if they do not match its predictions."""
     run_key = key(corpus, run, fold)
     name, path = Path(run_key.results), corpus.root / run_key.embeddings
     if not path.is_file():
         return None
-    rows = read_table(corpus.root / run_key.predictions, ("actor", "emotion"))
+    clips = read_csv(corpus.root / run_key.predictions, ("actor", "emotion"))
     try:
         with safe_open(path, "np") as stored:
             values = stored.get_tensor("embeddings").astype(np.float64)
     except SafetensorError as error:
-        raise UserError(f"{name / path.name} is broken ({error}); {AGAIN}") from None
-    if values.ndim != 2 or len(values) != len(rows) or not np.isfinite(values).all():
+        raise UserError(f"{name / path.name} is broken ({error}); {EVALUATE_AGAIN}") from None
+    if values.ndim != 2 or len(values) != len(clips) or not np.isfinite(values).all():
         raise UserError(
-            f"{name}: embeddings.safetensors has not one row of numbers for each of predictions.csv; {AGAIN}"
+            f"{name}: embeddings.safetensors does not have one row of numbers per row of predictions.csv; {EVALUATE_AGAIN}"
         )
     return Embedded(
         values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12),
-        np.array([row["emotion"] for row in rows]),
-        np.array([int(row["actor"]) for row in rows]),
+        clips["emotion"].to_numpy(np.str_),
+        clips["actor"].to_numpy(np.int64),
     )
 
 
 def measure(distances: NDArray[np.float64], emotions: NDArray[np.str_], actors: NDArray[np.int64]) -> dict[str, float]:
-    """The `MEASURES` of some clips, from their distances (clips, clips); NaN for what they are too few or too alike for.
+    """The MEASURES of some clips, from their distances (clips, clips); NaN if undefined, such as for a single emotion.
 
-    `intra` and `inter`: the mean over all pairs of clips of one emotion, and of two. Silhouettes (Rousseeuw, J. Comput.
-    Appl. Math. 20, 1987, pages 53-65) are scikit-learn's, on the same distances.
+    `intra` and `inter` are the mean distances over all pairs of clips of the same emotion, and of different emotions.
+    Silhouettes (Rousseeuw, J. Comput. Appl. Math. 20, 1987, pages 53-65) are scikit-learn's, on the same distances.
     """
     pairs = np.triu_indices(len(distances), 1)
     same = emotions[pairs[0]] == emotions[pairs[1]]
@@ -88,7 +87,7 @@ def measure(distances: NDArray[np.float64], emotions: NDArray[np.str_], actors: 
 
 
 def _silhouette(distances: NDArray[np.float64], labels: NDArray[np.str_] | NDArray[np.int64]) -> float:
-    from sklearn.metrics import silhouette_score  # a second to import, and most reports have no embeddings
+    from sklearn.metrics import silhouette_score  # takes a second to import, and most reports have no embeddings
 
     if not 2 <= len(np.unique(labels)) < len(labels):
         return np.nan
@@ -96,13 +95,13 @@ def _silhouette(distances: NDArray[np.float64], labels: NDArray[np.str_] | NDArr
 
 
 def compactness(folds: Sequence[Embedded]) -> dict[str, statistics.Estimate]:
-    """The `MEASURES` of a run: mean and standard deviation over folds, 95 % interval of the mean over actors.
+    """The MEASURES of a run: mean and standard deviation over folds, and the 95 % confidence interval of the mean.
 
-    The interval is the mean ± t standard errors of the jackknife: each actor is left out of its fold in turn, the
-    variances (n - 1) / n Σ (x_a - x̄)² of the folds' n actors are summed (Efron and Stein, Ann. Stat. 9, 1981, pages
-    586-596), and t is Student's with Σ (n - 1) degrees of freedom. Not the bootstrap of `statistics`: these are means
-    over pairs of clips, and drawing an actor twice makes pairs of a clip with itself. `low` and `high` are None
-    where that leaves too few actors, and a measure that a fold has no value of is NaN.
+    The interval is the mean ± t jackknife standard errors: each actor is left out of its fold in turn, the variances
+    (n - 1) / n Σ (x_a - x̄)² of the folds' n actors are summed (Efron and Stein, Ann. Stat. 9, 1981, pages 586-596), and
+    t is Student's with Σ (n - 1) degrees of freedom. The bootstrap of `statistics` does not apply: these are means over
+    pairs of clips, and an actor drawn twice would form pairs with itself. `low` and `high` are None if there are too few
+    actors. A measure that is undefined in some fold is NaN.
     """
     from scipy.stats import t
 
@@ -132,15 +131,15 @@ def _values(distances: NDArray[np.float64], fold: Embedded, kept: NDArray[np.boo
 
 
 def model(corpus: CorpusResults, run: Run, fold: Fold) -> Path | None:
-    """The weights that a fold was evaluated with; None where they are not here."""
+    """The weights with which a fold was evaluated; None if the file is missing."""
     weights = corpus.root / key(corpus, run, fold).model
     return weights if weights.is_file() else None
 
 
 def emotion_distances(corpus: CorpusResults, run: Run) -> NDArray[np.float64]:
-    """d, the distances between emotions (folds, C, C), of the folds whose models are here and have it.
+    """The distances between emotions (folds, C, C) of the folds whose models are on disk and have them.
 
-    In the order of the folds' emotions; the mean off the diagonal is 1.
+    Emotions are in the order of the folds; the mean off the diagonal is 1.
     """
     found = []
     for fold in run.folds:
@@ -155,16 +154,17 @@ def emotion_distances(corpus: CorpusResults, run: Run) -> NDArray[np.float64]:
                     order = [named.index(emotion) for emotion in fold.emotions]
                     found.append(matrix[np.ix_(order, order)])
         except (SafetensorError, KeyError, ValueError) as error:
-            raise UserError(f"{path} is not a model of ours ({error}): delete it and train again") from None
+            raise UserError(f"{path} is not an emofuse model ({error}): delete it and train again") from None
     size = len(run.folds[0].emotions) if run.folds else 0
     return np.array(found).reshape(-1, size, size)
 
 
 def classical_map(distances: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Classical multidimensional scaling (Torgerson, Psychometrika 17, 1952, pages 401-419): (points, 2), and its share.
+    """Classical multidimensional scaling to (points, 2), and the share of the variance that it explains.
 
-    Half the squared distances, centred on both sides, are the points' inner products; the map has the two longest
-    axes of that. The share is that of the two eigenvalues in all positive ones: 1 where a plane holds the distances.
+    Half the squared distances, centred by row and column, are the points' negative inner products; the map consists of
+    their two principal axes. The share is that of the two largest eigenvalues in all positive ones: 1 if the distances fit
+    a plane (Torgerson, Psychometrika 17, 1952, pages 401-419).
     """
     squared = np.square(distances)
     centred = squared - squared.mean(0) - squared.mean(1)[:, None] + squared.mean()
@@ -173,8 +173,8 @@ def classical_map(distances: NDArray[np.float64]) -> tuple[NDArray[np.float64], 
     return axes[:, :2] * np.sqrt(values[:2]), float(values[:2].sum() / values.sum()) if values.any() else 1.0
 
 
-def turned(points: NDArray[np.float64], towards: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points (n, 2) centred, turned and mirrored, not stretched, to come nearest to others (orthogonal Procrustes)."""
+def aligned(points: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points (n, 2) centred, rotated and mirrored, but not scaled, to match others best (orthogonal Procrustes)."""
     centred = points - points.mean(0)
-    left, _, right = np.linalg.svd(centred.T @ (towards - towards.mean(0)))
+    left, _, right = np.linalg.svd(centred.T @ (target - target.mean(0)))
     return np.asarray(centred @ left @ right)

@@ -1,7 +1,7 @@
-r"""A table as LaTeX, and a document of several.
+r"""Tables as LaTeX, one by one or as a document.
 
-What `table` makes can be cut out and put into any document that says \usepackage[T1]{fontenc} and loads the packages of
-its first line.
+The output of `table` can be pasted into any document that has \usepackage[T1]{fontenc} and loads the packages named in
+the first line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from emofuse.report.table import Table
 
 PACKAGES = r"\usepackage{array,booktabs,graphicx,longtable}"
-FLOAT = 36  # lines that a table may have in one piece; a longer one breaks over pages
+FLOAT = 36  # maximum number of lines of a floating table; longer ones break across pages
 
 PREAMBLE = rf"""\documentclass[a4paper]{{article}}
 \usepackage[T1]{{fontenc}}
@@ -30,70 +30,79 @@ PREAMBLE = rf"""\documentclass[a4paper]{{article}}
 
 
 def document(title: str, lines: Sequence[str], tables: Sequence[Table]) -> str:
-    """A document of its own: title, paragraphs, the list of the tables, and the tables, whose names must differ."""
+    """A complete document: title, paragraphs, list of tables, and the tables, whose names must be unique."""
     return "\n".join(
         [
             PREAMBLE, r"\begin{document}", rf"\section*{{{escape(title)}}}",
             *(rf"{escape(line)}\par" for line in lines), r"\listoftables", r"\clearpage",
-            *(text for one in tables for text in (r"\clearpage" if one.widths else "", table(one))),
+            *(text for one in tables for text in (r"\clearpage" if one.prose else "", table(one))),
             r"\end{document}", "",
         ]
     )  # fmt: skip
 
 
-def table(made: Table) -> str:
-    """A floating table, made smaller where it is too wide; a longtable, if it is of prose or longer than `FLOAT` lines."""
-    title = escape(made.title)
-    warned = rf"{title}. \textbf{{{escape(made.warning)}}}" if made.warning else title
-    caption = rf"\caption[{{{title}}}]{{{warned}}}\label{{tab:{made.name}}}"
-    notes = rf"{{\footnotesize\raggedright {' '.join(map(escape, made.notes))}\par}}"
-    if not made.rows:
+def table(content: Table) -> str:
+    """A floating table, scaled down if it is too wide; a longtable if it is prose or longer than `FLOAT` lines."""
+    title = escape(content.title)
+    warned = rf"{title}. \textbf{{{escape(content.warning)}}}" if content.warning else title
+    caption = rf"\caption[{{{title}}}]{{{warned}}}\label{{tab:{content.name}}}"
+    notes = rf"{{\footnotesize\raggedright {' '.join(map(escape, content.notes))}\par}}"
+    if not content.rows:
         body = [r"\begin{table}", caption, notes, r"\end{table}"]
-    elif made.widths or sum(map(_height, made.rows)) > FLOAT:
-        body = _long(made, caption, notes)
+    elif content.prose or sum(map(_height, content.rows)) > FLOAT:
+        body = _long(content, caption, notes)
     else:
-        body = _float(made, caption, notes)
+        body = _float(content, caption, notes)
     return "\n".join([f"% {PACKAGES}", *body]) + "\n"
 
 
-def _float(made: Table, caption: str, notes: str) -> list[str]:
-    """As a table, no wider than the page. A header over numbers is broken, not to be much wider than they are."""
+def _float(content: Table, caption: str, notes: str) -> list[str]:
+    """A floating table, no wider than the page. Headers of numeric columns wrap, so that they are not much wider."""
     header = [
-        "\n".join(textwrap.wrap(name, 10, break_long_words=False, break_on_hyphens=False)) if right else name
-        for name, right in zip(made.header, made.numeric, strict=True)
+        "\n".join(textwrap.wrap(column.header, 10, break_long_words=False, break_on_hyphens=False))
+        if column.numeric
+        else column.header
+        for column in content.columns
     ]
-    head, *rows = [_stacked(row) for row in (header, *made.rows)]
+    head, *rows = [_stacked(row) for row in (header, *content.rows)]
     return [
         r"\begin{table}", r"\centering", caption, r"\smallskip",
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in made.numeric)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in content.columns)}}}",
         r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}}\par\medskip", notes, r"\end{table}",
     ]  # fmt: skip
 
 
-def _long(made: Table, caption: str, notes: str) -> list[str]:
-    """As a longtable, whose columns share the width of the page: by `widths`, else by their longest lines."""
-    widths = made.widths or [
-        2 + max(len(line) for line in (*name.split(), *(line for cell in cells for line in cell.split("\n"))))
-        for name, *cells in zip(made.header, *made.rows, strict=True)
-    ]
+def _long(content: Table, caption: str, notes: str) -> list[str]:
+    """A longtable, whose columns share the page's width: by their `width`, or else by their longest lines."""
+    widths = (
+        [column.width for column in content.columns]
+        if content.prose
+        else list(map(_longest, zip(content.header, *content.rows, strict=True)))
+    )
     columns = "".join(
-        rf">{{\ragged{'left' if right else 'right'}\arraybackslash}}"
+        rf">{{\ragged{'left' if column.numeric else 'right'}\arraybackslash}}"
         rf"p{{\dimexpr {width / sum(widths):.5f}\textwidth-2\tabcolsep\relax}}"
-        for right, width in zip(made.numeric, widths, strict=True)
+        for column, width in zip(content.columns, widths, strict=True)
     )
     head, *rows = [
         " & ".join(r"\par ".join(map(escape, cell.split("\n"))) for cell in row)
-        + (r" \\[1pt]" if made.widths else r" \\")
-        for row in (made.header, *made.rows)
+        + (r" \\[1pt]" if content.prose else r" \\")
+        for row in (content.header, *content.rows)
     ]
     top = [r"\toprule", head, r"\midrule"]
     return [
         r"{\setlength{\LTcapwidth}{\textwidth}\setlength{\tabcolsep}{3pt}",
-        r"\footnotesize" if made.widths else r"\scriptsize",
+        r"\footnotesize" if content.prose else r"\scriptsize",
         rf"\begin{{longtable}}{{{columns}}}", caption + r"\\", *top, r"\endfirsthead", *top, r"\endhead",
         r"\bottomrule", r"\endfoot", *rows, r"\end{longtable}}", notes, r"\bigskip",
     ]  # fmt: skip
+
+
+def _longest(column: Sequence[str]) -> int:
+    """The length of the longest word of a column's header, or line of its cells, with some space."""
+    header, *cells = column
+    return 2 + max(len(line) for line in (*header.split(), *(line for cell in cells for line in cell.split("\n"))))
 
 
 def _height(row: Sequence[str]) -> int:
@@ -101,13 +110,13 @@ def _height(row: Sequence[str]) -> int:
 
 
 def _stacked(row: Sequence[str]) -> str:
-    """A row with a line of the table for each line of its cells."""
+    """A row, as one line of the table for each line of its cells."""
     cells = [cell.split("\n") for cell in row]
     lines = [" & ".join(map(escape, line)) + r" \\" for line in itertools.zip_longest(*cells, fillvalue="")]
     return "\n".join(lines) + ("[2pt]" if len(lines) > 1 else "")
 
 
-_MEANS = {
+_COMMANDS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
     "_": r"\_\allowbreak{}", "/": r"/\allowbreak{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$",
@@ -117,13 +126,13 @@ _MEANS = {
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX sets as it is, in one line that may break after `_`, `/` and the points of dotted names.
+    """Text that LaTeX typesets literally, and that may break after `_`, `/` and the dots of dotted names.
 
-    A character that pdflatex cannot set stands as its code point. Text that starts with [ or * must not look like an
-    option of the line break before it.
+    A character that pdflatex cannot typeset is replaced by its code point. A leading [ or * is protected, because it would
+    be read as an option of the preceding line break.
     """
     text = unicodedata.normalize("NFC", " ".join(text.split()))
-    escaped = "".join(_MEANS.get(character) or _plain(character) for character in text)
+    escaped = "".join(_COMMANDS.get(character) or _plain(character) for character in text)
     escaped = re.sub(r"-(?=-)", "-{}", escaped)
     escaped = re.sub(r"(?<=[a-z])\.(?=[a-z])|(?<=\d{4})\.(?=\d)", r".\\allowbreak{}", escaped)
     return "{" + escaped[0] + "}" + escaped[1:] if escaped[:1] in ("[", "*") else escaped

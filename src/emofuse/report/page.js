@@ -1,8 +1,8 @@
 "use strict";
 
-// Tables sort by a press on a column's header: ascending, descending, and as they were. What is absent stays last.
-const words = new Intl.Collator("en", { numeric: true });
-const ABSENT = ["", "–", "not run"];
+// Clicking a column's header sorts the table: ascending, descending, original order. Missing values stay last.
+const collator = new Intl.Collator("en", { numeric: true });
+const MISSING = ["", "–", "not run"];
 const TIME = /^(?:(\d+) h)? ?(?:(\d+) min)? ?(?:(\d+) s)?$/;
 
 function text(cell) {
@@ -14,19 +14,19 @@ function number(shown) {
   const plain = shown.replace("−", "-").replaceAll(",", "");
   const time = TIME.exec(plain);
   if (time) return 3600 * (time[1] ?? 0) + 60 * (time[2] ?? 0) + 1 * (time[3] ?? 0);
-  const below = plain.startsWith("<") ? 1e-9 : 0; // "< 0.001" comes before 0.001
+  const below = plain.startsWith("<") ? 1e-9 : 0; // "< 0.001" sorts before 0.001
   return Number.parseFloat(plain.replace(/^[<+] ?/, "")) - below;
 }
 
 function value(cell) {
   const shown = text(cell);
-  if (ABSENT.includes(shown)) return null;
+  if (MISSING.includes(shown)) return null;
   if (!cell.classList.contains("number")) return shown;
   return Number.isNaN(number(shown)) ? null : number(shown);
 }
 
 function compare(one, other) {
-  return typeof one === "number" ? one - other : words.compare(one, other);
+  return typeof one === "number" ? one - other : collator.compare(one, other);
 }
 
 function sort(body, rows, column, order) {
@@ -57,7 +57,7 @@ for (const table of document.querySelectorAll("figure.table table")) {
   }
 }
 
-// Figures fill the window. The drawing itself moves there and back, so that its ids stay the only ones.
+// Clicking a figure enlarges it. The drawing itself moves to the dialog and back, so that its ids stay unique.
 const dialog = document.createElement("dialog");
 dialog.innerHTML = '<div class="bar"><span></span><button type="button">Close</button></div><div class="stage"></div>';
 document.body.append(dialog);
@@ -87,7 +87,7 @@ for (const canvas of document.querySelectorAll(".drawing .canvas")) {
   canvas.tabIndex = 0;
   canvas.role = "button";
   canvas.ariaLabel = `Enlarge: ${figure.ariaLabel}`;
-  figure.removeAttribute("role"); // an image would hide the button in it
+  figure.removeAttribute("role"); // the role of an image would hide the button from assistive technology
   figure.removeAttribute("aria-label");
   canvas.addEventListener("click", () => enlarge(canvas));
   canvas.addEventListener("keydown", (event) => {
@@ -97,19 +97,19 @@ for (const canvas of document.querySelectorAll(".drawing .canvas")) {
   });
 }
 
-// What a link leads to is shown, and all of it is printed, by browsers too that leave it folded.
-function unfold(target) {
-  for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+// Open the details that contain the target of a link and, in browsers that do not, all details for printing.
+function reveal(target) {
+  for (let details = target?.closest("details"); details; details = details.parentElement.closest("details")) details.open = true;
   target?.scrollIntoView();
 }
-addEventListener("hashchange", () => unfold(document.querySelector(":target")));
-unfold(document.querySelector(":target"));
+addEventListener("hashchange", () => reveal(document.querySelector(":target")));
+reveal(document.querySelector(":target"));
 
-let folded = [];
+let closed = [];
 addEventListener("beforeprint", () => {
-  folded = [...document.querySelectorAll("details:not([open])")];
-  for (const fold of folded) fold.open = true;
+  closed = [...document.querySelectorAll("details:not([open])")];
+  for (const details of closed) details.open = true;
 });
 addEventListener("afterprint", () => {
-  for (const fold of folded) fold.open = false;
+  for (const details of closed) details.open = false;
 });

@@ -1,7 +1,7 @@
-"""The reports as self-contained pages, one of a corpus and one of the paper: no request, nothing beside the file.
+"""The report of a corpus, and the paper's tables, as self-contained HTML pages that make no requests.
 
-The one script sorts tables and enlarges figures; without it a page is whole. Its hash is the only thing that the page
-lets run.
+A single script sorts tables and enlarges figures. The pages are complete without it. Its hash is the only one that the
+pages' content security policy allows to run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ from markupsafe import Markup, escape
 
 from emofuse import paths
 from emofuse.evaluation import statistics
-from emofuse.report import document, provenance
+from emofuse.report import paper as document
+from emofuse.report import provenance
 from emofuse.report.load import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, percent
-from emofuse.report.tables import NAMES, RULE_NOTE, judge, published
-from emofuse.utils.text import ranges
+from emofuse.report.table import NOT_RUN, Table
+from emofuse.report.tables import NAMES
+from emofuse.report.tables.published import RULE_NOTE, paper_verdict, paper_war
+from emofuse.utils.text import NONE, percent, ranges
 
 FOLDER = Path(__file__).parent
-REASONS = 12  # as many reasons for an unusable clip are listed; the rest are counted
+REASONS = 12  # number of reasons for unusable clips that are listed; the rest are only counted
 
 VERDICTS = {
     "reproduced": "good", "on par": "good", "above": "open", "below": "bad", "inconclusive": "open",
@@ -35,29 +36,28 @@ VERDICTS = {
 
 
 def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, str]) -> str:
-    """The page of a corpus as HTML. `drawings` holds the figures as <svg> elements, by name."""
-    said: set[str] = set()
+    """The page of a corpus as HTML. `drawings` has the figures as <svg> elements, by name."""
+    printed: set[str] = set()
     return fill(
         FOLDER / "corpus.html.j2",
         warning=corpus.warning,
         corpus=corpus,
-        ran=_ran(corpus),
-        tables={name: _shown(table, said) for name, table in tables.items()},
+        progress=_progress(corpus),
+        tables={name: _table(table, printed) for name, table in tables.items()},
         drawings={name: Markup(svg) for name, svg in drawings.items()},
         headlines=[_headline(corpus, run) for run in corpus.leading],
-        presence=[_presence(corpus, protocol) for protocol in corpus.clips],
-        searched=bool(corpus.search),
+        clips=[{"protocol": protocol, "lines": _clips(corpus, protocol)} for protocol in corpus.clips],
+        searched=not corpus.search.empty,
         origins=provenance.read(corpus),
     )
 
 
 def paper(corpora: Sequence[CorpusResults], overview: Table, tables: dict[str, dict[str, Table]]) -> str:
-    """The page of the paper as HTML, beside the corpora's folders.
+    """The page of the paper as HTML, to be stored beside the folders of the corpora.
 
-    `overview` is the main table over all corpora, its records naming the corpus of each row; `tables` has those of each
-    corpus, by its name and theirs.
+    `overview` is the main table over all corpora; `tables` has those of each corpus by corpus and name.
     """
-    said = {RULE_NOTE}  # it stands above all tables
+    printed = {RULE_NOTE}  # the template prints it above all tables
     pages = {corpus.name: f"{corpus.name}/report.html" for corpus in corpora}
     return fill(
         FOLDER / "paper.html.j2",
@@ -65,21 +65,20 @@ def paper(corpora: Sequence[CorpusResults], overview: Table, tables: dict[str, d
         title=document.TITLE,
         about=document.ABOUT,
         rule=RULE_NOTE,
-        corpora=[{"results": corpus, "page": pages[corpus.name], "ran": _ran(corpus)} for corpus in corpora],
-        overview=_shown(overview, said, [pages[record["corpus"]] for record in overview.records]),
+        corpora=[{"results": corpus, "page": pages[corpus.name], "progress": _progress(corpus)} for corpus in corpora],
+        overview=_table(overview, printed, [pages[name] for name in overview.frame["corpus"]]),
         tables={
-            name: {
-                corpus.name: _shown(table, said, [pages[corpus.name]] * len(table.rows), f"{corpus.name}-")
-                for corpus in corpora
-                if (table := tables[corpus.name].get(name)) is not None
-            }
-            for name in dict.fromkeys(name for made in tables.values() for name in made)
+            name: [
+                _table(by_name[name], printed, [pages[corpus]] * len(by_name[name].rows), f"{corpus}-")
+                for corpus, by_name in tables.items()
+            ]
+            for name in dict.fromkeys(name for by_name in tables.values() for name in by_name)
         },
     )
 
 
 def fill(template: Path, **content: Any) -> str:
-    """A page of ours as HTML, of a template that extends page.html.j2."""
+    """A page as HTML, from a template that extends page.html.j2."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([template.parent, FOLDER]),
         autoescape=True,
@@ -95,103 +94,96 @@ def fill(template: Path, **content: Any) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A table as the page shows it: cells as HTML, and only the notes that do not stand under a table above it."""
+def _table(table: Table, printed: set[str], pages: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:
+    """The arguments of the template's macro for a table. Notes in `printed` are omitted, and its own are added to it.
 
-    name: str
-    id: str
-    title: str
-    constant: str  # a sentence on the columns that are left out, as all rows share a value
-    header: list[tuple[str, bool]]  # text, whether it is of numbers
-    rows: list[tuple[bool, list[tuple[Markup, bool]]]]  # whether it is one to look at first, its cells
-    notes: list[str]
-    prose: bool
-
-
-def _shown(table: Table, said: set[str], pages: Sequence[str] = (), prefix: str = "") -> Shown:
-    """`said` are the notes above, to which this table's are added; `pages` by row, where its provenance is elsewhere."""
-    columns, constant = _varying(table)
-    rows = []
-    for number, row in enumerate(table.rows):
-        origins = table.origins[number] if table.origins else [""] * len(row)
-        page = pages[number] if pages else ""
-        cells = [
-            (_cell(row[column], origins[column].partition(" ")[0], page), bool(table.numeric[column]))
-            for column in columns
-        ]
-        rows.append((_leads(table, row), cells))
-    notes = [note for note in table.notes if note not in said]
-    said.update(notes)
-    return Shown(
-        name=table.name,
-        id=f"table-{prefix}{table.name}",
-        title=table.title,
-        constant=constant,
-        header=[(table.header[column], bool(table.numeric[column])) for column in columns],
-        rows=rows,
-        notes=notes,
-        prose=bool(table.widths),
-    )
+    `pages` has for each row the page with the provenance of its runs, if that is another page.
+    """
+    shown, shared = _varying(table)
+    notes = [note for note in table.notes if note not in printed]
+    printed.update(notes)
+    return {
+        "name": table.name,
+        "id": f"table-{prefix}{table.name}",
+        "title": table.title,
+        "shared": shared,
+        "header": [(table.columns[column].header, table.columns[column].numeric) for column in shown],
+        "rows": [
+            (
+                _is_highlighted(table, row),
+                [
+                    (
+                        _cell(
+                            row[column], table.runs(number, column).partition(" ")[0], pages[number] if pages else ""
+                        ),
+                        table.columns[column].numeric,
+                    )
+                    for column in shown
+                ],
+            )
+            for number, row in enumerate(table.rows)
+        ],
+        "notes": notes,
+        "prose": table.prose,
+    }
 
 
 def _varying(table: Table) -> tuple[list[int], str]:
-    """The columns to show, and a sentence for a protocol or seed that all rows share; the files keep every column."""
-    columns, constant = [], []
-    for column, name in enumerate(table.header):
-        values = {row[column] for row in table.rows}
+    """The columns to show, and a sentence on a protocol or seed that all rows share; files have every column."""
+    shown, shared = [], []
+    for number, name in enumerate(table.header):
+        values = {row[number] for row in table.rows}
         if values == {NONE}:
             continue
         if name in ("Protocol", "Seed") and len(values) == 1:
-            constant.append(f"{name.lower()} {values.pop()}")
+            shared.append(f"{name.lower()} {values.pop()}")
         else:
-            columns.append(column)
-    return columns, f"All rows: {', '.join(constant)}." if constant else ""
+            shown.append(number)
+    return shown, f"All rows: {', '.join(shared)}." if shared else ""
 
 
-def _leads(table: Table, row: Sequence[str]) -> bool:
+def _is_highlighted(table: Table, row: Sequence[str]) -> bool:
     if table.name == "literature":
         return "this report" in row
     return "proposed" in row and table.name not in ("folds", "search")
 
 
-def _cell(text: str, origin: str = "", page: str = "") -> Markup:
-    """A table's cell: what follows its line break is small, a verdict is a badge, a number leads to its origin."""
+def _cell(text: str, run: str = "", page: str = "") -> Markup:
+    """A cell: a verdict is a badge, a number links to the run that it comes from, a second line is small."""
     if text in VERDICTS:
         return Markup('<span class="badge {}">{}</span>').format(VERDICTS[text], text)
     head, _, small = text.partition("\n")
-    # A long name may break after its underscores and dots.
+    # Long names may break after underscores and dots.
     shown = Markup(re.sub(r"([_.])(?=[a-z])", r"\1<wbr>", str(escape(head))))
-    if origin:
-        shown = Markup('<a class="origin" href="{}#{}">{}</a>').format(page, origin, shown)
+    if run:
+        shown = Markup('<a class="origin" href="{}#{}">{}</a>').format(page, run, shown)
     return shown + (Markup("<small>{}</small>").format(small) if small else Markup(""))
 
 
-def _ran(corpus: CorpusResults) -> dict[str, Any]:
-    """What was run of what params.yaml plans: the counts, and each run with what it lacks, by protocol and seed."""
+def _progress(corpus: CorpusResults) -> dict[str, Any]:
+    """How much of the plan in params.yaml was run: counts, and each run with its missing folds, by protocol and seed."""
     runs = corpus.planned
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        key = run.key() if run.folds else ""
         groups.setdefault(f"{run.protocol}, seed {run.seed}", []).append(
             {
                 "name": run.variant,
-                "key": key,
+                "key": run.key() if run.folds else "",
                 "folds": f"{len(run.folds)} of {len(run.planned)} folds" if run.folds else NOT_RUN,
-                "lacking": f"lacks {ranges(run.missing)}" if run.folds and run.missing else "",
+                "missing": f"missing: {ranges(run.missing)}" if run.status == "incomplete" else "",
             }
         )
     return {
-        "done": sum(len(run.folds) for run in runs),
-        "planned": sum(len(run.planned) for run in runs),
+        "folds": sum(len(run.folds) for run in runs),
+        "planned_folds": sum(len(run.planned) for run in runs),
         "runs": len(runs),
-        "whole": sum(not run.missing for run in runs),
+        "complete_runs": sum(not run.missing for run in runs),
         "groups": groups,
     }
 
 
 def _headline(corpus: CorpusResults, run: Run) -> dict[str, Any]:
-    """The figures of a run that stand on top of the page."""
+    """The scores of a run, for the top of the page."""
     tiles = []
     for metric in statistics.METRICS:
         estimate = run.estimates.get(metric)
@@ -200,45 +192,40 @@ def _headline(corpus: CorpusResults, run: Run) -> dict[str, Any]:
             continue
         interval = "" if estimate.low is None else f"95 % interval {percent(estimate.low)} to {percent(estimate.high)}"
         tiles.append(_tile(NAMES[metric], percent(estimate.mean), "%", interval, run.key()))
-    value = published(corpus, run)
-    if value:
-        tiles.append(_tile("The paper's accuracy", f"{value.value:.2f}", "%", f"verdict: {judge(corpus, run)}"))
-    elif (best := corpus.best(run)) is not None:
-        note = f"reached: {run.estimates['war'].mean / best:.3f} of it" if run.folds else ""
-        tiles.append(_tile("Best possible (Bayes)", percent(best), "%", note))
-    there = len(run.folds)
-    folds = f"mean of {there}{f' of {len(run.planned)}' if run.missing else ''} folds" if there else NOT_RUN
+    value, best = paper_war(corpus, run), corpus.bayes_accuracy(run)
+    if value is not None:
+        tiles.append(_tile("The paper's accuracy", f"{value:.2f}", "%", f"verdict: {paper_verdict(corpus, run)}"))
+    elif best is not None:
+        note = f"WAR / Bayes: {run.estimates['war'].mean / best:.3f}" if run.folds else ""
+        tiles.append(_tile("Bayes accuracy (upper bound)", percent(best), "%", note))
+    done = len(run.folds)
+    folds = f"mean of {done}{f' of {len(run.planned)}' if run.missing else ''} folds" if done else NOT_RUN
     return {"title": f"{run.variant}, {run.protocol}, seed {run.seed}", "folds": folds, "tiles": tiles}
 
 
-def _tile(name: str, value: str, unit: str = "", note: str = "", origin: str = "") -> dict[str, str]:
-    return {"name": name, "value": value, "unit": unit, "note": note, "origin": origin}
+def _tile(name: str, value: str, unit: str = "", note: str = "", run: str = "") -> dict[str, str]:
+    return {"name": name, "value": value, "unit": unit, "note": note, "run": run}
 
 
-def _presence(corpus: CorpusResults, protocol: str) -> dict[str, Any]:
-    """What of the corpus was there under a protocol, in words."""
+def _clips(corpus: CorpusResults, protocol: str) -> list[str]:
+    """Which clips and actors of the corpus were used under a protocol, and which were not."""
     clips = corpus.clips[protocol]
     if clips is None:
-        return {
-            "protocol": protocol,
-            "lines": [f"{paths.splits(corpus.name, protocol)[0]} is not here, so no clip is known."],
-        }
+        return [f"{paths.splits(corpus.name, protocol)[0]} is missing, so the clips are unknown."]
     lines = [
-        f"{clips.usable:,} of {clips.total:,} clips are usable, of {len(clips.actors)} actors ({ranges(clips.actors)})."
+        f"{clips.usable:,} of {clips.total:,} clips are usable, from {len(clips.actors)} actors ({ranges(clips.actors)})."
     ]
     if corpus.whole:
         actors, total = corpus.whole
         absent = sorted(set(actors) - set(clips.actors))
         lines.append(
             f"The whole corpus has {total:,} clips of {len(actors)} actors; "
-            + (f"{len(absent)} of them are missing here: {ranges(absent)}." if absent else "all of them are here.")
+            + (f"{len(absent)} of these actors are missing here: {ranges(absent)}." if absent else "all are present.")
         )
         if clips.total < total:
-            lines.append(f"{total - clips.total:,} clips of the whole corpus are not here.")
+            lines.append(f"{total - clips.total:,} clips of the whole corpus are missing here.")
     reasons = list(clips.unusable.items())
     lines += [f"{count:,} not usable: {reason or 'no reason given'}" for reason, count in reasons[:REASONS]]
-    if len(reasons) > REASONS:
-        lines.append(
-            f"{sum(count for _, count in reasons[REASONS:]):,} not usable for {len(reasons) - REASONS} other reasons."
-        )
-    return {"protocol": protocol, "lines": lines}
+    if others := reasons[REASONS:]:
+        lines.append(f"{sum(count for _, count in others):,} not usable for {len(others)} other reasons.")
+    return lines

@@ -1,4 +1,4 @@
-"""Where the numbers come from: each run and fold with its files, hashes, parameters and command, from the records."""
+"""Where the numbers come from: the files, hashes, parameters and command of each run and fold, from their records."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import yaml
 
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Fold, Run
 
 NOT_RECORDED = "not recorded"
-FEATURES = ("/faces/", "/audio/")  # many files; the records of the folds have them
+FEATURES = ("/faces/", "/audio/")  # not listed, because there are many; the records of the folds have them
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that a fold was made from or that came of it, with its SHA-256."""
+    """An input or output of a fold, with its SHA-256."""
 
     path: str
     sha256: str
@@ -37,11 +37,11 @@ class FoldOrigin:
 
 @dataclass(frozen=True)
 class RunOrigin:
-    """A run with at least one fold that has results; `inputs` are those of all its folds, () if they differ."""
+    """A run that has results. `inputs` are those of all its folds, or () if they differ."""
 
     key: str
     run: Run
-    parameters: str  # network, loss and training that its first fold was trained with
+    parameters: str  # network, loss and training parameters of its first fold
     code: str
     inputs: tuple[File, ...]
     folds: tuple[FoldOrigin, ...]
@@ -53,30 +53,28 @@ def read(corpus: CorpusResults) -> tuple[RunOrigin, ...]:
 
 
 def _run(corpus: CorpusResults, run: Run) -> RunOrigin:
-    trained = next((fold.training for fold in run.folds if fold.training), None)
-    folds = tuple(_fold(corpus, run, fold.fold, fold.training) for fold in run.folds)
-    inputs = folds[0].inputs if len({fold.inputs for fold in folds}) == 1 else ()
-    settings: Mapping[str, Any] = trained.settings if trained else {}
+    training = next((fold.training for fold in run.folds if fold.training), None)
+    folds = tuple(_fold(corpus, run, fold) for fold in run.folds)
+    settings: Mapping[str, Any] = training.settings if training else {}
     written: str = yaml.safe_dump(dict(settings), default_flow_style=None, sort_keys=False, width=100)
     return RunOrigin(
-        run.key(),
-        run,
-        written.strip() if settings else NOT_RECORDED,
-        trained.code if trained else NOT_RECORDED,
-        inputs,
-        folds,
+        key=run.key(),
+        run=run,
+        parameters=written.strip() if settings else NOT_RECORDED,
+        code=training.code if training else NOT_RECORDED,
+        inputs=folds[0].inputs if len({fold.inputs for fold in folds}) == 1 else (),
+        folds=folds,
     )
 
 
-def _fold(corpus: CorpusResults, run: Run, number: int, training: Record | None) -> FoldOrigin:
-    key = RunKey(corpus.name, run.protocol, run.variant, run.seed, number)
-    evaluation = Record.read(corpus.root, key.evaluation_record)
-    made = (*(training.outputs.items() if training else ()), *(evaluation.outputs.items() if evaluation else ()))
-    read_ = training.inputs.items() if training else ()
+def _fold(corpus: CorpusResults, run: Run, fold: Fold) -> FoldOrigin:
+    key = RunKey(corpus.name, run.protocol, run.variant, run.seed, fold.fold)
+    records = [record for record in (fold.training, Record.read(corpus.root, key.evaluation_record)) if record]
+    inputs = fold.training.inputs.items() if fold.training else ()
     return FoldOrigin(
-        key=run.key(number),
-        number=number,
-        inputs=tuple(File(*item) for item in read_ if not any(part in item[0] for part in FEATURES)),
-        outputs=tuple(File(*item) for item in made),
+        key=run.key(fold.fold),
+        number=fold.fold,
+        inputs=tuple(File(*item) for item in inputs if not any(part in item[0] for part in FEATURES)),
+        outputs=tuple(File(*item) for record in records for item in record.outputs.items()),
         command=f"snakemake {key.metrics} --cores 1",
     )

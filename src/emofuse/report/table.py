@@ -1,101 +1,152 @@
-"""A table, made once and written as Markdown, CSV and LaTeX, and what its cells say.
+"""A table is one tidy frame. Markdown, LaTeX, CSV and the page are all rendered from it.
 
-Tables for people are in %; the CSV files hold fractions in full precision, under plain names.
+Frames and CSV files hold fractions with full precision under plain column names; displayed scores are in %.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
+import pandas as pd
 
-from emofuse.report import latex
+from emofuse.utils.text import NONE
 
 NOT_RUN = "not run"
-NONE = "–"
+
+Row = Mapping[Any, Any]  # of a frame: column name → value
+
+
+@dataclass(frozen=True)
+class Column:
+    """A displayed column: its header, and how a cell is derived from a row of the frame.
+
+    `text` names a column of the frame, whose values `format` writes (`missing` stands for missing ones), or is a function of a row.
+    """
+
+    header: str
+    text: str | Callable[[Row], str]
+    format: Callable[[Any], str] = str
+    missing: str = NONE
+    numeric: bool = False  # right-aligned, and sorted by value
+    runs: str = ""  # the column of the frame that names the runs from which the numbers were computed
+    width: float = 0.0  # share of a printed page; a table whose columns have widths is prose and wraps
+
+    def cell(self, row: Row) -> str:
+        """The text of a cell. Its first line is the value; a second line is shown smaller."""
+        if callable(self.text):
+            return self.text(row)
+        return self.missing if pd.isna(row[self.text]) else self.format(row[self.text])
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: cells as text, where a line break parts a figure from its small print, and records for the CSV.
+    """A frame with one row per row of the table, and the columns that are displayed of it.
 
-    One without rows is its title and notes. One with `widths` is of prose: it wraps, and may fill pages.
+    Columns of the frame named `runs` or `…_runs` hold the origin of the row's numbers: the keys of runs
+    (<protocol>/<variant>/seed-<s>) or folds (…/fold-<f>), separated by spaces, the row's own first. The CSV file omits
+    them. A table without `columns`, or without rows, is displayed as its title and notes.
     """
 
     name: str
     title: str
-    header: Sequence[str]
-    numeric: Sequence[bool]  # by column: aligned to the right
-    rows: list[list[str]]
-    records: list[dict[str, Any]]
-    notes: list[str] = field(default_factory=list)
+    frame: pd.DataFrame
+    columns: Sequence[Column]
+    notes: Sequence[str] = ()
     warning: str = ""
-    widths: Sequence[float] = ()  # by column: how the width of a printed page is shared
-    # By row and column: what the number was computed from, <protocol>/<variant>/seed-<s> or, of one fold, that and
-    # /fold-<f>; of several runs, that of the row first, with spaces between; "" where no number of a run stands.
-    origins: list[list[str]] = field(default_factory=list)
+    display: pd.DataFrame | None = None  # where the rows displayed are not those of the CSV file
 
-    def markdown(self, level: int = 2) -> str:
-        """As a page of Markdown, or a part of one: warning, title as a heading of that level, table, notes."""
+    @property
+    def header(self) -> list[str]:
+        """The text above each displayed column."""
+        return [column.header for column in self.columns]
+
+    @property
+    def displayed(self) -> pd.DataFrame:
+        """The frame whose rows are displayed."""
+        return self.frame if self.display is None else self.display
+
+    @cached_property
+    def rows(self) -> list[list[str]]:
+        """The cells as text, by row and column."""
+        if not self.columns:
+            return []
+        return [[column.cell(row) for column in self.columns] for row in self.displayed.to_dict("records")]
+
+    @property
+    def prose(self) -> bool:
+        """Whether the cells hold sentences, which wrap, rather than values."""
+        return any(column.width for column in self.columns)
+
+    def runs(self, row: int, column: int) -> str:
+        """The runs from which the number in a cell was computed; "" if it holds none, or none of a run."""
+        name = self.columns[column].runs
+        if not name or not any(map(str.isdigit, self.rows[row][column])):
+            return ""
+        found = self.displayed[name].iat[row]
+        return found if isinstance(found, str) else ""
+
+    def row_name(self, number: int) -> str:
+        """What identifies a row: its cells up to the first number that was computed from a run."""
+        words = []
+        for column, cell in zip(self.columns, self.rows[number], strict=True):
+            if column.runs:
+                break
+            words.append(f"{column.header.lower()} {cell}" if column.numeric else " ".join(cell.split()))
+        return ", ".join(words)
+
+    def csv(self) -> str:
+        """The frame without the origins of its numbers; missing values are empty fields."""
+        origins = [name for name in self.frame if name == "runs" or str(name).endswith("_runs")]
+        text: str = self.frame.drop(columns=origins).to_csv(index=False, lineterminator="\n")
+        return text
+
+    def markdown(self) -> str:
+        """As a Markdown section: warning, title, table, notes."""
         lines = [f"**{escape_markdown(self.warning)}**", ""] if self.warning else []
-        lines.append(f"{'#' * level} {escape_markdown(self.title)}")
+        lines.append(f"## {escape_markdown(self.title)}")
         if self.rows:
-            lines += ["", "| " + " | ".join(escape_markdown(cell) for cell in self.header) + " |"]
-            lines.append("|" + "|".join("---:" if right else ":---" for right in self.numeric) + "|")
-            lines += ["| " + " | ".join(escape_markdown(cell) for cell in row) + " |" for row in self.rows]
+            lines += ["", _line(self.header)]
+            lines.append("|" + "|".join("---:" if column.numeric else ":---" for column in self.columns) + "|")
+            lines += map(_line, self.rows)
         for note in self.notes:
             lines += ["", escape_markdown(note)]
         return "\n".join(lines) + "\n"
 
-    def row_name(self, number: int) -> str:
-        """What tells a row from the others: its words, the seed and the fold, up to the first figure."""
-        words = []
-        for head, numeric, cell in zip(self.header, self.numeric, self.rows[number], strict=True):
-            if numeric and head not in ("Seed", "Fold"):
-                break
-            words.append(f"{head.lower()} {cell}" if numeric else " ".join(cell.split()))
-            if head == "Fold":
-                break
-        return ", ".join(words)
 
-    def csv(self) -> str:
-        """The records, with every column that some record has; an absent value is an empty field."""
-        columns = list(dict.fromkeys(key for record in self.records for key in record))
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.records)
-        return stream.getvalue()
+def frame(records: Iterable[Row]) -> pd.DataFrame:
+    """A frame with a row per record and every column that some record has. Integers stay integers beside missing values."""
+    rows = list(records)
+    untyped = pd.DataFrame(rows)
+    given = {name: [row[name] for row in rows if row.get(name) is not None] for name in untyped}
+    whole = [name for name, values in given.items() if values and all(type(value) is int for value in values)]
+    return untyped.astype(dict.fromkeys(whole, "Int64"))
 
-    def latex(self) -> str:
-        """As a LaTeX table, to be cut out or put into a document."""
-        return latex.table(self)
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(map(escape_markdown, cells)) + " |"
 
 
 def escape_markdown(text: str) -> str:
-    """Text that a Markdown table shows as it is."""
+    """Text that Markdown displays literally, on one line."""
     return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", " ".join(text.split()))
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """A fraction as text in %, without the sign; `–` where there is none."""
-    return NONE if value is None or np.isnan(value) else f"{100 * value:.{digits}f}"
-
-
 def points(difference: float) -> str:
-    """A difference of percentages, signed."""
+    """A difference in percentage points, with its sign."""
     return f"{'−' if difference < 0 else '+'}{abs(difference):.1f}"
 
 
-def duration(seconds: float | None) -> str:
-    """A time that a person reads."""
-    if seconds is None:
-        return NONE
+def count(value: int) -> str:
+    """A whole number with thousands separators."""
+    return f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
         return f"{rest} s"

@@ -1,4 +1,4 @@
-"""Choose a configuration on validation actors: train candidates on one fold, never open its test clips."""
+"""Compare configurations on the validation actors of one fold. Test clips are never read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import torch
 from emofuse import paths
 from emofuse.config import Params, Run, overridden
 from emofuse.datasets.shards import FOLDERS
+from emofuse.paths import RunKey
 from emofuse.training import train as training
+from emofuse.training.checkpoint import Checkpoint
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_table, read_yaml, sha256, write_table
 
@@ -35,17 +37,16 @@ def run(
     root: Path,
     device: torch.device,
 ) -> None:
-    """Train every candidate on the train part of `fold`, score it on its validation actors, log it.
+    """Train each candidate on the training part of `fold` and score it on the validation part.
 
-    `candidates` is a YAML file: name → {base: variant, network: …, loss: …, training: …}, overrides of
-    the variant. Adds a row each to results/<corpus>/search.csv as it goes; a candidate with the same
-    overrides that is already there is not trained again. `best` marks the highest validation UAR; whether
-    params.yaml follows it is for a person to decide.
+    `candidates` is a YAML file: name → {base: variant, network: …, loss: …, training: …}, overrides of the variant.
+    Each candidate is one row of results/<corpus>/search.csv, updated after each epoch. A finished candidate with the
+    same overrides is not trained again. `best` marks the highest validation UAR; params.yaml is not changed.
     """
     named = _candidates(candidates)
-    settings = {stage: getattr(params.corpus(corpus), stage) for stage in FOLDERS.values()}
-    features = {stage: made.model_dump(exclude_defaults=True) for stage, made in settings.items() if made}
-    whole = {stage: made.model_dump(mode="json") for stage, made in settings.items() if made}
+    sections = {stage: getattr(params.corpus(corpus), stage) for stage in FOLDERS.values()}
+    features = {stage: section.model_dump(exclude_defaults=True) for stage, section in sections.items() if section}
+    complete = {stage: section.model_dump(mode="json") for stage, section in sections.items() if section}
     clips = [sha256(root / file) for file in paths.splits(corpus, protocol) if (root / file).is_file()]
     seed = params.corpus(corpus).seeds[0]
     runs: dict[str, tuple[str, Run]] = {}
@@ -54,48 +55,46 @@ def run(
             json.dumps({"base": variant, "features": features, **changes}),
             overridden(params.run(corpus, variant), changes, f"{candidates}: {name}"),
         )
-    table = root / "results" / corpus / "search.csv"
+    table = root / paths.search(corpus)
     done = read_table(table) if table.is_file() else []
     for name, (overrides, resolved) in runs.items():
         known = [row for row in done if (row["config"], row["fold"]) == (name, str(fold))]
         if known and known[0]["overrides"] == overrides and known[0]["finished"] == "true":
             continue
         log.info("%s: %s", name, overrides)
-        scratch = root / "checkpoints" / "search" / corpus / protocol / f"{name}-fold-{fold}"
         row = {"config": name, "overrides": overrides, "fold": str(fold), "finished": "false"}
         done = [other for other in done if other not in known] + [row]
-        weights = {name: root / file for name, file in resolved.network.starts_from.items()}
-        identity = json.dumps([resolved.model_dump(mode="json"), whole, clips, seed, fold])
-        made = training.train(
-            root / "data" / corpus, protocol, fold, seed, resolved, emotions, scratch.with_suffix(".safetensors"),
-            scratch.with_suffix(".pt"), identity, weights, _Row(row, table, done), device,
+        key = RunKey(corpus, protocol, name, seed, fold)
+        identity = json.dumps([resolved.model_dump(mode="json"), complete, clips, seed, fold])
+        checkpoint = Checkpoint(root / "checkpoints" / "search" / f"{key}.pt", identity)
+        progress, details = training.train(
+            key, resolved, emotions, root, checkpoint, _Row(row, table, done), device
         )  # fmt: skip
-        history = read_table(scratch.with_suffix(".csv"))
-        best = next(epoch for epoch in history if epoch["best"] == "true")
-        row.update({key: f"{float(best[key]):.4f}" for key in SCORES})
-        row["seconds"] = f"{made['seconds']:.0f}"
+        best = progress.history[training.best_epoch(progress.history) - 1]
+        row.update({score: f"{best[score]:.4f}" for score in SCORES})
+        row["seconds"] = f"{details['seconds']:.0f}"
         row["finished"] = "true"
         _write(table, done)
-        scratch.with_suffix(".pt").unlink(missing_ok=True)
+        checkpoint.path.unlink(missing_ok=True)
 
 
 def _candidates(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The configurations that a file names: the variant that each starts from, and what it changes."""
-    named = read_yaml(path, missing="it names the configurations to try")
+    """The configurations in a file: the variant that each starts from, and its overrides."""
+    named = read_yaml(path, missing="name a YAML file of configurations to try")
     if not isinstance(named, dict) or not named:
         raise UserError(f"{path}: expected configurations, <name>: {{base: <variant>, …}}")
     found = {}
     for name, changes in named.items():
         if not re.fullmatch(r"[a-z0-9_]+", str(name)):
-            raise UserError(f"{path}: {name!r} is no name for a configuration: small letters, digits and _ alone")
+            raise UserError(f"{path}: {name!r} is not a valid name; use lowercase letters, digits and _")
         if not isinstance(changes, dict) or not isinstance(changes.get("base"), str):
-            raise UserError(f"{path}: {name}: base, the variant that it starts from, is missing")
+            raise UserError(f"{path}: {name}: base is missing; name the variant that it starts from")
         found[str(name)] = (changes["base"], {key: value for key, value in changes.items() if key != "base"})
     return found
 
 
 class _Row:
-    """Brings a candidate's row up to date after every epoch, so that one that was stopped is logged too."""
+    """Updates a candidate's row after each epoch, so that an interrupted one is in the table, too."""
 
     def __init__(self, row: dict[str, str], table: Path, rows: Sequence[dict[str, str]]) -> None:
         self._row, self._table, self._rows = row, table, rows

@@ -1,4 +1,4 @@
-"""Work that is done by threads before it is asked for."""
+"""Prefetching: results that threads compute before they are needed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def ahead(function: Callable[[A], B], items: Iterable[A], threads: int, results: int) -> Iterator[B]:
-    """`function` of each item, in their order, by `threads` threads that are at most `results` in front of who asks.
+def prefetched(function: Callable[[A], B], items: Iterable[A], threads: int, results: int) -> Iterator[B]:
+    """`function` of each item, in order, computed by `threads` threads at most `results` items ahead of the consumer.
 
-    With no thread, each as it is asked for. An error reaches who asks for that item; what is not begun by then, or
-    when nobody asks any more, is left.
+    Without threads, each result is computed when it is requested. An exception is raised where its item's result is
+    requested. Items that have not been started by then, or when the consumer stops, are not computed.
     """
     if threads < 1:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[B]] = deque()
+        pending: deque[Future[B]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > results:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) > results:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+
+NONE = "–"  # a missing value
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -14,3 +17,8 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction in %, without the sign; `–` for None and NaN."""
+    return NONE if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"

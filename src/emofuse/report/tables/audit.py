@@ -1,64 +1,65 @@
-"""The protocol audit: the same model under folds by actor and under folds in which actors are on all sides."""
+"""The speaker-overlap audit: how much accuracy rises if test actors are also in the training part."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from emofuse.data.protocols import RANDOM
 from emofuse.evaluation import statistics
-from emofuse.report.load import CorpusResults
-from emofuse.report.table import NONE, NOT_RUN, Table
+from emofuse.evaluation.text import SCORES_NOTE
+from emofuse.report.load import CorpusResults, Run
+from emofuse.report.table import NOT_RUN, Column, Table, count, frame
 from emofuse.report.tables import scores
+from emofuse.utils.text import NONE
 
-GAINS = ("WAR, difference", "UAR, difference")
-HEADER = [
-    "Protocol", "Variant", "Seed", "Split", *(f"{scores.NAMES[metric]} %" for metric in statistics.METRICS),
-    *GAINS, "Clips",
-]  # fmt: skip
-NUMERIC = [False, False, True, False, *([True] * 6)]
+COLUMNS = [
+    scores.PROTOCOL,
+    scores.VARIANT,
+    scores.SEED,
+    Column("Split", "split"),
+    *scores.columns(),
+    scores.difference_column("WAR, difference", "war_difference", "difference_runs"),
+    scores.difference_column("UAR, difference", "uar_difference", "difference_runs"),
+    Column("Clips", lambda row: count(row["clips"]) if row["clips"] else NONE, numeric=True, runs="runs"),
+]
 AUDIT_NOTE = (
-    "The same network, loss, training and seed under folds by actor, and under folds in which each clip has changed places"
-    " with another of its emotion, drawn at random, so that every part keeps its size and the actors are on all sides. Difference: at"
-    " random less by actor, in points: what the network gains by knowing the voices and faces it is tested on. In"
-    " brackets, its 95 % interval: actors are drawn within the folds by actor, and count as often on both sides; for the"
-    " figures at random alone, from all actors at once, for all folds together."
+    "The same network, loss, training and seed, once with folds by actor and once with random folds. For the random folds,"
+    " each clip is swapped with a random clip of the same emotion, so that every part keeps its size but actors occur in all"
+    " parts. Difference: random minus by actor, in points: how much speaker overlap inflates the score. In brackets, its"
+    " 95 % confidence interval: actors are resampled within the folds by actor, with the same weights on both sides. The"
+    " interval of the random folds' own scores resamples all actors at once."
 )
 
 
 def audit(corpus: CorpusResults) -> Table:
-    """What it is worth to test on actors who were trained on."""
-    pairs = []
-    for shared in corpus.shared:
-        followed = shared.protocol.removeprefix(RANDOM)
-        key = (followed, shared.variant, shared.seed)
-        pairs += [(run, shared) for run in corpus.runs if (run.protocol, run.variant, run.seed) == key]
-    rows, records, origins = [], [], []
-    for apart, shared in pairs:
-        whole = apart.folds and shared.folds and not apart.missing and not shared.missing
-        leak = statistics.leak(apart.tested, shared.tested) if whole else {}
-        for run, split in ((apart, "by actor"), (shared, "at random")):
-            more = leak if run is shared else {}
-            row = [
-                run.protocol, run.variant, str(run.seed), split,
-                *(scores.spread(run.estimates[metric]) if run.folds else NOT_RUN for metric in statistics.METRICS),
-                *(scores.gain(more[metric]) if more else NONE for metric in ("war", "uar")),
-                f"{run.clips:,}" if run.folds else NONE,
-            ]  # fmt: skip
-            rows.append(row)
-            origins.append(scores.origins(run, HEADER, NUMERIC, row, others={name: [apart] for name in GAINS}))
-            record = scores.record(run) | {"split": split, "clips": run.clips}
-            for metric in statistics.METRICS:
-                record |= scores.difference_record(metric, more.get(metric), ("mean", "low", "high"))
-            records.append(record)
-    notes = [AUDIT_NOTE, scores.SCORES_NOTE, *scores.incomplete_note(run for pair in pairs for run in pair)]
-    if not pairs:
+    """How much speaker overlap between training and test inflates the scores."""
+    pairs = [
+        (run, random)
+        for random in corpus.random_runs
+        for run in corpus.runs
+        if (run.protocol, run.variant, run.seed) == (random.protocol.removeprefix(RANDOM), random.variant, random.seed)
+    ]
+    if pairs:
+        notes = [AUDIT_NOTE, SCORES_NOTE, *scores.incomplete_note(run for pair in pairs for run in pair)]
+    else:
         notes = [f"Nothing to compare: params.yaml lists no {RANDOM} protocol for this corpus."]
     return Table(
         name="audit",
-        title=f"What shared actors are worth, {corpus.title}",
-        header=HEADER,
-        numeric=NUMERIC,
-        rows=rows,
-        records=records or [{"variant": NOT_RUN}],
+        title=f"Speaker overlap, {corpus.title}",
+        frame=frame([row for pair in pairs for row in _records(*pair)] or [{"variant": NOT_RUN}]),
+        columns=COLUMNS if pairs else [],
         notes=notes,
         warning=corpus.warning,
-        origins=origins,
     )
+
+
+def _records(by_actor: Run, random: Run) -> list[dict[str, Any]]:
+    complete = by_actor.status == random.status == "run"
+    leak = statistics.leak(by_actor.tested, random.tested) if complete else {}
+    rows = []
+    for run, split in ((by_actor, "by actor"), (random, "at random")):
+        row = scores.record(run) | {"split": split, "clips": run.clips}
+        for metric in statistics.METRICS:
+            row |= scores.difference_record(f"{metric}_difference", leak.get(metric) if run is random else None)
+        rows.append(row | {"difference_runs": f"{random.key()} {by_actor.key()}"})
+    return rows

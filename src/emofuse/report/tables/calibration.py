@@ -1,71 +1,75 @@
-"""The table of calibration: whether the network is as often right as it is sure, before and after temperature scaling."""
+"""The calibration table: calibration error and likelihood before and after temperature scaling."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from emofuse.evaluation import calibration as measures
 from emofuse.report.load import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, percent
+from emofuse.report.table import NOT_RUN, Column, Row, Table, count, frame
 from emofuse.report.tables import scores
+from emofuse.utils.text import percent
 
-HEADER = [
-    "Protocol", "Seed", "Variant", "Temperature", "ECE %, as trained", "ECE %, calibrated", "NLL, as trained",
-    "NLL, calibrated", "Clips",
-]  # fmt: skip
-NUMERIC = [False, True, False, *([True] * 6)]
 MEASURES_NOTE = (
-    "Of all tested clips of all folds, pooled. Confidence is the probability of the emotion that is predicted. ECE, the"
-    f" expected calibration error: clips are put into {measures.BINS} bins of equal width by their confidence; of each"
-    " bin, how far its accuracy is from its mean confidence; of that, the mean over clips. 0 where, of the clips told with"
-    " 70 % confidence, 70 % are right. NLL: the negative log likelihood of the true emotion, in nats, mean over clips."
+    "Over all test clips of all folds, pooled. Confidence is the probability of the predicted emotion. ECE, the expected"
+    f" calibration error: clips are grouped by confidence into {measures.BINS} bins of equal width; ECE is the absolute"
+    " difference between accuracy and mean confidence in each bin, averaged over clips. It is 0 if, for example, 70 % of the"
+    " clips predicted with 70 % confidence are correct. NLL: negative log-likelihood of the true emotion, in nats, averaged"
+    " over clips."
 )
 TEMPERATURE_NOTE = (
-    "Calibrated by temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599): what the softmax of a fold is taken of"
-    " is divided by the temperature at which the NLL of the fold's validation clips is least; none of its test actors are"
-    " among those. No prediction changes. Over 1, the network was surer than it was right; of several folds, the lowest and"
-    " the highest."
+    "Calibrated by temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599): the logits of a fold are divided by the"
+    " temperature that minimises the NLL of its validation clips, which include none of its test actors. Predictions do not"
+    " change. A temperature above 1 means that the network was overconfident. For several folds, the range is given."
 )
 BIAS_NOTE = (
-    "The ECE of few clips is biased upwards: by chance, the accuracy of a small bin differs from its confidence even where"
-    " the network is calibrated."
+    "With few clips, ECE is biased upwards: the accuracy of a small bin differs from its confidence by chance, even if the"
+    " network is calibrated."
 )
+
+
+def _temperature(row: Row) -> str:
+    if pd.isna(row["temperature_low"]):
+        return NOT_RUN
+    return " to ".join(dict.fromkeys(f"{row[f'temperature_{end}']:.2f}" for end in ("low", "high")))
+
+
+COLUMNS = [
+    scores.PROTOCOL,
+    scores.SEED,
+    scores.VARIANT,
+    Column("Temperature", _temperature, numeric=True, runs="runs"),
+    Column("ECE %, uncalibrated", "ece", percent, NOT_RUN, numeric=True, runs="runs"),
+    Column("ECE %, calibrated", "ece_calibrated", percent, NOT_RUN, numeric=True, runs="runs"),
+    Column("NLL, uncalibrated", "nll", "{:.3f}".format, NOT_RUN, numeric=True, runs="runs"),
+    Column("NLL, calibrated", "nll_calibrated", "{:.3f}".format, NOT_RUN, numeric=True, runs="runs"),
+    Column("Clips", "clips", count, numeric=True, runs="runs"),
+]
+MEASURED = ("temperature_low", "temperature_high", "ece", "nll", "ece_calibrated", "nll_calibrated", "clips")
 
 
 def calibration(corpus: CorpusResults) -> Table:
-    """The temperature of each run, and its calibration error and likelihood as trained and at that temperature."""
-    rows, records = [], []
-    for run in corpus.runs:
-        found = _measured(run) if run.folds else {}
-        rows.append([run.protocol, str(run.seed), run.variant, *(_cells(found) if found else [*[NOT_RUN] * 5, NONE])])
-        status = NOT_RUN if not found else "incomplete" if run.missing else "run"
-        records.append({"protocol": run.protocol, "seed": run.seed, "variant": run.variant, "status": status} | found)
+    """The temperature of each run, and its calibration error and likelihood without and with that temperature."""
     return Table(
         name="calibration",
         title=f"Calibration, {corpus.title}",
-        header=HEADER,
-        numeric=NUMERIC,
-        rows=rows,
-        records=records,
+        frame=frame(_record(run) for run in corpus.runs),
+        columns=COLUMNS,
         notes=[MEASURES_NOTE, TEMPERATURE_NOTE, BIAS_NOTE, *scores.incomplete_note(corpus.runs)],
         warning=corpus.warning,
-        origins=[scores.origins(run, HEADER, NUMERIC, row) for run, row in zip(corpus.runs, rows, strict=True)],
     )
 
 
-def _measured(run: Run) -> dict[str, Any]:
+def _record(run: Run) -> dict[str, Any]:
+    row: dict[str, Any] = {"protocol": run.protocol, "seed": run.seed, "variant": run.variant, "status": run.status}
+    if not run.folds:
+        return row | dict.fromkeys((*MEASURED, "runs"))
     temperatures = [fold.temperature for fold in run.folds]
-    found: dict[str, Any] = {"temperature_low": min(temperatures), "temperature_high": max(temperatures)}
+    row |= {"temperature_low": min(temperatures), "temperature_high": max(temperatures)}
     for suffix, calibrated in (("", False), ("_calibrated", True)):
-        chances = run.probabilities(calibrated)
-        found[f"ece{suffix}"] = measures.expected_calibration_error(chances.max(1), run.right)
-        found[f"nll{suffix}"] = measures.negative_log_likelihood(chances, run.labels)
-    return found | {"clips": run.clips}
-
-
-def _cells(found: dict[str, Any]) -> list[str]:
-    temperatures = dict.fromkeys(f"{found[f'temperature_{end}']:.2f}" for end in ("low", "high"))
-    return [
-        " to ".join(temperatures), percent(found["ece"]), percent(found["ece_calibrated"]), f"{found['nll']:.3f}",
-        f"{found['nll_calibrated']:.3f}", f"{found['clips']:,}",
-    ]  # fmt: skip
+        probabilities = run.probabilities(calibrated)
+        row[f"ece{suffix}"] = measures.expected_calibration_error(probabilities.max(1), run.correct)
+        row[f"nll{suffix}"] = measures.negative_log_likelihood(probabilities, run.labels)
+    return row | {"clips": run.clips, "runs": run.key()}

@@ -1,91 +1,106 @@
-"""The table of compactness: how close the embeddings of an emotion lie together, by metric loss."""
+"""The compactness table: how closely the embeddings of each emotion cluster, by metric loss."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from emofuse.evaluation import statistics
 from emofuse.report import embeddings
-from emofuse.report.load import CorpusResults
-from emofuse.report.table import NONE, NOT_RUN, Table
+from emofuse.report.load import CorpusResults, Run
+from emofuse.report.table import NOT_RUN, Column, Row, Table, frame
 from emofuse.report.tables import scores
 from emofuse.report.tables.comparison import GROUPS, members
+from emofuse.utils.text import NONE
 
-HEADER = [
-    "Protocol", "Seed", "Variant", "Metric loss", "Intra-emotion", "Inter-emotion", "Intra / inter",
-    "Silhouette, emotion", "Silhouette, actor", "Folds",
-]  # fmt: skip
-NUMERIC = [False, True, False, False, *([True] * 6)]
 MEASURES_NOTE = (
-    "Of the test embeddings of each fold, L2-normalised: the mean Euclidean distance (0 to 2) over all pairs of clips of one"
-    " emotion (intra) and of two (inter), and the first over the second: the smaller, the more compact. Silhouette"
-    " (−1 to 1): 1 where clips lie close to their own kind and far from every other, 0 where kinds lie one upon the"
-    " other; that by actor says whether clips gather by who speaks."
+    "Computed from the L2-normalised embeddings of each fold's test clips. Intra- and inter-emotion: the mean Euclidean"
+    " distance (0 to 2) over all pairs of clips of the same emotion, and of different emotions. Intra / inter: the smaller,"
+    " the more compact the clusters. Silhouette (−1 to 1): 1 if clips lie close to their own group and far from all others, 0"
+    " if groups overlap. The silhouette by actor shows whether clips cluster by speaker."
 )
 INTERVAL_NOTE = (
-    "Here the 95 % interval of the mean over folds is the jackknife's, which leaves out each actor of a fold in turn: of"
-    " actors drawn with replacement, as in the other tables, some would make pairs with themselves."
+    "Here the 95 % confidence interval of the mean over folds is from a jackknife that leaves out each actor of a fold in"
+    " turn. Actors drawn with replacement, as in the other tables, would form pairs with themselves."
 )
-ABSENCE_NOTE = (
-    "By how much the paper's loss makes the embeddings more compact, as its abstract claims that it does, was not"
-    " available to us: the losses are compared with each other."
+PAPER_NOTE = (
+    "The paper's abstract claims that its loss makes the embeddings more compact, but by how much was not available to us."
+    " The losses are compared with each other instead."
 )
-NO_EMBEDDINGS = "embeddings not here"
+NO_EMBEDDINGS = "embeddings missing"
+TITLES = {
+    "intra": "Intra-emotion", "inter": "Inter-emotion", "ratio": "Intra / inter",
+    "silhouette_emotion": "Silhouette, emotion", "silhouette_actor": "Silhouette, actor",
+}  # fmt: skip
+
+
+def _measure(name: str) -> Column:
+    def text(row: Row) -> str:
+        if not row["folds"]:
+            return NO_EMBEDDINGS if row["status"] == NO_EMBEDDINGS else NOT_RUN
+        return _spread(scores.estimate(row, name))
+
+    return Column(TITLES[name], text, numeric=True, runs="runs")
+
+
+def _folds(row: Row) -> str:
+    return str(row["folds"]) if row["folds"] == row["planned"] else f"{row['folds']} of {row['planned']}"
+
+
+COLUMNS = [
+    scores.PROTOCOL,
+    scores.SEED,
+    scores.VARIANT,
+    Column("Metric loss", "loss"),
+    *map(_measure, embeddings.MEASURES),
+    Column("Folds", _folds, numeric=True, runs="runs"),
+]
 
 
 def compactness(corpus: CorpusResults) -> Table:
-    """How close the clips of an emotion lie together, by metric loss, and whether clips gather by emotion or by actor."""
-    group = GROUPS["loss"]
-    runs = members(corpus, group)
-    rows, records = [], []
-    for run in runs:
-        read = [embeddings.read(corpus, run, fold) for fold in run.folds]
-        here = [clips for clips in read if clips is not None]
-        found = embeddings.compactness(here) if here else {}
-        absent = NO_EMBEDDINGS if run.folds else NOT_RUN
-        rows.append([
-            run.protocol, str(run.seed), run.variant, group.tell(run.setup),
-            *(_apart(found[measure]) if found else absent for measure in embeddings.MEASURES),
-            str(len(here)) if len(here) == len(run.planned) else f"{len(here)} of {len(run.planned)}",
-        ])  # fmt: skip
-        records.append(
-            {
-                "protocol": run.protocol, "variant": run.variant, "seed": run.seed, "loss": group.tell(run.setup),
-                "status": absent if not here or len(here) < len(read) else "incomplete" if run.missing else "run",
-                "folds": len(here),
-            }
-            | {
-                f"{measure}_{key}": getattr(found[measure], key) if found else None
-                for measure in embeddings.MEASURES
-                for key in ("mean", "sd", "low", "high")
-            }
-        )  # fmt: skip
-    notes = [MEASURES_NOTE, INTERVAL_NOTE, *([ABSENCE_NOTE] if corpus.kind != "demo" else [])]
-    if any(NO_EMBEDDINGS in row for row in rows):
-        notes.append("The embeddings are not in git: dvc pull fetches them, where a remote has them.")
+    """How compact the embeddings of each emotion are, by metric loss, and whether clips cluster by emotion or by actor."""
+    runs = members(corpus, GROUPS["loss"])
+    rows = frame([_record(corpus, run) for run in runs] or [{"variant": NOT_RUN}])
+    notes = [MEASURES_NOTE, INTERVAL_NOTE, *([PAPER_NOTE] if corpus.kind != "demo" else [])]
+    if "status" in rows and (rows["status"] == NO_EMBEDDINGS).any():
+        notes.append("Embeddings are not in git. `dvc pull` fetches them if a remote is configured.")
     return Table(
         name="compactness",
         title=f"Compactness of the embeddings, {corpus.title}",
-        header=HEADER,
-        numeric=NUMERIC,
-        rows=rows,
-        records=records or [{"variant": NOT_RUN}],
+        frame=rows.drop(columns="planned", errors="ignore"),
+        columns=COLUMNS if runs else [],
         notes=notes,
         warning=corpus.warning,
-        origins=[scores.origins(run, HEADER, NUMERIC, row) for run, row in zip(runs, rows, strict=True)],
+        display=rows,
     )
 
 
-def _apart(estimate: statistics.Estimate) -> str:
-    """A distance or a silhouette: mean ± sd, and the interval on the next line."""
+def _record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
+    read = [embeddings.read(corpus, run, fold) for fold in run.folds]
+    present = [clips for clips in read if clips is not None]
+    found = embeddings.compactness(present) if present else {}
+    complete = present and len(present) == len(read)
+    status = run.status if complete or not run.folds else NO_EMBEDDINGS
+    row: dict[str, Any] = {
+        "protocol": run.protocol, "variant": run.variant, "seed": run.seed, "loss": run.setup.loss.metric,
+        "status": status, "folds": len(present), "planned": len(run.planned),
+    }  # fmt: skip
+    for measure in embeddings.MEASURES:
+        for key in ("mean", "sd", "low", "high"):
+            row[f"{measure}_{key}"] = getattr(found[measure], key) if found else None
+    return row | {"runs": run.key() if run.folds else None}
+
+
+def _spread(estimate: statistics.Estimate) -> str:
+    """A distance or a silhouette: mean ± sd, with the interval on the next line."""
     if np.isnan(estimate.mean):
         return NONE
-    mean = number(estimate.mean) + (f" ± {number(estimate.sd)}" if estimate.sd is not None else "")
+    mean = _number(estimate.mean) + (f" ± {_number(estimate.sd)}" if estimate.sd is not None else "")
     if estimate.low is None or estimate.high is None:
         return mean
-    return f"{mean}\n[{number(estimate.low)}, {number(estimate.high)}]"
+    return f"{mean}\n[{_number(estimate.low)}, {_number(estimate.high)}]"
 
 
-def number(value: float) -> str:
-    """A number that is no percentage."""
+def _number(value: float) -> str:
     return f"{value:z.3f}".replace("-", "−")

@@ -1,37 +1,46 @@
-"""The tables of variants beside `proposed`: modality, attention, fusion and loss."""
+"""The ablations: variants compared with `proposed`, by modality, attention, fusion and loss."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from emofuse.evaluation import statistics
+from emofuse.evaluation.text import SCORES_NOTE
 from emofuse.report.load import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, percent
+from emofuse.report.table import NOT_RUN, Column, Table, frame
 from emofuse.report.tables import scores
+from emofuse.utils.text import percent
 
 if TYPE_CHECKING:
     from emofuse import config as parameters
 
 COMPARISON_NOTE = (
-    "Difference: the variant's WAR less that of proposed, in points, where both were tested on the same clips of the same"
-    " folds; in brackets, its 95 % interval, both resampled with the same actors. p: two-sided permutation test; the two"
-    " variants' predictions on an actor are exchanged, in all folds together, in"
-    f" {statistics.EXCHANGES:,} random ways, or in every way for up to {statistics.EXACT} actors; corrected by Holm's"
-    " method for all comparisons of the table."
+    "Difference: the variant's WAR minus that of proposed, in points, if both were tested on the same clips of the same"
+    " folds, with its 95 % confidence interval in brackets; both variants are resampled with the same actors. p: two-sided"
+    " permutation test that swaps the two variants' predictions actor by actor, in all folds at once, for"
+    f" {statistics.EXCHANGES:,} random permutations, or for all of them with up to {statistics.EXACT} actors. It is corrected"
+    " for all comparisons in the table by Holm's method."
+)
+BAYES_NOTE = "Bayes accuracy: the highest accuracy that any method can reach on these clips, computed exactly."
+PAPER_NOTE = (
+    "The paper's values for these rows were not available to us, because only its abstract was. Each row is compared with our"
+    " own proposed network instead."
 )
 
 
 @dataclass(frozen=True)
 class Group:
-    """Variants that differ from `proposed` in one part of the method, and what that part is in each."""
+    """Variants that differ from `proposed` in one component of the method."""
 
     title: str
-    part: str  # the header of its column
+    component: str  # the header of its column
     variants: tuple[str, ...]
-    tell: Callable[[parameters.Run], str]
+    describe: Callable[[parameters.Run], str]  # the component of a variant
 
 
 def _modalities(setup: parameters.Run) -> str:
@@ -39,12 +48,12 @@ def _modalities(setup: parameters.Run) -> str:
 
 
 def _attention(setup: parameters.Run) -> str:
-    """The form of each attention that the network has."""
+    """The form of each attention of the network."""
     names: dict[str, list[str]] = defaultdict(list)
     for name, form in setup.network.attention.model_dump().items():
         if form != "none" and ("audio" if name == "audio_temporal" else "video") in setup.network.modalities:
             names[form].append(name)
-    return "; ".join(f"{form}: {', '.join(having)}" for form, having in names.items()) or "none"
+    return "; ".join(f"{form}: {', '.join(attentions)}" for form, attentions in names.items()) or "none"
 
 
 GROUPS = {
@@ -74,27 +83,27 @@ GROUPS = {
 
 
 def modality(corpus: CorpusResults) -> Table:
-    """Audio, video and both."""
+    """Audio, video, or both."""
     return _comparison(corpus, "modality")
 
 
 def attention(corpus: CorpusResults) -> Table:
-    """The network without some of its attentions, and with the ancestor's."""
+    """The network without some of its attentions, and with VAANet's."""
     return _comparison(corpus, "attention")
 
 
 def fusion(corpus: CorpusResults) -> Table:
-    """The ways to bring audio and video together."""
+    """Ways to combine audio and video."""
     return _comparison(corpus, "fusion")
 
 
 def loss(corpus: CorpusResults) -> Table:
-    """What stands beside the cross entropy."""
+    """Metric losses added to the cross entropy."""
     return _comparison(corpus, "loss")
 
 
 def members(corpus: CorpusResults, group: Group) -> list[Run]:
-    """The runs of a group, by protocol and seed, in its order."""
+    """The runs of a group, sorted by protocol, seed and variant."""
     return sorted(
         (run for run in corpus.runs if run.variant in group.variants),
         key=lambda run: (list(corpus.clips).index(run.protocol), run.seed, group.variants.index(run.variant)),
@@ -102,73 +111,72 @@ def members(corpus: CorpusResults, group: Group) -> list[Run]:
 
 
 def _comparison(corpus: CorpusResults, name: str) -> Table:
-    """The variants of a group beside `proposed`; on the demo, beside the best that any method can do."""
+    """The variants of a group compared with `proposed` and, for the demo, with the Bayes accuracy."""
     group = GROUPS[name]
     runs = members(corpus, group)
-    reference = {(run.protocol, run.seed): run for run in runs if run.variant == "proposed"}
-    differences = [
-        {} if run.variant == "proposed" or not reference else run.against(reference[run.protocol, run.seed])
-        for run in runs
-    ]
-    tested = [place for place, found in enumerate(differences) if found]
-    corrected = {
-        metric: dict(zip(tested, statistics.holm([differences[place][metric].p for place in tested]), strict=True))
-        for metric in statistics.METRICS
-    }
-    rows, records = [], []
-    for place, (run, found) in enumerate(zip(runs, differences, strict=True)):
-        row = [
-            run.protocol, str(run.seed), run.variant, group.tell(run.setup),
-            *(scores.spread(run.estimates[metric]) if run.folds else NOT_RUN for metric in statistics.METRICS),
-            scores.gain(found["war"]) if found else NONE, scores.chance(corrected["war"].get(place)),
-        ]  # fmt: skip
-        record = scores.record(run) | {name: group.tell(run.setup)}
-        for metric in statistics.METRICS:
-            record |= scores.difference_record(metric, found.get(metric), ("mean", "low", "high", "p"))
-            record[f"{metric}_difference_p_holm"] = corrected[metric].get(place)
-        best = corpus.best(run)
-        if best is not None:
-            ratio = run.estimates["war"].mean / best if run.folds else None
-            row += [percent(best), NOT_RUN if ratio is None else f"{ratio:.3f}"]
-            record |= {"bayes": best, "war_over_bayes": ratio}
-        rows.append(row)
-        records.append(record)
-    header = ["Protocol", "Seed", "Variant", group.part, *(f"{scores.NAMES[one]} %" for one in statistics.METRICS)]
-    header += ["Difference", "p (Holm)", *(["Bayes accuracy %", "WAR / Bayes"] if corpus.bayes else [])]
-    numeric = [False, True, False, False, *([True] * (len(header) - 4))]
-    compared = [one for place in tested for one in (runs[place], reference[runs[place].protocol, runs[place].seed])]
-    origins = [
-        scores.origins(
-            run, header, numeric, row,
-            others={"Difference": [reference[run.protocol, run.seed]], "p (Holm)": compared} if found else None,
-        )
-        for run, row, found in zip(runs, rows, differences, strict=True)
-    ]  # fmt: skip
-    notes = [scores.SCORES_NOTE, COMPARISON_NOTE, *_absence_note(corpus), *scores.incomplete_note(runs)]
-    if corpus.bayes:
-        notes.append("Bayes accuracy: the best that any method can reach on these clips, by exact arithmetic.")
     if {run.variant for run in runs} <= {"proposed"}:
         others = ", ".join(group.variants[1:])
-        rows, origins, notes = [], [], [f"Nothing to compare: params.yaml lists none of {others} for this corpus."]
-        notes += [f"{group.part} of proposed: {group.tell(run.setup)}." for run in runs[:1]]
+        columns = []
+        notes = [f"Nothing to compare: params.yaml lists none of {others} for this corpus."]
+        notes += [f"{group.component} of proposed: {group.describe(run.setup)}." for run in runs[:1]]
+    else:
+        columns = _columns(corpus, name)
+        notes = [SCORES_NOTE, COMPARISON_NOTE, *([PAPER_NOTE] if corpus.kind != "demo" else [])]
+        notes += [*scores.incomplete_note(runs), *([BAYES_NOTE] if corpus.bayes else [])]
     return Table(
         name=name,
         title=f"{group.title}, {corpus.title}",
-        header=header,
-        numeric=numeric,
-        rows=rows,
-        records=records or [{"variant": NOT_RUN}],
+        frame=_frame(corpus, name, runs) if runs else frame([{"variant": NOT_RUN}]),
+        columns=columns,
         notes=notes,
         warning=corpus.warning,
-        origins=origins,
     )
 
 
-def _absence_note(corpus: CorpusResults) -> list[str]:
-    """Why no value of the paper stands beside these rows."""
-    if corpus.kind == "demo":
-        return []
-    return [
-        "The paper's own values of these rows were not available to us, only its abstract was: each row is compared with"
-        " our network as proposed."
+def _columns(corpus: CorpusResults, name: str) -> list[Column]:
+    columns = [
+        scores.PROTOCOL,
+        scores.SEED,
+        scores.VARIANT,
+        Column(GROUPS[name].component, name),
+        *scores.columns(),
+        scores.difference_column("Difference", "war_difference", "difference_runs"),
+        Column("p (Holm)", "war_difference_p_holm", scores.p_value, numeric=True, runs="p_runs"),
     ]
+    if corpus.bayes:
+        columns.append(Column("Bayes accuracy %", "bayes", percent, numeric=True))
+        columns.append(Column("WAR / Bayes", "war_over_bayes", "{:.3f}".format, NOT_RUN, numeric=True, runs="runs"))
+    return columns
+
+
+def _frame(corpus: CorpusResults, name: str, runs: Sequence[Run]) -> pd.DataFrame:
+    proposed = {(run.protocol, run.seed): run for run in runs if run.variant == "proposed"}
+    rows = []
+    for run in runs:
+        row = scores.record(run) | {name: GROUPS[name].describe(run.setup)}
+        reference = proposed.get((run.protocol, run.seed))
+        found = run.against(reference) if reference and reference is not run else {}
+        for metric in statistics.METRICS:
+            difference = f"{metric}_difference"
+            row |= scores.difference_record(difference, found.get(metric), ("mean", "low", "high", "p"))
+            row[f"{difference}_p_holm"] = None
+        row["difference_runs"] = f"{run.key()} {reference.key()}" if found and reference else None
+        row |= _bayes(corpus, run)
+        rows.append(row)
+    table = frame(rows)
+    compared = table["difference_runs"].notna()
+    for metric in statistics.METRICS:
+        corrected = statistics.holm(table.loc[compared, f"{metric}_difference_p"].tolist())
+        table[f"{metric}_difference_p_holm"] = pd.Series(corrected, table.index[compared], dtype=float)
+    # Holm's correction makes each p-value depend on every comparison of the table.
+    everything = " ".join(table.loc[compared, "difference_runs"])
+    table["p_runs"] = [" ".join(dict.fromkeys([run.key(), *everything.split()])) for run in runs]
+    table["p_runs"] = table["p_runs"].where(compared)
+    return table
+
+
+def _bayes(corpus: CorpusResults, run: Run) -> dict[str, Any]:
+    best = corpus.bayes_accuracy(run)
+    if best is None:
+        return {}
+    return {"bayes": best, "war_over_bayes": run.estimates["war"].mean / best if run.folds else None}

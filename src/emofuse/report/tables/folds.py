@@ -1,58 +1,61 @@
-"""The table of folds: who was tested in each, and how well."""
+"""The table of folds: the test actors of each, and the scores."""
 
 from __future__ import annotations
 
-from emofuse.evaluation import statistics
-from emofuse.report.load import CorpusResults
-from emofuse.report.table import NONE, NOT_RUN, Table, percent
-from emofuse.report.tables import scores
-from emofuse.utils.text import ranges
+from typing import Any
 
-HEADER = [
-    "Protocol", "Variant", "Seed", "Fold", "Test actors", "Clips", "WAR %", "UAR %", "Macro-F1 %",
-    "Validation UAR %", "Kept epoch",
-]  # fmt: skip
-NUMERIC = [False, False, True, True, False, True, True, True, True, True, True]
+from emofuse.evaluation import statistics
+from emofuse.evaluation.metrics import NAMES
+from emofuse.report.load import CorpusResults, Fold, Run
+from emofuse.report.table import NOT_RUN, Column, Table, count, frame
+from emofuse.report.tables import scores
+from emofuse.utils.text import percent, ranges
+
+
+def _actors(text: str) -> str:
+    return ranges(map(int, text.split()))
+
+
+COLUMNS = [
+    scores.PROTOCOL,
+    scores.VARIANT,
+    scores.SEED,
+    Column("Fold", "fold", numeric=True),
+    Column("Test actors", "actors", _actors, runs="runs"),
+    Column("Clips", "clips", count, numeric=True, runs="runs"),
+    *(
+        Column(f"{NAMES[metric]} %", metric, percent, NOT_RUN, numeric=True, runs="runs")
+        for metric in statistics.METRICS
+    ),
+    Column("Validation UAR %", "validation_uar", percent, numeric=True, runs="runs"),
+    Column("Selected epoch", "best_epoch", numeric=True, runs="runs"),
+]
 
 
 def folds(corpus: CorpusResults) -> Table:
-    """Each fold: who was tested, and how well."""
-    rows, records, origins = [], [], []
-    for run in corpus.planned:
-        there = {fold.fold: fold for fold in run.folds}
-        for number in run.planned:
-            fold = there.get(number)
-            key = {"protocol": run.protocol, "variant": run.variant, "seed": run.seed, "fold": number}
-            name = [run.protocol, run.variant, str(run.seed), str(number)]
-            if fold is None:
-                rows.append([*name, NONE, NONE, NOT_RUN, NOT_RUN, NOT_RUN, NONE, NONE])
-                origins.append([""] * len(HEADER))
-                records.append(key | {"status": NOT_RUN})
-                continue
-            best = fold.training.details.get("best_epoch") if fold.training else None
-            row = [
-                *name, ranges(map(int, fold.actors)), f"{fold.clips:,}",
-                *(percent(fold.scores[metric]) for metric in statistics.METRICS),
-                percent(fold.validation["uar"]), NONE if best is None else str(best),
-            ]  # fmt: skip
-            rows.append(row)
-            origins.append(scores.origins(run, HEADER, NUMERIC, row, number))
-            records.append(
-                key
-                | {"status": "run"}
-                | {"actors": " ".join(map(str, fold.actors)), "clips": fold.clips}
-                | fold.scores
-                | {f"validation_{name}": value for name, value in fold.validation.items()}
-                | {"best_epoch": best}
-            )
+    """Each planned fold of each run: test actors, scores, and the validation UAR of the selected epoch."""
     return Table(
         name="folds",
-        title=f"Accuracy by fold, {corpus.title}",
-        header=HEADER,
-        numeric=NUMERIC,
-        rows=rows,
-        records=records,
-        notes=["Validation UAR: of the epoch that was kept, on actors that are neither trained nor tested on."],
+        title=f"Scores by fold, {corpus.title}",
+        frame=frame(_record(run, number) for run in corpus.planned for number in run.planned),
+        columns=COLUMNS,
+        notes=[
+            "Validation UAR: at the selected epoch, on actors that are neither in the training nor in the test part."
+        ],
         warning=corpus.warning,
-        origins=origins,
+    )
+
+
+def _record(run: Run, number: int) -> dict[str, Any]:
+    key = {"protocol": run.protocol, "variant": run.variant, "seed": run.seed, "fold": number}
+    fold: Fold | None = next((fold for fold in run.folds if fold.fold == number), None)
+    if fold is None:
+        absent = ("actors", "clips", *statistics.METRICS, "validation_war", "validation_uar", "best_epoch", "runs")
+        return key | {"status": NOT_RUN} | dict.fromkeys(absent)
+    return (
+        key
+        | {"status": "run", "actors": " ".join(map(str, fold.actors)), "clips": fold.clips}
+        | fold.scores
+        | {f"validation_{name}": value for name, value in fold.validation.items()}
+        | {"best_epoch": fold.training.details.get("best_epoch") if fold.training else None, "runs": run.key(number)}
     )

@@ -1,129 +1,169 @@
-"""The table of published results, with ours among them and beside each."""
+"""The table of published results, with ours among them and compared with each."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
-from emofuse.report.literature import PublishedResult
+import pandas as pd
+
+from emofuse.evaluation.metrics import NAMES
+from emofuse.evaluation.text import SCORES_NOTE, spread
 from emofuse.report.load import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table
+from emofuse.report.table import NOT_RUN, Column, Row, Table, frame
 from emofuse.report.tables import scores
 from emofuse.report.tables.comparison import GROUPS
-from emofuse.report.tables.verdicts import NOT_COMPARABLE, difference, less, points_record, weigh
+from emofuse.report.tables.published import NOT_COMPARABLE, difference_record, verdict
+from emofuse.utils.text import NONE
 
-HEADER = [
-    "Method", "Modality", "WAR %", "UAR %", "Comparable", "Ours less theirs", "Verdict", "Protocol", "Pre-training",
-    "Figure from",
-]  # fmt: skip
-NUMERIC = [False, False, True, True, False, True, False, False, False, False]
-DIFFERENCE = HEADER.index("Ours less theirs")
+OURS = "this report"
 ORDER_NOTE = (
-    "Comparable: the same corpus with all its clips, but for a few broken ones, the same modality, labels and emotions,"
-    " no actor both trained and tested on; in order of WAR. Then the others, each with the reason why not. Pre-training"
-    " is no part of this rule. Second-hand: read where others quote it; what was read where is in the CSV file."
+    "Comparable results come first, in order of WAR: the same corpus with all its clips except for a few broken ones, the"
+    " same modality, labels and emotions, and no actor in both training and test. The others follow, each with the reason."
+    " Pre-training is not part of this rule. Second-hand: taken from a citation; the CSV file gives the details."
 )
 VERDICT_NOTE = (
-    "Ours less theirs: in points of WAR, or of UAR where no WAR is given; ours is the first run of that modality among"
-    " these. In brackets, the 95 % interval of ours less their figure, which comes without one. Verdict: on par if that"
-    " interval lies within ±2 points; below or above, said of ours, if it lies wholly outside of that; else inconclusive."
-    " Not comparable where their figure is not, or where only part of the corpus was tested here."
+    "Ours minus theirs: in points of WAR, or of UAR if no WAR is given; ours is the first run of that modality in this table."
+    " In brackets, the 95 % confidence interval, which reflects the uncertainty of ours only. Verdict: on par if the interval"
+    " lies within ±2 points; below or above, referring to ours, if it lies entirely outside that range; otherwise"
+    " inconclusive. Not comparable if the published result is not, or if only part of the corpus was tested here."
 )
+
+
+def _modality(modality: str) -> str:
+    return modality.replace("_", " + ")
+
+
+def _method(row: Row) -> str:
+    if row["authors"] == OURS:
+        return f"{row['method']}\n({OURS}, seed {row['seed']})"
+    return f"{row['method']}\n({row['authors']} {row['year']})"
+
+
+def _score(metric: str, width: float) -> Column:
+    def text(row: Row) -> str:
+        if row["status"] == "published":
+            return row[f"{metric}_as_published"] or NONE
+        return (
+            NOT_RUN if pd.isna(row[metric]) else spread(scores.estimate(row | {f"{metric}_mean": row[metric]}, metric))
+        )
+
+    return Column(f"{NAMES[metric]} %", text, numeric=True, runs="runs", width=width)
+
+
+def _comparable(row: Row) -> str:
+    return row["incomparable"] or ("ours" if row["authors"] == OURS else "yes")
+
+
+def _source(row: Row) -> str:
+    return OURS if row["authors"] == OURS else f"{row['source']}\n({row['evidence'].partition(';')[0]})"
+
+
+DIFFERENCE = scores.difference_column("Ours minus theirs", "difference_points", "compared_runs", scale=1)
+COLUMNS = [
+    Column("Method", _method, width=0.13),
+    Column("Modality", "modality", _modality, width=0.06),
+    _score("war", 0.08),
+    _score("uar", 0.08),
+    Column("Comparable", _comparable, width=0.14),
+    Column(DIFFERENCE.header, DIFFERENCE.text, numeric=True, runs=DIFFERENCE.runs, width=0.08),
+    Column("Verdict", "verdict", width=0.08),
+    Column("Protocol", "protocol", width=0.12),
+    Column("Pre-training", "pretraining", width=0.09),
+    Column("Source", _source, width=0.14),
+]
+AS_PUBLISHED = ["war_as_published", "uar_as_published"]  # text, with the published number of digits
 
 
 def literature(corpus: CorpusResults) -> Table:
-    """Published results: first those that may be compared with ours, ours among them, then the others with the reason."""
+    """Published results: first those that are comparable with ours, ours among them, then the others with the reason."""
+    title = f"Published results, {corpus.title}"
+    if corpus.kind == "demo":
+        none = frame([{"method": "none published"}])
+        return Table("literature", title, none, [], ["Nothing is published on synthetic clips."], corpus.warning)
     variants = {corpus.leading[0].variant, *GROUPS["modality"].variants}
     ours = [run for run in corpus.runs if run.variant in variants]
     modalities = list(dict.fromkeys(run.modality for run in ours))
-    beside = {run.modality: run for run in reversed(ours)}
-    made = [(run, *_own_row(corpus, run)) for run in ours]
-    for result in corpus.literature:
-        if result.modality in beside:
-            run = beside[result.modality]
-            made.append((run, *_published_row(corpus, result, run)))
-    made.sort(
-        key=lambda one: (one[2]["incomparable"] != "", modalities.index(one[2]["modality"]), -(one[2]["war"] or 0))
-    )
-    remarks: dict[str, list[str]] = defaultdict(list)
-    for result in corpus.literature:
-        if result.note and result.modality in modalities:
-            remarks[result.note].append(f"{result.method} ({result.authors} {result.year})")
-    notes = [ORDER_NOTE, VERDICT_NOTE, scores.SCORES_NOTE, *_absence_notes(corpus, modalities)]
-    notes += [f"{'; '.join(methods)}: {remark}." for remark, methods in remarks.items()]
-    if corpus.kind == "demo":
-        made, notes = [], ["Made clips: nothing is published on them."]
+    first = {run.modality: run for run in reversed(ours)}
+    published = corpus.literature[corpus.literature["modality"].isin(modalities)]
+    rows = [_own_record(corpus, run) for run in ours]
+    rows += [_published_record(corpus, row, first[row["modality"]]) for row in published.to_dict("records")]
+    rows.sort(key=lambda row: (row["incomparable"] != "", modalities.index(row["modality"]), -(row["war"] or 0)))
+    table = frame(rows)
+    remarks = published[published["note"] != ""].groupby("note", sort=False)
     return Table(
         name="literature",
-        title=f"Published results, {corpus.title}",
-        header=HEADER,
-        numeric=NUMERIC,
-        rows=[row for _, row, _ in made],
-        records=[record for _, _, record in made] or [{"method": "none published"}],
-        notes=notes,
+        title=title,
+        frame=table.drop(columns=AS_PUBLISHED, errors="ignore"),
+        columns=COLUMNS,
+        notes=[
+            ORDER_NOTE,
+            VERDICT_NOTE,
+            SCORES_NOTE,
+            *_absence_notes(corpus, modalities),
+            *(
+                f"{'; '.join(f'{row.method} ({row.authors} {row.year})' for row in rows.itertuples())}: {note}."
+                for note, rows in remarks
+            ),
+        ],
         warning=corpus.warning,
-        widths=(0.13, 0.06, 0.08, 0.08, 0.14, 0.08, 0.08, 0.12, 0.09, 0.14),
-        origins=[_origins(*one) for one in made],
+        display=table,
     )
 
 
-def _own_row(corpus: CorpusResults, run: Run) -> tuple[list[str], dict[str, Any]]:
-    why = ""
-    if run.folds and not corpus.is_whole(run):
-        why = f"part of the corpus: {run.clips:,} clips of {len(run.actors)} actors"
-    shown = [scores.spread(run.estimates[metric]) if run.folds else NOT_RUN for metric in ("war", "uar")]
+def _own_record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
+    partial = run.folds and not corpus.is_whole(run)
     weights = [getattr(run.setup.network, modality).weights for modality in sorted(run.setup.network.modalities)]
-    pretraining = ", ".join(name for name in weights if name != "none") or "none"
-    row = [
-        f"{run.variant}\n(this report, seed {run.seed})", run.modality.replace("_", " + "), *shown, why or "ours",
-        NONE, NONE, run.protocol, pretraining, "this report",
-    ]  # fmt: skip
     numbers = scores.record(run)
-    record = {
-        "method": run.variant, "authors": "this report", "year": None, "modality": run.modality,
-        "classes": len(run.folds[0].emotions) if run.folds else None, "protocol": run.protocol,
-        "subject_independent": "yes", "seed": run.seed,
-        "status": numbers["status"], "pretraining": pretraining, "incomparable": why,
-    }  # fmt: skip
+    row = {
+        "method": run.variant,
+        "authors": OURS,
+        "year": None,
+        "modality": run.modality,
+        "classes": len(run.folds[0].emotions) if run.folds else None,
+        "protocol": run.protocol,
+        "subject_independent": "yes",
+        "seed": run.seed,
+        "status": run.status,
+        "pretraining": ", ".join(name for name in weights if name != "none") or "none",
+        "incomparable": f"part of the corpus: {run.clips:,} clips of {len(run.actors)} actors" if partial else "",
+        "runs": numbers["runs"],
+    }
     for metric in ("war", "uar"):
-        record |= {metric: numbers[f"{metric}_mean"]}
-        record |= {f"{metric}_{key}": numbers[f"{metric}_{key}"] for key in ("sd", "low", "high")}
-    return row, record
+        row[metric] = numbers[f"{metric}_mean"]
+        row |= {f"{metric}_{key}": numbers[f"{metric}_{key}"] for key in ("sd", "low", "high")}
+    return row
 
 
-def _published_row(corpus: CorpusResults, result: PublishedResult, run: Run) -> tuple[list[str], dict[str, Any]]:
-    """A published figure with what `run`, of its modality, has beside it."""
-    metric = "war" if result.war else "uar"
-    value = float(getattr(result, metric))
-    verdict = NOT_COMPARABLE if result.incomparable else weigh(corpus, run, metric, value)
-    verdict = "on par" if verdict == "reproduced" else verdict  # it is another method than ours
-    found = {} if verdict in (NOT_RUN, NOT_COMPARABLE) else less(run, metric, value)
-    row = [
-        f"{result.method}\n({result.authors} {result.year})", result.modality.replace("_", " + "), result.war or NONE,
-        result.uar or NONE, result.incomparable or "yes",
-        difference(found), verdict,
-        result.protocol, result.pretraining, f"{result.source}\n({result.evidence.partition(';')[0]})",
-    ]  # fmt: skip
-    fractions = {key: round(float(text) / 100, 6) if (text := getattr(result, key)) else None for key in ("war", "uar")}
-    record = asdict(result) | {"status": "published"} | fractions
-    if found:
-        record |= {"compared_with": run.variant, "compared_seed": run.seed, "compared_metric": metric}
-    return row, record | points_record(found) | {"verdict": verdict}
-
-
-def _origins(run: Run, row: list[str], record: dict[str, Any]) -> list[str]:
-    """The numbers of our own rows, and the differences in the published ones."""
-    own = record["status"] != "published"
-    found = scores.origins(run, HEADER, NUMERIC, row)
-    return [key if own or column == DIFFERENCE else "" for column, key in enumerate(found)]
+def _published_record(corpus: CorpusResults, result: dict[Any, Any], run: Run) -> dict[str, Any]:
+    """A published result, and how `run`, of the same modality, compares with it."""
+    metric = "war" if result["war"] else "uar"
+    value = float(result[metric])
+    judgement = NOT_COMPARABLE if result["incomparable"] else verdict(corpus, run, metric, value)
+    difference = difference_record(run, metric, value, judgement)
+    compared = difference["difference_points"] is not None
+    return (
+        {str(name): text for name, text in result.items()}
+        | {name: round(float(result[name]) / 100, 6) if result[name] else None for name in ("war", "uar")}
+        | {f"{name}_as_published": result[name] for name in ("war", "uar")}
+        | {
+            "status": "published",
+            "compared_with": run.variant if compared else None,
+            "compared_seed": run.seed if compared else None,
+            "compared_metric": metric if compared else None,
+            "compared_runs": run.key() if compared else None,
+        }
+        | difference
+        # The verdict of a replication makes no sense for a different method.
+        | {"verdict": "on par" if judgement == "reproduced" else judgement}
+    )
 
 
 def _absence_notes(corpus: CorpusResults, modalities: Sequence[str]) -> list[str]:
-    """The modalities of ours in which nothing published qualifies, and what is published in none of ours."""
-    fit = {result.modality for result in corpus.literature if not result.incomparable}
-    lacking = [modality.replace("_", " + ") for modality in modalities if modality not in fit]
-    others = sum(result.modality not in modalities for result in corpus.literature)
-    notes = [f"No published figure that we know of is comparable in {', nor in '.join(lacking)}."] if lacking else []
-    return notes + ([f"Left out: {others} figures in modalities that no run here has."] if others else [])
+    """The modalities of ours without a comparable result, and how many results are in none of our modalities."""
+    results = corpus.literature
+    comparable = set(results.loc[results["incomparable"] == "", "modality"])
+    without = [_modality(modality) for modality in modalities if modality not in comparable]
+    others = int((~results["modality"].isin(modalities)).sum())
+    notes = [f"We know of no comparable published result for {', or for '.join(without)}."] if without else []
+    return notes + ([f"Omitted: {others} results for modalities that no run here has."] if others else [])

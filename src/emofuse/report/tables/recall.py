@@ -3,126 +3,119 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from emofuse.evaluation import statistics
-from emofuse.report.listeners import Share
+from emofuse.evaluation.statistics import Estimate
+from emofuse.evaluation.text import spread
 from emofuse.report.load import CorpusResults, Run
-from emofuse.report.table import NONE, NOT_RUN, Table, percent
+from emofuse.report.table import NOT_RUN, Column, Table, frame
 from emofuse.report.tables import scores
+from emofuse.utils.text import NONE, percent
 
+MEAN = "mean (pooled UAR)"
 POOLED_NOTE = (
-    "Pooled: all tested clips of all folds in one matrix, so that the last column may differ from the mean over folds in"
-    f" the main table. In brackets, the 95 % interval from {statistics.RESAMPLES:,} resamples of the actors within their"
-    " folds."
+    "Pooled: all test clips of all folds in one confusion matrix, so the last column may differ from the mean over folds in"
+    f" the main table. In brackets, the 95 % confidence interval from {statistics.RESAMPLES:,} resamples of the actors within"
+    " their folds."
 )
 LISTENERS_NOTE = (
-    "Less listeners: the first variant of each modality that was run less people who saw or heard the same, in points;"
-    " the interval is the variant's, the listeners' share being taken as it is."
+    "Minus listeners: the recall of the first variant of a modality that was run, minus that of people who saw or heard the"
+    " same, in points. The interval reflects the uncertainty of the variant only."
 )
-ABSENCE_NOTE = "The paper's own recall of each emotion was not available to us."
+PAPER_NOTE = "The paper's recall by emotion was not available to us."
 
 
 def recall(corpus: CorpusResults) -> Table:
-    """The recall of each emotion by variant, pooled over folds, beside that of human listeners in the same modalities."""
+    """The recall of each emotion by variant, pooled over folds, compared with human listeners in the same modalities.
+
+    The CSV file has one row per variant and emotion; the rows displayed have a column per emotion.
+    """
+    modalities = {run.modality for run in corpus.runs}
+    shares = corpus.humans.shares[corpus.humans.shares["modality"].isin(modalities)]
+    emotions = next((run.folds[0].emotions for run in corpus.runs if run.folds), tuple(shares["emotion"].unique()))
     groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in corpus.runs:
         groups[run.protocol, run.seed].append(run)
-    present = dict.fromkeys(run.modality for run in corpus.runs)
-    heard = {modality: shares for modality, shares in corpus.listeners.shares.items() if modality in present}
-    known = [run.folds[0].emotions for run in corpus.runs if run.folds] + [tuple(shares) for shares in heard.values()]
-    emotions = known[0] if known else ()
-    header = ["Protocol", "Seed", "Recognised by", *emotions, "mean (pooled UAR)"]
-    numeric = [False, True, False, *([True] * (len(emotions) + 1))]
-    rows: list[list[str]] = []
-    origins: list[list[str]] = []
-    records: list[dict[str, Any]] = []
-    for (protocol, seed), runs in groups.items():
-        first = {run.modality: run for run in reversed(runs) if run.folds}
-        for run in runs:
-            cells = list(map(scores.spread, run.recalls)) if run.folds else [NOT_RUN] * (len(emotions) + 1)
-            row = [protocol, str(seed), run.variant, *cells]
-            rows.append(row)
-            origins.append(scores.origins(run, header, numeric, row))
-            records += _records(run, heard.get(run.modality, {}))
-        for modality, shares in heard.items():
-            name = f"listeners, {modality.replace('_', ' + ')}"
-            theirs = _shares(shares, emotions)
-            rows.append([protocol, str(seed), name, *map(percent, theirs)])
-            origins.append([""] * len(header))
-            if modality in first:
-                run = first[modality]
-                differences = map(_less, run.recalls, theirs)
-                row = [protocol, str(seed), f"{run.variant} less {name}", *map(_points, differences)]
-                rows.append(row)
-                origins.append(scores.origins(run, header, numeric, row))
-    records += [
-        {"variant": f"listeners, {modality}", "emotion": emotion, "votes": share.votes, "share": share.share}
-        for modality, shares in heard.items()
-        for emotion, share in shares.items()
-    ]
-    notes = [POOLED_NOTE, *_clip_notes(corpus.runs), corpus.listeners.note]
+    listeners = shares.assign(variant="listeners, " + shares["modality"].astype(str))
+    notes = [POOLED_NOTE, *_clip_notes(corpus.runs), corpus.humans.note]
+    notes += [LISTENERS_NOTE] if len(shares) else []
+    notes += [PAPER_NOTE] if not corpus.paper.empty else []
     return Table(
         name="recall",
-        title=f"Recall of each emotion in %, {corpus.title}",
-        header=header,
-        numeric=numeric,
-        rows=rows,
-        records=records,
-        notes=[*notes, *([LISTENERS_NOTE] if heard else []), *([ABSENCE_NOTE] if corpus.published else [])],
+        title=f"Recall by emotion in %, {corpus.title}",
+        frame=frame(
+            [
+                *(row for runs in groups.values() for run in runs for row in _records(run, shares)),
+                *listeners[["variant", "emotion", "votes", "share"]].to_dict("records"),
+            ]
+        ),
+        columns=[
+            scores.PROTOCOL,
+            scores.SEED,
+            Column("Recognised by", "recognised_by"),
+            *(Column(emotion, emotion, numeric=True, runs="runs") for emotion in (*emotions, MEAN)),
+        ],
+        notes=notes,
         warning=corpus.warning,
-        origins=origins,
+        display=_display(groups, shares, (*emotions, MEAN)),
     )
 
 
-def _shares(shares: dict[str, Share], emotions: Sequence[str]) -> list[float]:
-    """What listeners recognise of each emotion and, last, on average."""
-    by_emotion = [shares[emotion].share if emotion in shares else np.nan for emotion in emotions]
-    return [*by_emotion, float(np.mean([share.share for share in shares.values()]))]
+def _display(
+    groups: Mapping[tuple[str, int], Sequence[Run]], shares: pd.DataFrame, columns: Sequence[str]
+) -> pd.DataFrame:
+    """The rows displayed: by protocol and seed, each variant, then listeners and the difference from them by modality."""
+    rows: list[list[Any]] = []
+    for (protocol, seed), members in groups.items():
+        for run in members:
+            cells = [spread(found) for found in run.recalls] if run.folds else [NOT_RUN] * len(columns)
+            rows.append([protocol, seed, run.variant, run.key() if run.folds else None, *cells])
+        for modality, by_emotion in shares.groupby("modality", sort=False):
+            name = f"listeners, {str(modality).replace('_', ' + ')}"
+            human = by_emotion.set_index("emotion")["share"].reindex(list(columns))
+            human[MEAN] = by_emotion["share"].mean()
+            rows.append([protocol, seed, name, None, *map(percent, human)])
+            for run in [run for run in members if run.folds and run.modality == modality][:1]:
+                differences = [_minus(ours, theirs) for ours, theirs in zip(run.recalls, human, strict=True)]
+                cells = [NONE if np.isnan(found.mean) else scores.gain(found) for found in differences]
+                rows.append([protocol, seed, f"{run.variant} minus {name}", run.key(), *cells])
+    return pd.DataFrame(rows, columns=["protocol", "seed", "recognised_by", "runs", *columns])
 
 
-def _less(ours: statistics.Estimate, theirs: float) -> statistics.Estimate:
-    """An estimate less a fixed share."""
+def _minus(ours: Estimate, theirs: float) -> Estimate:
+    """An estimate minus a constant."""
     if ours.low is None or ours.high is None:
-        return statistics.Estimate(ours.mean - theirs, None, None, None)
-    return statistics.Estimate(ours.mean - theirs, None, ours.low - theirs, ours.high - theirs)
+        return Estimate(ours.mean - theirs, None, None, None)
+    return Estimate(ours.mean - theirs, None, ours.low - theirs, ours.high - theirs)
 
 
-def _points(difference: statistics.Estimate) -> str:
-    return NONE if np.isnan(difference.mean) else scores.gain(difference)
-
-
-def _records(run: Run, shares: dict[str, Share]) -> list[dict[str, Any]]:
-    key = {"protocol": run.protocol, "seed": run.seed, "variant": run.variant}
+def _records(run: Run, shares: pd.DataFrame) -> list[dict[str, Any]]:
+    key = {"protocol": run.protocol, "seed": run.seed, "variant": run.variant, "status": run.status}
     if not run.folds:
-        return [key | {"status": NOT_RUN}]
-    records = []
-    for emotion, clips, found in zip(
-        run.folds[0].emotions, run.confusion, run.recalls, strict=False
-    ):  # without the mean
-        record = key | {"status": "incomplete" if run.missing else "run", "emotion": emotion, "clips": int(clips.sum())}
-        record |= {"recall_pooled": found.mean, "recall_low": found.low, "recall_high": found.high}
-        if emotion in shares:
-            less = _less(found, shares[emotion].share)
-            record |= {"listeners": shares[emotion].share}
-            record |= {"difference": less.mean, "difference_low": less.low, "difference_high": less.high}
-        records.append(record)
-    return records
+        return [key]
+    human = shares[shares["modality"] == run.modality].set_index("emotion")["share"].to_dict()
+    rows = []
+    # The recalls end with their mean.
+    for emotion, clips, found in zip(run.folds[0].emotions, run.confusion.sum(1), run.recalls[:-1], strict=True):
+        row = key | {"emotion": emotion, "clips": int(clips)}
+        row |= {"recall_pooled": found.mean, "recall_low": found.low, "recall_high": found.high}
+        if emotion in human:
+            row |= {"listeners": human[emotion]}
+            row |= scores.difference_record("difference", _minus(found, human[emotion]))
+        rows.append(row)
+    return rows
 
 
 def _clip_notes(runs: Sequence[Run]) -> list[str]:
-    """How many clips of each emotion were tested; by variant where those differ."""
-    counts: dict[str, dict[tuple[tuple[str, int], ...], None]] = defaultdict(dict)
+    """How many clips of each emotion were tested under each protocol; several times if variants differ."""
+    counts: dict[str, dict[str, None]] = defaultdict(dict)
     for run in runs:
         if run.folds:
-            tested = zip(run.folds[0].emotions, map(int, run.confusion.sum(1)), strict=True)
-            counts[run.protocol][tuple(tested)] = None
-    return [
-        f"Clips tested, {protocol}: "
-        + "; or ".join(", ".join(f"{clips:,} {emotion}" for emotion, clips in each) for each in found)
-        + "."
-        for protocol, found in counts.items()
-    ]
+            tested = zip(run.folds[0].emotions, run.confusion.sum(1).tolist(), strict=True)
+            counts[run.protocol][", ".join(f"{clips:,} {emotion}" for emotion, clips in tested)] = None
+    return [f"Test clips, {protocol}: {'; or '.join(texts)}." for protocol, texts in counts.items()]

@@ -1,90 +1,91 @@
-"""What the tables of scores share: how a score, a difference and a p-value are written, and the notes on them."""
+"""Scores, differences and p-values in tables: their columns, how they are written, and the notes on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
 from emofuse.evaluation import statistics
+from emofuse.evaluation.metrics import NAMES
+from emofuse.evaluation.text import spread
 from emofuse.report.load import Run
-from emofuse.report.table import NONE, NOT_RUN, percent, points
-from emofuse.utils.text import ranges
+from emofuse.report.table import NOT_RUN, Column, Row, points
+from emofuse.utils.text import NONE, ranges
 
-NAMES = {"war": "WAR", "uar": "UAR", "macro_f1": "Macro-F1"}
-GIVEN = ("Seed", "Fold", "Paper's WAR %", "Bayes accuracy %")  # columns of numbers that no run computed
-
-SCORES_NOTE = (
-    "Mean ± standard deviation over folds; in brackets, the 95 % interval of that mean from"
-    f" {statistics.RESAMPLES:,} resamples of the actors within their folds. WAR is accuracy, UAR the mean recall."
-)
+PROTOCOL = Column("Protocol", "protocol")
+SEED = Column("Seed", "seed", numeric=True)
+VARIANT = Column("Variant", "variant")
 
 
-def spread(estimate: statistics.Estimate) -> str:
-    """Mean ± sd, and the interval on the next line."""
-    mean = percent(estimate.mean) + (f" ± {percent(estimate.sd)}" if estimate.sd is not None else "")
-    return mean + (f"\n[{percent(estimate.low)}, {percent(estimate.high)}]" if estimate.low is not None else "")
+def columns() -> list[Column]:
+    """A column per score: mean ± sd over folds, and the interval."""
+
+    def column(metric: str) -> Column:
+        def text(row: Row) -> str:
+            return spread(estimate(row, metric)) if pd.notna(row[f"{metric}_mean"]) else NOT_RUN
+
+        return Column(f"{NAMES[metric]} %", text, numeric=True, runs="runs")
+
+    return [column(metric) for metric in statistics.METRICS]
+
+
+def record(run: Run) -> dict[str, Any]:
+    """The row of a run: what identifies it, its status, and its scores as fractions."""
+    row: dict[str, Any] = {"protocol": run.protocol, "variant": run.variant, "seed": run.seed, "status": run.status}
+    for metric in statistics.METRICS:
+        found = run.estimates.get(metric)
+        for key in ("mean", "sd", "low", "high"):
+            row[f"{metric}_{key}"] = getattr(found, key) if found else None
+    return row | {"runs": run.key() if run.folds else None}
+
+
+def difference_record(
+    name: str, found: statistics.Difference | statistics.Estimate | None, keys: Sequence[str] = ("mean", "low", "high")
+) -> dict[str, float | None]:
+    """The fields of a difference, as columns `name`, `name_low` and so on; None if there is no difference."""
+    return {name if key == "mean" else f"{name}_{key}": getattr(found, key) if found else None for key in keys}
+
+
+def estimate(row: Row, name: str) -> statistics.Estimate:
+    """The estimate in the columns `name_mean`, `name_sd`, `name_low` and `name_high` of a row."""
+    values = [row.get(f"{name}_{key}") for key in ("mean", "sd", "low", "high")]
+    mean, *others = (None if pd.isna(value) else float(value) for value in values)
+    return statistics.Estimate(float("nan") if mean is None else mean, *others)
 
 
 def gain(difference: statistics.Difference | statistics.Estimate) -> str:
-    """A difference in points, and its interval on the next line."""
+    """A difference of fractions in points, with its interval on the next line."""
     mean = points(100 * difference.mean)
     if difference.low is None or difference.high is None:
         return mean
     return f"{mean}\n[{points(100 * difference.low)}, {points(100 * difference.high)}]"
 
 
-def chance(p: float | None) -> str:
-    """A p-value."""
-    return NONE if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+def difference_column(header: str, name: str, runs: str, scale: float = 100) -> Column:
+    """The column of a difference in points; `scale` turns the frame's `name`, `name_low` and `name_high` into points."""
+
+    def text(row: Row) -> str:
+        if pd.isna(row[name]):
+            return NONE
+        mean, low, high = (row[column] for column in (name, f"{name}_low", f"{name}_high"))
+        interval = "" if pd.isna(low) else f"\n[{points(scale * low)}, {points(scale * high)}]"
+        return points(scale * mean) + interval
+
+    return Column(header, text, numeric=True, runs=runs)
 
 
-def record(run: Run) -> dict[str, Any]:
-    """The scores of a run as a line of a CSV file has them, as fractions."""
-    status = NOT_RUN if not run.folds else "incomplete" if run.missing else "run"
-    made: dict[str, Any] = {"protocol": run.protocol, "variant": run.variant, "seed": run.seed, "status": status}
-    for metric in statistics.METRICS:
-        estimate = run.estimates.get(metric)
-        for key in ("mean", "sd", "low", "high"):
-            made[f"{metric}_{key}"] = getattr(estimate, key) if estimate else None
-    return made
-
-
-def difference_record(
-    metric: str, found: statistics.Difference | statistics.Estimate | None, keys: Sequence[str]
-) -> dict[str, float | None]:
-    """These fields of a difference of a score, as a line of a CSV file has it; None where there is none."""
-    return {
-        f"{metric}_difference{'' if key == 'mean' else f'_{key}'}": getattr(found, key) if found else None
-        for key in keys
-    }
-
-
-def origins(
-    run: Run,
-    header: Sequence[str],
-    numeric: Sequence[bool],
-    row: Sequence[str],
-    fold: int | None = None,
-    others: Mapping[str, Iterable[Run]] | None = None,
-) -> list[str]:
-    """For each cell of a row, what its number was computed from, as `Table.origins` has it.
-
-    `others`, by column: the runs that its numbers were computed from too.
-    """
-    if not run.folds:
-        return [""] * len(row)
-    keys = {name: [run.key(fold), *(other.key() for other in (others or {}).get(name, ()))] for name in header}
-    return [
-        " ".join(dict.fromkeys(keys[name])) if right and name not in GIVEN and any(map(str.isdigit, cell)) else ""
-        for name, right, cell in zip(header, numeric, row, strict=True)
-    ]
+def p_value(p: float) -> str:
+    """A p-value to three decimals."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def incomplete_note(runs: Iterable[Run]) -> list[str]:
-    """Which of the runs lack which folds."""
-    lacking = [
+    """Which folds are missing from which runs."""
+    missing = [
         f"{run.variant} (seed {run.seed}, {run.protocol}) lacks fold {ranges(run.missing)}"
         for run in runs
-        if run.folds and run.missing
+        if run.status == "incomplete"
     ]
-    return [f"Incomplete, over the folds that were run: {'; '.join(lacking)}."] if lacking else []
+    return [f"Incomplete, computed from the folds that were run: {'; '.join(missing)}."] if missing else []

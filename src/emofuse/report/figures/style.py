@@ -1,7 +1,8 @@
-"""The one style of the figures: readable at column width, on light and dark, by the colour-blind, and how they are saved.
+"""The common style of all figures, and how they are saved.
 
-Figures are drawn without pyplot, so that they can be drawn in any thread and none is left open.
-Saved files carry no date and no version: same numbers, same bytes.
+Figures are readable at column width, on light and dark backgrounds, and with colour-vision deficiency. They are drawn
+without pyplot, so that they work in any thread and none is left open. Saved files contain no date and no version: the
+same numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -25,15 +26,20 @@ from numpy.typing import NDArray
 from emofuse.report.load import CorpusResults, Run
 from emofuse.utils.files import atomic
 
-# The page turns these two into the colours of its own light or dark scheme.
+# The page replaces these two by the colours of its own light or dark scheme.
 INK = "#1f2328"
 GRID = "#d5dae0"
-# Okabe and Ito's, which the colour-blind tell apart; both stand out on white and on near-black.
+# From Okabe and Ito's palette for colour-vision deficiency; both stand out on white and on near-black.
 BLUE = "#0077bb"
 ORANGE = "#d9720b"
 
-WIDTH = 7.0  # inches: a page's text, two panels side by side
-COLUMN = 85 / 25.4  # inches: a column of a page in two columns
+# Tol's bright palette and the ink, distinguishable with colour-vision deficiency, as the markers are.
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#999999", INK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+WIDTH = 7.0  # inches: the full text width, two panels side by side
+COLUMN = 85 / 25.4  # inches: a column of a two-column page
+SMALL = 6.5  # points: the smallest font size in figures of one column
 
 STYLE: Any = [
     "default",
@@ -65,7 +71,7 @@ STYLE: Any = [
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write `path`.png (200 dpi) and `path`.svg, on white, without dates or versions."""
+    """Write `path`.png (200 dpi) and `path`.svg, on a white background, without dates or versions."""
     with style.context(STYLE):
         _lay_out(figure)
         for suffix, metadata in ((".png", {"Software": None}), (".svg", _NO_METADATA)):
@@ -74,7 +80,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Place the axes, once: the last bits of the layout's solver differ from run to run, and an SVG would show them."""
+    """Lay out the axes once, rounded: the last bits of the solver's result differ from run to run and would show in an SVG."""
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
@@ -86,7 +92,7 @@ _NO_METADATA: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Typ
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element for the page, in its colours, with ids of its own."""
+    """The figure as an <svg> element for the page, in the page's colours and with unique ids."""
     buffer = io.StringIO()
     with style.context(STYLE):
         _lay_out(figure)
@@ -98,14 +104,14 @@ def inline_svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf"\1 {size}", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = text.replace(INK, "currentColor").replace(GRID, "var(--grid)")
-    # Several drawings share the page, and matplotlib counts its ids from 1 in each.
+    # Several drawings share the page, and matplotlib numbers ids from 1 in each.
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     return text.strip()
 
 
 def title(corpus: CorpusResults, run: Run) -> str:
-    """The variant, and what else tells this run from the others of the figure."""
+    """The variant, with protocol and seed if those differ between the runs of the corpus."""
     parts = [run.variant]
     if len({other.protocol for other in corpus.runs}) > 1:
         parts.append(run.protocol)
@@ -114,20 +120,25 @@ def title(corpus: CorpusResults, run: Run) -> str:
     return ", ".join(parts)
 
 
+def heading(figure: Figure, text: str) -> None:
+    """A left-aligned heading above all panels."""
+    figure.suptitle(text, fontsize=8, fontweight="bold", x=0.02, ha="left")
+
+
 def empty(message: str) -> Figure:
-    """A figure of words alone, of what is not there to be drawn."""
+    """A figure that only says why there is nothing to draw."""
     figure = Figure(figsize=(COLUMN, 0.8))
     figure.text(0.5, 0.5, textwrap.fill(message, 46), ha="center", va="center", fontsize=8, color=INK)
     return figure
 
 
 def legend(figure: Figure, lines: Sequence[Line2D]) -> None:
-    """One legend above all panels."""
+    """A common legend above all panels."""
     figure.legend(handles=list(lines), loc="outside upper center", ncols=len(lines))
 
 
 def matrix(axis: Axes, values: NDArray[np.float64], top: float, names: Sequence[str]) -> None:
-    """A square of coloured cells, 0 to `top`, with the same names down and along it; what is NaN stays blank."""
+    """Draw a square matrix with colours from 0 to `top` and the same names on both axes; NaN cells stay blank."""
     axis.pcolormesh(values, cmap=colormaps["Blues"], vmin=0, vmax=top, edgecolors="white", linewidth=0.8)
     places = np.arange(len(names)) + 0.5
     axis.set_xticks(places, list(names), rotation=45, ha="right", rotation_mode="anchor")

@@ -1,11 +1,12 @@
-"""The figures of a report's scores; those of what the networks have learned are in `learned`."""
+"""Figures of the scores: confusion matrices, reliability diagrams, accuracy by fold and actor, learning curves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,24 +17,23 @@ from numpy.typing import NDArray
 
 from emofuse.evaluation import calibration as measures
 from emofuse.evaluation import metrics
-from emofuse.report.learned import attention, distances, embeddings  # noqa: F401  # the report asks here for every figure
+from emofuse.report.figures.style import BLUE, COLUMN, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
 from emofuse.report.load import CorpusResults, Run
-from emofuse.report.style import BLUE, COLUMN, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
 
-# Label, whether at the folds' temperatures, look.
+# Label, whether calibrated, line style.
 CALIBRATIONS: tuple[tuple[str, bool, dict[str, Any]], ...] = (
-    ("as trained", False, {"color": ORANGE, "marker": "s", "markersize": 3.5, "linewidth": 1.4, "clip_on": False}),
+    ("uncalibrated", False, {"color": ORANGE, "marker": "s", "markersize": 3.5, "linewidth": 1.4, "clip_on": False}),
     ("calibrated", True, {"color": BLUE, "marker": "o", "markersize": 3.5, "linewidth": 1.4, "clip_on": False}),
 )
 
 
 def confusion(corpus: CorpusResults) -> Figure:
-    """The confusion matrix of each run, pooled over folds, each row in % of the clips of its emotion."""
+    """The confusion matrix of each run, pooled over folds, in % of the clips of the true emotion."""
     with style.context(STYLE):
         runs, figure, axes = _panels(corpus, columns=3, height=2.75)
-        for place, (run, axis) in enumerate(zip(runs, axes, strict=True)):
+        for number, (run, axis) in enumerate(zip(runs, axes, strict=True)):
             _confusion(axis, run.confusion, run.folds[0].emotions)
-            if place % 3:
+            if number % 3:
                 axis.set_yticklabels([])
                 axis.set_ylabel("")
             axis.set_title(title(corpus, run), loc="left")
@@ -41,7 +41,7 @@ def confusion(corpus: CorpusResults) -> Figure:
 
 
 def calibration(corpus: CorpusResults) -> Figure:
-    """Accuracy by confidence of the leading runs, pooled over folds, as trained and calibrated; below, clips by confidence."""
+    """Reliability diagrams of the leading runs, pooled over folds, uncalibrated and calibrated, above the clips per bin."""
     runs = [run for run in corpus.leading if run.folds]
     if not runs:
         return empty("not run")
@@ -50,8 +50,8 @@ def calibration(corpus: CorpusResults) -> Figure:
     with style.context(STYLE):
         figure = Figure(figsize=(WIDTH if columns > 1 else COLUMN, 3.9 * lines + 0.3), layout="constrained")
         panels = figure.add_gridspec(2 * lines, columns, height_ratios=[3, 1] * lines)
-        for place, run in enumerate(runs):
-            line, column = divmod(place, columns)
+        for number, run in enumerate(runs):
+            line, column = divmod(number, columns)
             above = figure.add_subplot(panels[2 * line, column])
             below = figure.add_subplot(panels[2 * line + 1, column], sharex=above)
             _reliability(above, below, run)
@@ -64,21 +64,21 @@ def calibration(corpus: CorpusResults) -> Figure:
 
 
 def folds(corpus: CorpusResults) -> Figure:
-    """The accuracy of each fold and of each of its actors."""
+    """The accuracy of each test fold and of each of its actors."""
     with style.context(STYLE):
         runs, figure, axes = _panels(corpus, columns=2, height=2.0, sharey=True, legend=0.3)
         lowest = 100.0
         for run, axis in zip(runs, axes, strict=True):
             few = max(len(fold.actors) for fold in run.folds) <= 6
-            for place, fold in enumerate(run.folds):
+            for number, fold in enumerate(run.folds):
                 accuracy = 100 * metrics.scores(fold.confusions)["war"]
                 lowest = min(lowest, float(accuracy.min()))
-                spots = place + np.linspace(-0.3, 0.3, len(accuracy)) if len(accuracy) > 1 else np.array([place])
+                spots = number + np.linspace(-0.3, 0.3, len(accuracy)) if len(accuracy) > 1 else np.array([number])
                 whole = 100 * fold.scores["war"]
-                axis.hlines(whole, place - 0.36, place + 0.36, color=BLUE, linewidth=2.2, zorder=2)
+                axis.hlines(whole, number - 0.36, number + 0.36, color=BLUE, linewidth=2.2, zorder=2)
                 axis.plot(spots, accuracy, "o", color=ORANGE, markersize=3.2, markeredgewidth=0, zorder=3)
                 for spot, value, actor in zip(spots, accuracy, fold.actors, strict=True) if few else ():
-                    # Away from the fold's bar, so that neither hides the other.
+                    # Away from the fold's bar, so that the label does not hide it.
                     side = 1 if value >= whole else -1
                     axis.annotate(
                         str(actor), (spot, value), (0, 5.5 * side), textcoords="offset points",
@@ -102,56 +102,32 @@ def folds(corpus: CorpusResults) -> Figure:
 
 
 def learning_curves(corpus: CorpusResults) -> Figure:
-    """Cross entropy and validation UAR by epoch of each run: folds thin, their mean thick."""
+    """Cross entropy and validation UAR of each run by epoch: thin lines for folds, thick lines for their mean."""
     with style.context(STYLE):
-        shown = [run for run in corpus.runs if any(fold.history for fold in run.folds)]
+        shown = [run for run in corpus.runs if any(len(fold.history) for fold in run.folds)]
         if not shown:
-            return empty("not run, or trained elsewhere: no training history here")
+            return empty("not run, or trained elsewhere: no training history")
         figure = Figure(figsize=(WIDTH, 1.55 * len(shown) + 0.5), layout="constrained")
         axes = figure.subplots(len(shown), 2, squeeze=False, sharex=True, sharey="col")
         for run, (left, right) in zip(shown, axes, strict=True):
-            _curves(left, right, [fold.history for fold in run.folds if fold.history])
+            _curves(left, right, [fold.history for fold in run.folds if len(fold.history)])
             left.set_title(title(corpus, run), loc="left")
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
-        legend(figure, _curve_legend(several=True))
+        legend(figure, _curve_legend())
     return figure
-
-
-def fold_figures(metrics: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> dict[str, Figure]:
-    """The figures of one fold, for its MLflow run: `confusion` and `learning_curve`.
-
-    `metrics` is the fold's metrics.json; `history` the rows of its history, as text or numbers.
-    """
-    rows = [
-        {key: float(value) for key, value in row.items() if key in ("train_cross_entropy", "val_loss", "val_uar")}
-        for row in history
-    ]
-    with style.context(STYLE):
-        matrix = Figure(figsize=(WIDTH / 2, 3.3), layout="constrained")
-        axis = matrix.subplots()
-        _confusion(axis, np.asarray(metrics["confusion"]), metrics["emotions"])
-        axis.set_title(f"{metrics['variant']}, fold {metrics['fold']}", loc="left")
-        curve = Figure(figsize=(WIDTH, 2.3), layout="constrained")
-        left, right = curve.subplots(1, 2)
-        _curves(left, right, [rows])
-        left.set_title(f"{metrics['variant']}, fold {metrics['fold']}", loc="left")
-        for side in (left, right):
-            side.set_xlabel("epoch")
-        legend(curve, _curve_legend(several=False))
-    return {"confusion": matrix, "learning_curve": curve}
 
 
 def _panels(
     corpus: CorpusResults, columns: int, height: float, sharey: bool = False, legend: float = 0.0
 ) -> tuple[list[Run], Figure, list[Axes]]:
-    """The runs that have results, a figure, and one panel for each of them."""
+    """The runs that have results, a figure, and one panel per run."""
     runs = [run for run in corpus.runs if run.folds]
     if not runs:
         return [], empty("not run"), []
     lines = -(-len(runs) // columns)
     width = WIDTH if len(runs) > 1 else WIDTH * 0.55
-    # More air than the default, so that a panel's title keeps away from the axis above it.
+    # More space than the default between a panel's title and the axis above it.
     figure = Figure(figsize=(width, height * lines + legend), layout=ConstrainedLayoutEngine(h_pad=0.09))
     panels = figure.subplots(lines, min(columns, len(runs)), squeeze=False, sharey=sharey).ravel()
     for panel in panels[len(runs) :]:
@@ -160,11 +136,11 @@ def _panels(
 
 
 def _reliability(above: Axes, below: Axes, run: Run) -> None:
-    """A reliability diagram, and the number of clips in each of its bins."""
+    """A reliability diagram, and a histogram of the clips in its bins."""
     edges = np.linspace(0, 100, measures.BINS + 1)
     above.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for _, calibrated, look in CALIBRATIONS:
-        found = measures.reliability(run.probabilities(calibrated).max(1), run.right)
+        found = measures.reliability(run.probabilities(calibrated).max(1), run.correct)
         there = found.clips > 0
         above.plot(100 * found.confidence[there], 100 * found.accuracy[there], **look)
         below.stairs(found.clips, edges, color=look["color"], linewidth=1.2)
@@ -188,17 +164,17 @@ def _confusion(axis: Axes, counts: NDArray[np.int64], emotions: Sequence[str]) -
     axis.set(xlabel="predicted emotion", ylabel="true emotion, % of its clips")
 
 
-def _curves(left: Axes, right: Axes, histories: Sequence[Sequence[Mapping[str, float]]]) -> None:
-    """Cross entropies on the left, validation UAR on the right; the mean as far as every fold goes.
+def _curves(left: Axes, right: Axes, histories: Sequence[pd.DataFrame]) -> None:
+    """Cross entropy on the left, validation UAR on the right; the mean ends with the shortest fold.
 
-    The validation loss is the cross entropy alone, so it stands beside that part of the training loss.
+    The validation loss is the cross entropy only, so it is shown with that part of the training loss.
     """
-    for axis, key, scale, colour, line in (
+    for axis, name, scale, colour, line in (
         (left, "train_cross_entropy", 1, ORANGE, (0, (3, 1.5))),
         (left, "val_loss", 1, BLUE, "-"),
         (right, "val_uar", 100, BLUE, "-"),
     ):
-        values = [[scale * row[key] for row in history] for history in histories]
+        values = [scale * history[name].to_numpy() for history in histories]
         several = len(values) > 1
         for fold in values:
             axis.plot(
@@ -216,12 +192,10 @@ def _curves(left: Axes, right: Axes, histories: Sequence[Sequence[Mapping[str, f
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _curve_legend(several: bool) -> list[Line2D]:
-    lines = [
+def _curve_legend() -> list[Line2D]:
+    return [
         Line2D([], [], color=ORANGE, linestyle=(0, (3, 1.5)), linewidth=1.6, label="training"),
         Line2D([], [], color=BLUE, linewidth=1.6, label="validation"),
+        Line2D([], [], color=INK, linewidth=0.6, alpha=0.6, label="thin: one fold"),
+        Line2D([], [], color=INK, linewidth=1.8, label="thick: mean of folds"),
     ]
-    if several:
-        lines.append(Line2D([], [], color=INK, linewidth=0.6, alpha=0.6, label="thin: a fold"))
-        lines.append(Line2D([], [], color=INK, linewidth=1.8, label="thick: their mean"))
-    return lines
