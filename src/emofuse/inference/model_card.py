@@ -13,7 +13,7 @@ from emofuse import paths
 from emofuse.config import Params
 from emofuse.data.protocols import RANDOM
 from emofuse.evaluation import metrics, statistics
-from emofuse.evaluation.text import SCORES_NOTE
+from emofuse.evaluation.text import SCORES_NOTE, spread
 from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.writers import MODALITIES
 from emofuse.report import load as results
@@ -145,7 +145,7 @@ def _results(runs: Sequence[tuple[Ensemble, Run]]) -> list[str]:
 
 
 def _spread(estimate: statistics.Estimate) -> str:
-    return scores.spread(estimate).replace("\n", " ")
+    return spread(estimate).replace("\n", " ")
 
 
 def _fairness(run: Run, gender: dict[int, str]) -> list[str]:

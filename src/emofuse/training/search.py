@@ -80,7 +80,7 @@ def run(
 
 def _candidates(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
     """The configurations in a file: the variant that each starts from, and its overrides."""
-    named = read_yaml(path, missing="it names the configurations to try")
+    named = read_yaml(path, missing="name a YAML file of configurations to try")
     if not isinstance(named, dict) or not named:
         raise UserError(f"{path}: expected configurations, <name>: {{base: <variant>, …}}")
     found = {}
