@@ -26,8 +26,8 @@ from test_report import (
 
 from emofuse.config import Params
 from emofuse.datasets import cremad
+from emofuse.evaluation.text import spread
 from emofuse.report import load, table, tables
-from emofuse.report.tables import scores
 from emofuse.utils.errors import UserError
 
 EMOTIONS = cremad.EMOTIONS
@@ -92,7 +92,7 @@ def test_our_result_is_sorted_among_comparable_ones(project: tuple[Params, Path]
     assert float(both[1]["uar_low"]) == pytest.approx(run.estimates["uar"].low)
     assert 0.8008 < float(both[1]["war"]) < 0.8799
     cells = next(row for row in shown.rows if row[0].startswith("proposed"))
-    assert cells[2] == scores.spread(run.estimates["war"])
+    assert cells[2] == spread(run.estimates["war"])
     assert cells[4] == "ours"
 
 
@@ -189,7 +189,7 @@ def test_table_of_published_results_is_on_the_page(project: tuple[Params, Path])
     section = html.split('<section id="literature">')[1].split("</section>")[0]
     assert section.count('<tr class="lead">') == 3
     assert "random split: all 91 actors are on both sides" in section
-    assert section.count("evaluates the test fold after every epoch") == 1  # once for all whom it concerns
+    assert section.count("looks at the test fold after every epoch") == 1  # once for all whom it concerns
     assert "Nothing is published on synthetic clips." in quick("demo", params, root)[1]
 
 

@@ -23,7 +23,7 @@ from emofuse.report.tables import scores
 from emofuse.report.tables.published import paper_verdict
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import sha256
-from emofuse.utils.text import ranges
+from emofuse.utils.text import percent, ranges
 
 ROOT = Path(__file__).resolve().parents[1]
 RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -403,7 +403,7 @@ def test_each_number_names_its_run_or_fold(project: tuple[Params, Path]) -> None
         place = by_name[name].header.index("WAR %")
         for row, origins in zip(by_name[name].rows, origins_of(by_name[name]), strict=True):
             shown = row[place].partition("\n")[0].partition(" ")[0]
-            assert shown == ("not" if origins[place] == "" else table.percent(runs[origins[place]])), (name, row)
+            assert shown == ("not" if origins[place] == "" else percent(runs[origins[place]])), (name, row)
             seen.add(origins[place])
             assert not any(
                 origin for cell, origin in zip(row, origins, strict=True) if cell in ("not run", "–", row[0])
@@ -629,7 +629,7 @@ def test_recall_minus_that_of_listeners(project: tuple[Params, Path]) -> None:
             ends = f"[{table.points(100 * low)}, {table.points(100 * high)}]"
             cell = rows["audio_only minus listeners, audio"][row["emotion"]]
             assert cell == f"{table.points(100 * difference)}\n{ends}"
-            assert rows["listeners, audio"][row["emotion"]] == table.percent(shares[row["emotion"]])
+            assert rows["listeners, audio"][row["emotion"]] == percent(shares[row["emotion"]])
     assert set(rows["proposed"].values()) == {"hicmae_5cv", "1", "proposed", "not run"}
     assert "listeners, video" in rows
     assert not any("minus listeners, video" in name for name in rows)  # nothing of ours saw the faces alone
