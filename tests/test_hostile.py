@@ -552,7 +552,7 @@ def test_a_truncated_model_is_refused(tmp_path: Path, model: bytes, data: st.Dat
     file.write_bytes(model)
     assert read_model(file)[1]["emotions"] == ["happy", "sad"]
     file.write_bytes(model[: data.draw(st.integers(0, len(model) - 1))])
-    with pytest.raises(UserError, match="is not a model of ours"):
+    with pytest.raises(UserError, match="is not a model of this project"):
         read_model(file)
 
 
@@ -747,7 +747,7 @@ def test_a_table_of_predictions_is_scored_or_refused(scored: Path, data: st.Data
         row[data.draw(st.integers(0, len(row) - 1))] = data.draw(CELLS)
     with (scored / "given.csv").open("w", newline="", encoding="utf-8", errors="replace") as stream:
         csv.writer(stream).writerows([header, *rows])
-    made = tried(lambda: external.score(scored / "given.csv", scored, "p", RAVDESS), "given.csv")
+    made = tried(lambda: external.score(scored / "given.csv", "own", "p", RAVDESS, scored.parents[1]), "given.csv")
     if not isinstance(made, Refused):
         assert made.confusion.sum() == len(clips)
         assert "\x1b" not in made.text()
