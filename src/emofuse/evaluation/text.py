@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from emofuse.evaluation.statistics import RESAMPLES, Estimate
 from emofuse.utils.text import percent
 
@@ -11,7 +13,9 @@ SCORES_NOTE = (
 )
 
 
-def spread(estimate: Estimate) -> str:
-    """Mean ± standard deviation in %, and the interval on a second line."""
-    mean = percent(estimate.mean) + (f" ± {percent(estimate.sd)}" if estimate.sd is not None else "")
-    return mean + (f"\n[{percent(estimate.low)}, {percent(estimate.high)}]" if estimate.low is not None else "")
+def spread(estimate: Estimate, write: Callable[[float], str] = percent) -> str:
+    """Mean ± standard deviation, and the interval on a second line; `write` formats each number."""
+    sd = "" if estimate.sd is None else f" ± {write(estimate.sd)}"
+    if estimate.low is None or estimate.high is None:
+        return write(estimate.mean) + sd
+    return f"{write(estimate.mean)}{sd}\n[{write(estimate.low)}, {write(estimate.high)}]"

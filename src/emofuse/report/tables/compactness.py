@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from emofuse.evaluation import statistics
+from emofuse.evaluation.text import spread
 from emofuse.report import embeddings
 from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NOT_RUN, Column, Row, Table, frame
@@ -39,7 +39,8 @@ def _measure(name: str) -> Column:
     def text(row: Row) -> str:
         if not row["folds"]:
             return NO_EMBEDDINGS if row["status"] == NO_EMBEDDINGS else NOT_RUN
-        return _spread(scores.estimate(row, name))
+        found = scores.estimate(row, name)
+        return NONE if np.isnan(found.mean) else spread(found, _number)
 
     return Column(TITLES[name], text, numeric=True, runs="runs")
 
@@ -92,15 +93,6 @@ def _record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
     return row | {"runs": run.key() if run.folds else None}
 
 
-def _spread(estimate: statistics.Estimate) -> str:
-    """A distance or a silhouette: mean ± sd, with the interval on the next line."""
-    if np.isnan(estimate.mean):
-        return NONE
-    mean = _number(estimate.mean) + (f" ± {_number(estimate.sd)}" if estimate.sd is not None else "")
-    if estimate.low is None or estimate.high is None:
-        return mean
-    return f"{mean}\n[{_number(estimate.low)}, {_number(estimate.high)}]"
-
-
 def _number(value: float) -> str:
+    """A distance or a silhouette."""
     return f"{value:z.3f}".replace("-", "−")

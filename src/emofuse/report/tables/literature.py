@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -59,14 +60,13 @@ def _source(row: Row) -> str:
     return OURS if row["authors"] == OURS else f"{row['source']}\n({row['evidence'].partition(';')[0]})"
 
 
-DIFFERENCE = scores.difference_column("Ours minus theirs", "difference_points", "compared_runs", scale=1)
 COLUMNS = [
     Column("Method", _method, width=0.13),
     Column("Modality", "modality", _modality, width=0.06),
     _score("war", 0.08),
     _score("uar", 0.08),
     Column("Comparable", _comparable, width=0.14),
-    Column(DIFFERENCE.header, DIFFERENCE.text, numeric=True, runs=DIFFERENCE.runs, width=0.08),
+    replace(scores.difference_column("Ours minus theirs", "difference_points", "compared_runs", scale=1), width=0.08),
     Column("Verdict", "verdict", width=0.08),
     Column("Protocol", "protocol", width=0.12),
     Column("Pre-training", "pretraining", width=0.09),

@@ -55,23 +55,19 @@ def estimate(row: Row, name: str) -> statistics.Estimate:
     return statistics.Estimate(float("nan") if mean is None else mean, *others)
 
 
-def gain(difference: statistics.Difference | statistics.Estimate) -> str:
-    """A difference of fractions in points, with its interval on the next line."""
-    mean = points(100 * difference.mean)
-    if difference.low is None or difference.high is None:
-        return mean
-    return f"{mean}\n[{points(100 * difference.low)}, {points(100 * difference.high)}]"
+def gain(difference: statistics.Difference | statistics.Estimate, scale: float = 100) -> str:
+    """A difference in points, with its interval on the next line; `scale` converts it to points."""
+    found = statistics.Estimate(difference.mean, None, difference.low, difference.high)
+    return spread(found, lambda value: points(scale * value))
 
 
 def difference_column(header: str, name: str, runs: str, scale: float = 100) -> Column:
-    """The column of a difference in points; `scale` turns the frame's `name`, `name_low` and `name_high` into points."""
+    """The column of a difference in points; `scale` converts the frame's `name`, `name_low` and `name_high` to points."""
 
     def text(row: Row) -> str:
         if pd.isna(row[name]):
             return NONE
-        mean, low, high = (row[column] for column in (name, f"{name}_low", f"{name}_high"))
-        interval = "" if pd.isna(low) else f"\n[{points(scale * low)}, {points(scale * high)}]"
-        return points(scale * mean) + interval
+        return gain(estimate({f"{name}_mean": row[name]} | row, name), scale)
 
     return Column(header, text, numeric=True, runs=runs)
 
