@@ -29,7 +29,7 @@ from emofuse.paths import RunKey
 from emofuse.training.model_file import read_model
 from emofuse.training.train import CPU, build_network, predict
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_json, read_table
+from emofuse.utils.files import read_csv, read_json
 
 KEY = RunKey(micro.CORPUS, "kfold_3", "proposed", 1, 0)
 RUN = f"models/{KEY.group}"
@@ -52,13 +52,13 @@ def models(micro_run: Path) -> predictor.Models:
 def clips(micro_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The test clips of the fold, in its order, as files."""
     folder = tmp_path_factory.mktemp("clips")
-    index = {row["clip"]: row for row in read_table(micro_run / "data/micro/index.csv")}
-    tested = read_table(micro_run / "data/micro/splits/kfold_3/folds.csv")
+    index = read_csv(micro_run / "data/micro/index.csv").set_index("clip")
+    tested = read_csv(micro_run / "data/micro/splits/kfold_3/folds.csv").query("fold == '0' and part == 'test'")
     paths = []
-    for name in [row["clip"] for row in tested if (row["fold"], row["part"]) == ("0", "test")]:
-        with zipfile.ZipFile(micro_run / f"data/micro/raw/shard-{index[name]['shard']}.zip") as archive:
+    for name in tested["clip"]:
+        with zipfile.ZipFile(micro_run / f"data/micro/raw/shard-{index.at[name, 'shard']}.zip") as archive:
             paths.append(folder / f"{name}.mp4")
-            paths[-1].write_bytes(archive.read(index[name]["file"]))
+            paths[-1].write_bytes(archive.read(str(index.at[name, "file"])))
     return paths
 
 

@@ -23,7 +23,7 @@ from emofuse.provenance.chain import Chain, State
 from emofuse.provenance.records import Record, content, everything
 from emofuse.report import run_files
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_table, sha256
+from emofuse.utils.files import read_csv, sha256
 
 PROTOCOL = "kfold_3"
 PUBLISHED = "results/published/demo"
@@ -202,7 +202,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def rows(root: Path) -> list[dict[str, str]]:
-    return read_table(root / publish.LOG) if (root / publish.LOG).is_file() else []
+    return read_csv(root / publish.LOG).to_dict("records") if (root / publish.LOG).is_file() else []
 
 
 # ── publish ──────────────────────────────────────────────────────────────────────────────────────────────────────────

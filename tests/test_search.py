@@ -13,7 +13,7 @@ from test_training import EMOTIONS, make_corpus
 from emofuse import config
 from emofuse.training import checkpoint, search, train
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_table
+from emofuse.utils.files import read_csv
 
 TINY = {
     "network": {"audio": {"backbone": "resnet10", "width": 8}, "dimension": 16, "heads": 4},
@@ -37,7 +37,7 @@ def search_results(root: Path, configurations: object) -> list[dict[str, str]]:
     file = root / "candidates.yaml"
     file.write_text(configurations if isinstance(configurations, str) else yaml.safe_dump(configurations))
     search.run(config.load(), "demo", "kfold_3", 0, file, EMOTIONS, root, torch.device("cpu"))
-    return read_table(root / "results/demo/search.csv")
+    return read_csv(root / "results/demo/search.csv").to_dict("records")
 
 
 def test_each_candidate_is_logged_and_the_best_is_marked(project: Path) -> None:
@@ -100,7 +100,7 @@ def test_an_interrupted_candidate_is_logged_and_resumed(
     complete = search_results(project, {"one": candidate(3)})
     (project / "results/demo/search.csv").unlink()
     interrupt(project, monkeypatch, "two", epoch=2)
-    (interrupted,) = read_table(project / "results/demo/search.csv")
+    (interrupted,) = read_csv(project / "results/demo/search.csv").to_dict("records")
     assert (interrupted["epochs"], interrupted["finished"]) == ("2", "false")
     with caplog.at_level("INFO"):
         (finished,) = search_results(project, {"two": candidate(3)})

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from emofuse import paths
@@ -19,7 +20,7 @@ from emofuse.paths import RunKey
 from emofuse.training import train as training
 from emofuse.training.checkpoint import Checkpoint
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_table, read_yaml, sha256, write_table
+from emofuse.utils.files import read_csv, read_yaml, sha256, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def run(
             overridden(params.run(corpus, variant), changes, f"{candidates}: {name}"),
         )
     table = root / paths.search(corpus)
-    done = read_table(table) if table.is_file() else []
+    done: list[dict[Any, Any]] = read_csv(table).to_dict("records") if table.is_file() else []
     for name, (overrides, resolved) in runs.items():
         known = [row for row in done if (row["config"], row["fold"]) == (name, str(fold))]
         if known and known[0]["overrides"] == overrides and known[0]["finished"] == "true":
@@ -96,7 +97,7 @@ def _candidates(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
 class _Row:
     """Updates a candidate's row after each epoch, so that an interrupted one is in the table, too."""
 
-    def __init__(self, row: dict[str, str], table: Path, rows: Sequence[dict[str, str]]) -> None:
+    def __init__(self, row: dict[Any, Any], table: Path, rows: Sequence[dict[Any, Any]]) -> None:
         self._row, self._table, self._rows = row, table, rows
         self._started = time.monotonic()
 
@@ -112,7 +113,8 @@ class _Row:
         _write(self._table, self._rows)
 
 
-def _write(table: Path, rows: Sequence[dict[str, str]]) -> None:
+def _write(table: Path, rows: Sequence[dict[Any, Any]]) -> None:
     tried = [row for row in rows if "val_uar" in row]
     best = max(tried, key=lambda row: float(row["val_uar"]))
-    write_table(table, COLUMNS, ({**row, "best": str(row is best).lower()} for row in tried))
+    marked = [{**row, "best": str(row is best).lower()} for row in tried]
+    write_csv(table, pd.DataFrame(marked, columns=list(COLUMNS)))

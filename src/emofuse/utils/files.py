@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
 import json
@@ -10,7 +9,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,39 +158,6 @@ def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
     """Write the columns of a frame, without its index, as a CSV file, atomically."""
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
-
-
-def read_table(
-    path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it"
-) -> list[dict[str, str]]:
-    """The rows of a CSV file that `stage` wrote.
-
-    One that is missing, is no CSV, lacks one of `columns` or ends within a row is a `UserError`.
-    """
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run {stage}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file ({error}): delete it and run its stage again") from None
-    absent = [column for column in columns if column not in (reader.fieldnames or ())]
-    if absent:
-        raise UserError(f"{path}: no column {absent[0]}; run its stage again")
-    if any(value is None for row in rows for value in row.values()):
-        raise UserError(f"{path}: a row is cut short; run its stage again")
-    return rows
-
-
-def write_table(
-    path: Path | str, columns: Sequence[str], rows: Iterable[Mapping[str, object] | Sequence[object]]
-) -> None:
-    """Write a CSV file, whole or not at all; of a row that is a mapping, its `columns`."""
-    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([row[c] for c in columns] if isinstance(row, Mapping) else row for row in rows)
 
 
 def sha256(path: Path | str) -> str:
