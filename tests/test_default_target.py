@@ -194,15 +194,15 @@ def test_both_engines_give_the_same_scores(by_snakemake: Path, by_dvc: Path) -> 
 
 
 def test_every_clip_is_downloaded_once_per_engine(by_snakemake: Path, by_dvc: Path, server: Server) -> None:
-    flv = [path for path in server.asked if path.endswith(".flv")]
+    flv = [path for path in server.requested if path.endswith(".flv")]
     clips = 6 * 2 * 6
     assert len(flv) == 2 * (clips + 1)  # the mirror lacks one
     assert sum(path.startswith("/media/") for path in flv) == 2
-    assert sum("Video_Speech" in path for path in server.asked) == 2 * 6
+    assert sum("Video_Speech" in path for path in server.requested) == 2 * 6
 
 
 def test_a_second_run_does_nothing(by_snakemake: Path, by_dvc: Path, server: Server) -> None:
-    before = len(server.asked), results(by_snakemake), results(by_dvc)
+    before = len(server.requested), results(by_snakemake), results(by_dvc)
     assert "Nothing to be done" in run(by_snakemake, "snakemake", "--cores", "8", "--resources", "gpu=1")
     assert ran(run(by_dvc, "dvc", "repro", "paper")) == set()
-    assert (len(server.asked), results(by_snakemake), results(by_dvc)) == before
+    assert (len(server.requested), results(by_snakemake), results(by_dvc)) == before

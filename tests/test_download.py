@@ -239,9 +239,9 @@ def test_archives_are_downloaded_once_and_verified_against_the_record(
     kept = tmp_path / "data" / "films" / "archives"
     assert {path.name for path in kept.iterdir()} == {"record-1188976.json", *list(archives)[:12]}
     assert (kept / "record-1188976.json").read_bytes() == server.files[API]
-    assert server.asked.count(API) == 1
-    assert server.asked.count(f"{RECORD}/Video_Speech_Actor_01.zip") == 4
-    assert len(server.asked) == 1 + 4 + 11
+    assert server.requested.count(API) == 1
+    assert server.requested.count(f"{RECORD}/Video_Speech_Actor_01.zip") == 4
+    assert len(server.requested) == 1 + 4 + 11
 
 
 def test_checksums_of_the_first_download_remain_valid(server: Server, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_archive_downloaded_by_hand_is_used(server: Server, tmp_path: Path) -> N
     folder_of(tmp_path / "data" / "films" / "archives", {**archives, "record-1188976.json": server.files[API]})
     clips.download("films", pictures(), 1, server.address + RECORD, tmp_path)
     assert len(shards.members(shard(tmp_path, 1, "films"))) == 12
-    assert server.asked == []
+    assert server.requested == []
 
 
 def test_local_archives_that_differ_from_the_record_are_used_with_a_warning(
@@ -308,7 +308,7 @@ def test_local_archives_that_differ_from_the_record_are_used_with_a_warning(
     assert contents(shard(tmp_path, name="films"))["Actor_02/01-01-03-01-01-01-02.mp4"] == b"my own"
     assert caplog.text.count("is not the archive that the corpus publishes") == 1
     assert "Video_Speech_Actor_02.zip is not the archive" in caplog.text
-    assert server.asked == [API]
+    assert server.requested == [API]
 
 
 def test_local_zip_of_the_recordings_is_compared_with_its_published_checksum(
@@ -345,7 +345,7 @@ def test_archive_of_the_recordings_is_verified_against_its_published_checksum(se
     server.files[path] = zipped(CLIPS)
     with pytest.raises(UserError, match=r"it has .* bytes, not 208,468,073") as error:
         clips.download("voices", sounds(), 0, server.address + RECORD, tmp_path)
-    assert server.asked == [path] * http.TRIES
+    assert server.requested == [path] * http.TRIES
     assert str(tmp_path / "data/voices/archives/Audio_Speech_Actors_01-24.zip") in str(error.value)
     assert leftovers(tmp_path) == []
 
@@ -365,7 +365,7 @@ def test_audio_only_work_never_downloads_video(
     publish(monkeypatch, name, server.address)
     with pytest.raises(UserError, match="404"):
         clips.download(name, section, 0, None, tmp_path)
-    assert server.asked == [f"/{folder}"]
+    assert server.requested == [f"/{folder}"]
 
 
 def test_unreachable_host_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +389,7 @@ def test_disk_must_have_space_for_the_whole_corpus_before_the_download_starts(
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * whole - 1))
     with pytest.raises(UserError, match=r"GB are needed but .* GB are free; free some space"):
         clips.download("films", pictures(), 0, server.address + RECORD, tmp_path)
-    assert server.asked == [API]
+    assert server.requested == [API]
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2 * whole))
     clips.download("films", pictures(), 0, server.address + RECORD, tmp_path)
 
@@ -410,7 +410,7 @@ def test_real_cremad_clips_come_from_the_mirror_or_else_the_official_host(
     publish(monkeypatch, "cremad", f"{server.address}/m", f"{server.address}/o")
     clips.download("faces", section, 0, None, tmp_path)
     assert contents(shard(tmp_path, name="faces")) == {f"VideoFlash/{c.name}": c.read_bytes() for c in real}
-    assert [path for path in server.asked if path.startswith("/o/")] == [f"/o/VideoFlash/{c.name}" for c in real[:2]]
+    assert [path for path in server.requested if path.startswith("/o/")] == [f"/o/VideoFlash/{c.name}" for c in real[:2]]
     # With a single host, that is an error.
     with pytest.raises(UserError, match="not 265,922"):
         clips.download("more_faces", section, 0, f"{server.address}/m/", tmp_path)

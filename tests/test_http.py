@@ -98,7 +98,7 @@ def test_interrupted_download_resumes(
     server.validator = validator
     server.faults["/file"] = [fault, fault]
     assert fetch(known(server), tmp_path) == CONTENT
-    assert len(server.asked) == 3
+    assert len(server.requested) == 3
     if fault != "reset":  # a reset discards what was in transit
         assert server.sent < len(CONTENT) + 4 * http.BLOCK
         assert all(offset(headers) >= len(CONTENT) // 3 for headers in server.headers[1:])
@@ -147,7 +147,7 @@ def test_killed_process_leaves_no_file_and_its_download_is_resumed(server: Serve
 def test_complete_partial_file_is_verified_without_a_request(server: Server, tmp_path: Path) -> None:
     (tmp_path / ".file.part").write_bytes(CONTENT)
     assert fetch(known(server), tmp_path) == CONTENT
-    assert server.asked == []
+    assert server.requested == []
 
 
 CUTS = st.lists(st.tuples(st.sampled_from(["truncated", "reset"]), st.integers(1, 300_000)), max_size=8)
@@ -195,7 +195,7 @@ def test_persistent_fault_is_one_line_and_no_file(
     assert str(error.value).startswith(f"{server.address}/file: {reason}")
     assert f"put it at {tmp_path / 'file'}, or set EMOFUSE_X_SOURCE to a local copy" in str(error.value)
     assert "\n" not in str(error.value)
-    assert len(server.asked) == requests
+    assert len(server.requested) == requests
     assert not (tmp_path / "file").exists()
 
 
@@ -237,7 +237,7 @@ def many(*servers: Server, count: int = 20) -> list[RemoteFile]:
 def test_many_small_files_share_a_connection(server: Server, tmp_path: Path) -> None:
     paths = http.fetch(many(server), tmp_path, "X")
     assert [path.read_bytes()[:1] for path in paths] == [bytes([number]) for number in range(20)]
-    assert len(server.asked) == 20
+    assert len(server.requested) == 20
     assert server.connections == 1
     assert len(list(tmp_path.iterdir())) == 20
 
@@ -262,7 +262,7 @@ def test_parallel_jobs_download_a_shared_file_once(server: Server, tmp_path: Pat
     for job in jobs:
         job.join()
     assert fetch(known(server), tmp_path) == CONTENT
-    assert server.asked == ["/file"]
+    assert server.requested == ["/file"]
 
 
 def test_second_address_has_what_the_first_lacks(server: Server, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_second_address_has_what_the_first_lacks(server: Server, tmp_path: Path)
         mirror.faults["/9"] = ["truncated 500"]
         paths = http.fetch(files, tmp_path, "X")
         assert [path.read_bytes()[:1] for path in paths] == [bytes([number]) for number in range(20)]
-        assert server.asked == ["/3", "/5", "/7"]
+        assert server.requested == ["/3", "/5", "/7"]
 
 
 def test_host_that_lacks_file_after_file_is_no_longer_tried_first(server: Server, tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_host_that_lacks_file_after_file_is_no_longer_tried_first(server: Server
         files = many(mirror, server)
         mirror.files.clear()
         http.fetch(files, tmp_path, "X")
-        assert mirror.asked == ["/0", "/1", "/2"]
-        assert len(server.asked) == 20
+        assert mirror.requested == ["/0", "/1", "/2"]
+        assert len(server.requested) == 20
 
 
 def test_unreachable_host_delays_only_one_file(
@@ -294,7 +294,7 @@ def test_unreachable_host_delays_only_one_file(
         dead = f"http://127.0.0.1:{reserved.getsockname()[1]}"
         files = [RemoteFile(f.path, (f"{dead}/{f.path}", *f.addresses), f.size, f.checksum) for f in files]
         http.fetch(files, tmp_path, "X")
-    assert len(server.asked) == 20
+    assert len(server.requested) == 20
     assert caplog.text.count("the server cannot be reached") == 1
 
 
@@ -325,7 +325,7 @@ def test_disk_without_space_is_one_line_before_anything_is_written(
     with pytest.raises(UserError, match=r"0\.0 GB are needed but 0\.0 GB are free; free some space"):
         fetch(at(server, size=size), tmp_path / "not" / "yet")
     assert not list(tmp_path.rglob("*part"))
-    assert len(server.asked) == (size is None)
+    assert len(server.requested) == (size is None)
 
 
 def test_full_disk_is_one_line_and_the_partial_file_stays(
@@ -356,7 +356,7 @@ def test_file_with_wrong_content_is_downloaded_again(
     assert fetch(known(server), tmp_path) == CONTENT
     assert "file is not the published file; downloading it again" in caplog.text
     assert fetch(known(server), tmp_path) == CONTENT
-    assert len(server.asked) == 1
+    assert len(server.requested) == 1
 
 
 def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(

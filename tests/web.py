@@ -31,7 +31,7 @@ class Server(ThreadingHTTPServer):
         self.faults: dict[str, list[str]] = defaultdict(list)
         self.ranges = True  # whether Range headers are honoured
         self.validator = "etag"  # the header that identifies a file's version: "etag", "weak" (ETag), "date" or ""
-        self.asked: list[str] = []  # the path of each request
+        self.requested: list[str] = []  # the path of each request
         self.headers: list[dict[str, str]] = []  # the headers of each request
         self.sent = 0  # bytes of content
         self.connections = 0  # accepted so far
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        self.server.asked.append(path)
+        self.server.requested.append(path)
         self.server.headers.append(dict(self.headers))
         queue = self.server.faults[path]
         fault, _, detail = (queue.pop(0) if queue else "").partition(" ")
