@@ -410,7 +410,9 @@ def test_real_cremad_clips_come_from_the_mirror_or_else_the_official_host(
     publish(monkeypatch, "cremad", f"{server.address}/m", f"{server.address}/o")
     clips.download("faces", section, 0, None, tmp_path)
     assert contents(shard(tmp_path, name="faces")) == {f"VideoFlash/{c.name}": c.read_bytes() for c in real}
-    assert [path for path in server.requested if path.startswith("/o/")] == [f"/o/VideoFlash/{c.name}" for c in real[:2]]
+    assert [path for path in server.requested if path.startswith("/o/")] == [
+        f"/o/VideoFlash/{c.name}" for c in real[:2]
+    ]
     # With a single host, that is an error.
     with pytest.raises(UserError, match="not 265,922"):
         clips.download("more_faces", section, 0, f"{server.address}/m/", tmp_path)
