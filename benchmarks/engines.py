@@ -29,7 +29,6 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import yaml
-from clone import copy_tree
 from dvc.repo import Repo
 
 from emofuse import config
@@ -64,6 +63,15 @@ def run(folder: Path, *command: str) -> str:
     if done.returncode:
         raise SystemExit(f"{folder.name}: {' '.join(command)}: {done.stdout[-2000:]}{done.stderr[-4000:]}")
     return done.stdout + done.stderr
+
+
+def copy_tree(folder: Path) -> None:
+    """Copy to `folder` all files of the current folder that git tracks or would add."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    for name in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        if Path(name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(name, folder / name)
 
 
 def planned(folder: Path, targets: list[str]) -> list[Job]:

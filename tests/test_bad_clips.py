@@ -21,7 +21,7 @@ from test_corpora import corpus
 
 from emofuse import cli
 from emofuse.data import index
-from emofuse.data.exclusions import by_kind
+from emofuse.data.exclusion_counts import by_kind
 from emofuse.datasets import cremad, shards
 from emofuse.features import audio, media
 

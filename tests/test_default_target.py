@@ -21,14 +21,14 @@ from urllib.parse import urlsplit
 import pandas as pd
 import pytest
 import yaml
+from faulty_server import Server, serving
 from micro import commit, copy_tree, ran, run
-from web import Server, serving
 
 from emofuse import paths
 from emofuse.datasets import cremad, demo, ravdess
-from emofuse.datasets.addresses import ADDRESSES
 from emofuse.datasets.demo import face as demo_face
 from emofuse.datasets.demo import voice as demo_voice
+from emofuse.datasets.urls import URLS
 from emofuse.features import media
 from emofuse.utils import files
 
@@ -102,7 +102,7 @@ def cremad_clips(folder: Path) -> dict[str, bytes]:
 
 
 def addresses() -> list[dict[str, str]]:
-    return files.read_csv(ADDRESSES).to_dict("records")
+    return files.read_csv(URLS).to_dict("records")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def write_registry(folder: Path, server: Server) -> None:
         if row["name"] in paths.WEIGHTS:
             row |= {"bytes": str(len(WEIGHTS)), "checksum": f"md5:{hashlib.md5(WEIGHTS).hexdigest()}"}
     clips = {Path(path).stem: data for path, data in server.files.items() if path.endswith(".flv")}
-    files.write_csv(folder / "addresses.csv", pd.DataFrame(rows))
+    files.write_csv(folder / "urls.csv", pd.DataFrame(rows))
     listed = [(name, len(data), hashlib.sha256(data).hexdigest(), 0, "") for name, data in sorted(clips.items())]
     columns = ["clip", "flv_bytes", "flv_sha256", "wav_bytes", "wav_sha256"]
     files.write_csv(folder / "cremad_files.csv", pd.DataFrame(listed, columns=columns))

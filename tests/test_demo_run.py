@@ -15,6 +15,9 @@ from micro import commit, copy_tree, run
 
 from emofuse import config as params
 
+# One worker runs all of them, since each worker would run the fixture.
+pytestmark = pytest.mark.xdist_group("demo_run")
+
 VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entropy")
 
 

@@ -16,14 +16,14 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import ROOT
+from faulty_server import Server, serving
 from test_corpora import corpus
-from web import Server, serving
 
 from emofuse import config, paths
 from emofuse.config import Demo
 from emofuse.data.download import clips, http, weights
-from emofuse.datasets import addresses as published
 from emofuse.datasets import cremad, ravdess, shards
+from emofuse.datasets import urls as published
 from emofuse.utils.errors import UserError
 
 FIRST = "03-01-03-01-01-01-01.wav"

@@ -36,13 +36,13 @@ from emofuse.data.download import clips, sources, zenodo
 from emofuse.data.download import http as downloads
 from emofuse.data.protocols import protocol_path, read_protocol
 from emofuse.datasets import cremad, shards
-from emofuse.datasets.addresses import RemoteFile
+from emofuse.datasets.urls import RemoteFile
 from emofuse.evaluation import external
 from emofuse.features import media
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.provenance.adopt import adopt
-from emofuse.provenance.chain import Chain, State
+from emofuse.provenance.freshness import Chain, State
 from emofuse.provenance.records import Record
 from emofuse.training.initialisation import load_pretrained
 from emofuse.training.model_file import read_model

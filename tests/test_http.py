@@ -18,13 +18,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from faulty_server import Server, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from web import Server, serving
 
 from emofuse.data.download import http
-from emofuse.datasets import addresses, cremad
-from emofuse.datasets.addresses import RemoteFile
+from emofuse.datasets import cremad, urls
+from emofuse.datasets.urls import RemoteFile
 from emofuse.utils import locks, progress
 from emofuse.utils.errors import UserError
 
@@ -32,7 +32,7 @@ CONTENT = random.Random(1).randbytes(1_000_000)
 OTHER = random.Random(2).randbytes(1_000_000)
 FETCH = (
     "import sys; from pathlib import Path; from emofuse.data.download import http;"
-    " from emofuse.datasets.addresses import RemoteFile;"
+    " from emofuse.datasets.urls import RemoteFile;"
     " http.fetch([RemoteFile('file', (sys.argv[1],))], Path(sys.argv[2]), 'X')"
 )
 
@@ -381,10 +381,10 @@ def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(
 
 
 def test_addresses_have_sources_and_use_https() -> None:
-    lines = addresses.ADDRESSES.read_text().splitlines()
+    lines = urls.URLS.read_text().splitlines()
     assert all(line.split(",", 5)[5] for line in lines)
-    assert all(address.startswith("https://") for file in addresses.addresses().values() for address in file.addresses)
-    assert [address.split("/")[2] for address in addresses.addresses()["cremad"].addresses] == [
+    assert all(address.startswith("https://") for file in urls.addresses().values() for address in file.addresses)
+    assert [address.split("/")[2] for address in urls.addresses()["cremad"].addresses] == [
         "gitlab.com",
         "media.githubusercontent.com",
     ]

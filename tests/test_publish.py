@@ -19,7 +19,7 @@ from emofuse import config, paths
 from emofuse.config import Params
 from emofuse.paths import RunKey
 from emofuse.provenance import code, publish
-from emofuse.provenance.chain import Chain, State
+from emofuse.provenance.freshness import Chain, State
 from emofuse.provenance.records import Record, content, everything
 from emofuse.report import run_files
 from emofuse.utils.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from emofuse import config, paths
-from emofuse.provenance.chain import Chain, State
+from emofuse.provenance.freshness import Chain, State
 from emofuse.provenance.job import job
 from emofuse.provenance.records import Record, find
 from emofuse.utils.errors import UserError

@@ -276,7 +276,7 @@ def verify(
     """Check that results match their inputs. Compares them with the clips, parameters and code they came from."""
     params = load_params()
     from emofuse.provenance import publish as published
-    from emofuse.provenance.chain import Chain
+    from emofuse.provenance.freshness import Chain
     from emofuse.provenance.verify import PAPER, run_corpora
     from emofuse.provenance.verify import verify as check
 
@@ -297,7 +297,7 @@ def trace(
     ],
 ) -> None:
     """Trace a file or table cell back to the clips. Prints each job that it depends on."""
-    from emofuse.provenance.chain import Chain
+    from emofuse.provenance.freshness import Chain
     from emofuse.provenance.trace import trace as trace_back
 
     show(trace_back(target, Chain(load_params(), ROOT)))

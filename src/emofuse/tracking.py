@@ -2,7 +2,8 @@
 
 There is one experiment per corpus (or the one named by MLFLOW_EXPERIMENT_NAME), one parent run per protocol, variant and seed,
 and one child run per fold. A rerun replaces the previous run of its fold, which is deleted and can be restored in the UI. A
-run that somebody has annotated is kept and tagged `emofuse.superseded`.
+run that somebody has annotated is kept and tagged `emofuse.superseded`. What is logged per epoch is the row that the loop in
+`training.train` adds to the history.
 
 The store is `mlflow.db` and `mlartifacts/` in the root of the repository, or what MLFLOW_TRACKING_URI names. It is a view of the
 result files; no result depends on it. A local store contains absolute paths: after moving a repository, delete both and run

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from emofuse import datasets, paths
-from emofuse.data import exclusions
+from emofuse.data import exclusion_counts
 from emofuse.datasets import shards
 from emofuse.datasets.base import Entry
 from emofuse.features import media
@@ -56,7 +56,7 @@ def build(name: str, corpus: Corpus, root: Path) -> pd.DataFrame:
     if not (index["actor"] != "").any():
         raise UserError(f"{folder / 'raw'}: there is no clip of {name} in its shards; see corpora.{name}.source")
     _exclude_contradictions(index)
-    for reason, number in exclusions.by_kind(index.loc[index["status"] != "ok", "status"]).items():
+    for reason, number in exclusion_counts.by_kind(index.loc[index["status"] != "ok", "status"]).items():
         log.warning("%s: %d of %d clips are unusable: %s", name, number, len(index), reason)
     return index
 

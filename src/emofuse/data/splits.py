@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from emofuse import paths
-from emofuse.data import exclusions
+from emofuse.data import exclusion_counts
 from emofuse.data.protocols import RANDOM, protocol_path, read_protocol
 from emofuse.datasets import shards
 from emofuse.provenance.job import job
@@ -67,7 +67,7 @@ def build(
     }
     clips = join(read_csv(root / paths.index(name)), features)
     usable = clips[clips["usable"] == "true"]
-    reasons = exclusions.by_kind(clips.loc[clips["usable"] == "false", "reason"])
+    reasons = exclusion_counts.by_kind(clips.loc[clips["usable"] == "false", "reason"])
     for reason, number in reasons.items():
         log.warning("%s: %d of %d clips are unusable: %s", name, number, len(clips), reason)
     if usable.empty or len(clips) - len(usable) > corpus.max_unusable * len(clips):

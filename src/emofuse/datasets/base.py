@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from emofuse.config import Corpus
-    from emofuse.datasets.addresses import RemoteFile
+    from emofuse.datasets.urls import RemoteFile
 
 TABLES = (".csv", ".json")  # members of a shard that are not clips
 

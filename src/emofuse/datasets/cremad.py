@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from emofuse.datasets.addresses import RemoteFile, addresses
 from emofuse.datasets.base import TABLES, Clip, Dataset, Entry, Member, NotAClip, Published
+from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.utils.files import read_csv
 
 if TYPE_CHECKING:

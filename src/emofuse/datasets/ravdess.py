@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from emofuse.datasets.addresses import RemoteFile, addresses
 from emofuse.datasets.base import Clip, Dataset, Member, NotAClip, Published
+from emofuse.datasets.urls import RemoteFile, addresses
 
 if TYPE_CHECKING:
     from emofuse.config import Corpus

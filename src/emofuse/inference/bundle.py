@@ -15,7 +15,7 @@ from emofuse import datasets, paths
 from emofuse.config import Audio, Faces, Modality, Name, Network, Params, Positive, Section
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
-from emofuse.provenance.chain import Chain
+from emofuse.provenance.freshness import Chain
 from emofuse.training.model_file import read_model
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, read_json, sha256

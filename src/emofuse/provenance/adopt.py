@@ -16,7 +16,7 @@ from pathlib import Path
 from emofuse.config import Params
 from emofuse.datasets import shards
 from emofuse.provenance import publish
-from emofuse.provenance.chain import Chain, State
+from emofuse.provenance.freshness import Chain, State
 from emofuse.provenance.records import FOLDERS, SUFFIX, Record
 from emofuse.provenance.verify import grouped
 from emofuse.utils.errors import UserError

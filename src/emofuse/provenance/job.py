@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emofuse.provenance import code
-from emofuse.provenance.chain import Chain
+from emofuse.provenance.freshness import Chain
 from emofuse.provenance.records import FOLDERS, SUFFIX, Record, commit, content, environment, find
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import sha256, sweep

@@ -24,7 +24,7 @@ from emofuse import paths
 from emofuse.config import Params
 from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import PUBLISHED
-from emofuse.provenance.chain import Chain, State
+from emofuse.provenance.freshness import Chain, State
 from emofuse.provenance.records import SOURCES, SUFFIX, Record, commit, content, everything
 from emofuse.report import run_files
 from emofuse.utils.errors import UserError

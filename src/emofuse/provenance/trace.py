@@ -8,7 +8,7 @@ from pathlib import Path
 
 from emofuse import paths, report
 from emofuse.provenance import code
-from emofuse.provenance.chain import Chain
+from emofuse.provenance.freshness import Chain
 from emofuse.provenance.records import Record
 from emofuse.provenance.verify import grouped
 from emofuse.utils.errors import UserError

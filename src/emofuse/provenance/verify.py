@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from emofuse.provenance.chain import Chain, Finding, State
 from emofuse.provenance.code import STAGES
+from emofuse.provenance.freshness import Chain, Finding, State
 from emofuse.provenance.records import Record, environment
 from emofuse.utils.errors import UserError
 from emofuse.utils.text import ranges

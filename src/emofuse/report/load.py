@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse import datasets, paths
-from emofuse.data import exclusions
+from emofuse.data import exclusion_counts
 from emofuse.data.protocols import RANDOM
 from emofuse.evaluation import calibration, metrics, statistics
 from emofuse.paths import RunKey
@@ -173,7 +173,7 @@ class Clips:
     """The clips of a corpus on disk, counted from the clips.csv of a protocol."""
 
     usable: int
-    unusable: dict[str, int]  # reason → clips, most frequent first, as `exclusions.by_kind` groups them
+    unusable: dict[str, int]  # reason → clips, most frequent first, as `exclusion_counts.by_kind` groups them
     actors: tuple[int, ...]  # with at least one usable clip
 
     @property
@@ -356,7 +356,7 @@ def _clips(path: Path) -> Clips | None:
     usable = frame["usable"] == "true"
     return Clips(
         usable=int(usable.sum()),
-        unusable=exclusions.by_kind(frame.loc[~usable, "reason"]),
+        unusable=exclusion_counts.by_kind(frame.loc[~usable, "reason"]),
         actors=tuple(sorted(map(int, frame.loc[usable, "actor"].unique()))),
     )
 

@@ -19,8 +19,8 @@ from emofuse import datasets, paths
 from emofuse.data.download import http, sources, zenodo
 from emofuse.data.download.sources import File
 from emofuse.datasets import shards
-from emofuse.datasets.addresses import RemoteFile, addresses
 from emofuse.datasets.base import Dataset
+from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.provenance.job import job
 from emofuse.provenance.records import Record
 from emofuse.utils.errors import UserError

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from emofuse.datasets.addresses import RemoteFile
+from emofuse.datasets.urls import RemoteFile
 from emofuse.utils.errors import UserError
 from emofuse.utils.locks import one_of
 from emofuse.utils.progress import Meter

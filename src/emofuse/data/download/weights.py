@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from emofuse import paths
 from emofuse.data.download import http
-from emofuse.datasets.addresses import RemoteFile, addresses
+from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from emofuse.data.download.http import fetch
-from emofuse.datasets.addresses import RemoteFile
+from emofuse.datasets.urls import RemoteFile
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_json
 

@@ -1,4 +1,4 @@
-"""Published files: where they are, and their sizes and checksums as far as they are known (addresses.csv).
+"""Published files: where they are, and their sizes and checksums as far as they are known (urls.csv).
 
 The column `source` says where each line is from. A name with several lines has several addresses, in the order in which
 to try them. A line of a corpus names no file: its address is that of the folder with the corpus's files.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emofuse.utils.files import read_csv
 
-ADDRESSES = Path(__file__).with_name("addresses.csv")
+URLS = Path(__file__).with_name("urls.csv")
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class RemoteFile:
 
 @cache
 def addresses() -> dict[str, RemoteFile]:
-    """The files in addresses.csv by name."""
+    """The files in urls.csv by name."""
     files = {}
-    for name, rows in read_csv(ADDRESSES).groupby("name", sort=False):
+    for name, rows in read_csv(URLS).groupby("name", sort=False):
         first = rows.iloc[0]
         files[str(name)] = RemoteFile(
             first["file"], tuple(rows["address"]), int(first["bytes"] or 0) or None, first["checksum"]
