@@ -32,7 +32,8 @@ from emofuse.datasets.urls import URLS
 from emofuse.features import media
 from emofuse.utils import files
 
-pytestmark = pytest.mark.slow
+# One worker runs all of them, since each worker would run the fixtures.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("default_target")]
 
 # Two actors of each test part of the published folds 0 and 1, and two more to train on.
 ACTORS = {"ravdess": [2, 5, 3, 6, 10, 11], "cremad": [1001, 1002, 1019, 1020, 1037, 1038]}
