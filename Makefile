@@ -1,40 +1,40 @@
-# Everything here runs in .venv, which the first target that needs it makes from requirements.lock.
+# Everything here runs in .venv, which is created from requirements.lock when a target first needs it.
 PYTHON ?= python3
 UV_VERSION = 0.13.8
 BIN = .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY = true
-# A run is many short processes: compiled modules are worth keeping.
+# A run consists of many short processes, so compiled modules are worth keeping.
 unexport PYTHONDONTWRITEBYTECODE
 CORES ?= $(shell nproc)
-# Three tests at a time: some wait for a server, or for Slurm.
+# Three tests at a time, because some wait for a server or for Slurm.
 PARALLEL = --numprocesses 3 --dist loadgroup
 
 .PHONY: demo pull test integration soak soak-long lint format ui schema lock
 
-# The made corpus, from nothing to results/demo/report.html. It leaves dvc.lock alone.
+# The synthetic corpus, from nothing to results/demo/report.html. Does not touch dvc.lock.
 demo: .venv/.ready
 	snakemake demo --cores $(CORES)
-	@echo "The report: results/demo/report.html"
+	@echo "Report: results/demo/report.html"
 
-# Outputs from the DVC remote, taken over if they still follow from the parameters and code of now.
+# Outputs from the DVC remote, adopted if they still follow from the parameters and the code.
 pull: .venv/.ready
 	dvc pull --allow-missing
 	emofuse adopt
 
-# Unit tests, and the micro corpus once by each engine.
+# Unit tests, and one run of a tiny corpus with each engine.
 test: .venv/.ready
 	pytest -m "not integration and not slow and not long" --numprocesses 3 --dist loadfile
 
-# What runs the engines and servers again and again: CI does, after the others.
+# Tests that run engines and servers many times. CI runs them after the unit tests.
 integration: .venv/.ready
 	pytest -m integration $(PARALLEL)
 
-# All of that and more, at most an hour: run it before a release.
+# The integration tests and those that take longer, at most an hour. Run before a release.
 soak: .venv/.ready
 	pytest -m "integration or slow" $(PARALLEL)
 
-# 200 kills.
+# 200 kills at random moments.
 soak-long: .venv/.ready
 	pytest -m long $(PARALLEL)
 
