@@ -22,9 +22,9 @@ import torch
 from test_page import chromium  # noqa: F401  # a fixture
 from test_windows import FILM, ffmpeg
 
-from emofuse import config
+from emofuse import config, datasets
 from emofuse.data.dataset import read_part
-from emofuse.inference import bundle, export, model_card, predictor, windows, writers
+from emofuse.inference import bundle, export, predictor, windows, writers
 from emofuse.paths import RunKey
 from emofuse.training.model_file import read_model
 from emofuse.training.train import CPU, build_network, predict
@@ -246,10 +246,12 @@ def test_the_card_has_results_differences_and_limits(exported: Path, micro_run: 
         assert re.search(rf"^\| {actor} \| (fe)?male \| \d+ \| [\d.]+ \|$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("kind", ["ravdess", "cremad", "demo"])
+@pytest.mark.parametrize("kind", datasets.KINDS)
 def test_every_corpus_has_a_licence_for_the_card(kind: str) -> None:
-    assert model_card.LICENCES[kind]
-    assert model_card.PEOPLE[kind]
+    dataset = datasets.get(kind)
+    assert dataset.people
+    assert dataset.licence
+    assert dataset.terms
 
 
 def test_an_existing_folder_is_not_overwritten(exported: Path, micro_run: Path, params: config.Params) -> None:

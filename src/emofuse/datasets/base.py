@@ -81,6 +81,9 @@ class Dataset(ABC):
 
     emotions: tuple[str, ...]  # in the order of the class numbers
     actors: tuple[int, ...] = ()  # everyone in the corpus, in order; empty for a computed one
+    people: str  # who they are, for the model card
+    licence: str  # of models trained on the corpus: an identifier of the Hugging Face Hub
+    terms: str  # the citation of the corpus, its licence, and what it requires
 
     @abstractmethod
     def parse(self, stem: str) -> Clip:

@@ -70,6 +70,12 @@ class CremaD(Dataset):
 
     emotions = EMOTIONS
     actors = ACTORS
+    people = "48 male and 43 female actors who speak twelve English sentences"
+    licence = "odbl"
+    terms = (
+        "CREMA-D (Cao et al., IEEE Transactions on Affective Computing 5, 2014), Open Database License 1.0: derived works"
+        " must credit the source, and derived databases must be shared under the same licence."
+    )
 
     def parse(self, stem: str) -> Clip:
         """The labels in a clip's name; the emotion is the intended one, the repetition is always "1".

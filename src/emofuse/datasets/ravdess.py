@@ -39,6 +39,12 @@ class Ravdess(Dataset):
 
     emotions = EMOTIONS
     actors = ACTORS
+    people = "professional actors from Toronto who speak two English sentences with a North American accent"
+    licence = "cc-by-nc-sa-4.0"
+    terms = (
+        "RAVDESS (Livingstone and Russo, PLoS ONE 13, 2018), CC BY-NC-SA 4.0: no commercial use; the authors must be"
+        " credited; derived works, including these models, must be shared under the same terms."
+    )
 
     def parse(self, stem: str) -> Clip:
         """The labels in a clip's name; actors with odd numbers are male, those with even numbers female.

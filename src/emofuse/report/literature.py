@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from emofuse import datasets
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv
 
@@ -25,9 +26,8 @@ GROUPS = {
     "intended": "subject-independent, intended labels",
     "perceived": "subject-independent, perceived labels",
 }
-EMOTIONS = {"ravdess": 8, "cremad": 6}
 ALLOWED = {
-    "corpus": tuple(EMOTIONS),
+    "corpus": ("ravdess", "cremad"),
     "modality": ("audio_video", "audio", "video"),
     "subject_independent": ("yes", "no", "unknown", "disputed"),
     "labels": (*GROUPS, "unknown"),
@@ -84,7 +84,7 @@ def _fault(row: dict[Any, str]) -> str:
     except ValueError:
         return f"war and uar must be numbers in %, not {' and '.join(given)}"
     if row["group"]:
-        whole = int(row["classes"]) == EMOTIONS[row["corpus"]]
+        whole = int(row["classes"]) == len(datasets.get(row["corpus"]).emotions)
         if row["subject_independent"] != "yes" or row["group"] != GROUPS.get(row["labels"]) or not whole:
             return f"its other columns contradict the group {row['group']!r}"
     elif not row["reason"]:
