@@ -87,6 +87,7 @@ CHANGES = {
     "feature": Change(
         parameter("corpora", CORPUS, "audio", "hop_ms", value=12.0),
         {f"audio {CORPUS} 0", f"audio {CORPUS} 1", *AFTER_FEATURES},
+        by_dvc={f"audio {CORPUS} 0", f"audio {CORPUS} 1", *TRAININGS, *EVALUATIONS, REPORT},  # the same clips are usable
         needs_clips=True,
     ),
     "comment": Change(add("src/emofuse/data/splits.py", "# A comment.\n"), set()),
