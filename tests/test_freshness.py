@@ -17,6 +17,7 @@ import pytest
 CORPUS, FOLD = micro.CORPUS, micro.FOLD
 AUDIO_FOLD = FOLD.replace("proposed", "audio_only")
 REPORT = f"report {CORPUS}"
+AUDIO = {f"audio {CORPUS} 0", f"audio {CORPUS} 1"}
 TRAININGS = {f"train {FOLD}", f"train {AUDIO_FOLD}"}
 EVALUATIONS = {f"evaluate {FOLD}", f"evaluate {AUDIO_FOLD}"}
 AFTER_FEATURES = {f"splits {CORPUS} kfold_3", *TRAININGS, *EVALUATIONS, REPORT}
@@ -86,8 +87,13 @@ CHANGES = {
     ),
     "feature": Change(
         parameter("corpora", CORPUS, "audio", "hop_ms", value=12.0),
-        {f"audio {CORPUS} 0", f"audio {CORPUS} 1", *AFTER_FEATURES},
-        by_dvc={f"audio {CORPUS} 0", f"audio {CORPUS} 1", *TRAININGS, *EVALUATIONS, REPORT},  # the same clips are usable
+        {*AUDIO, *AFTER_FEATURES},
+        by_dvc={
+            *AUDIO,
+            *TRAININGS,
+            *EVALUATIONS,
+            REPORT,
+        },  # the same clips are usable, so the splits' inputs are unchanged
         needs_clips=True,
     ),
     "comment": Change(add("src/emofuse/data/splits.py", "# A comment.\n"), set()),
