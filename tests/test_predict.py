@@ -340,6 +340,7 @@ def test_mlflow_serves_an_export(served: str, shared_data: Path, models: predict
             assert theirs[f"p_{emotion}"] == pytest.approx(float(str(ours[f"p_{emotion}"])), abs=2e-6)
 
 
+@pytest.mark.integration
 def test_a_registered_model_is_used_by_its_address(exported: Path, clips: list[Path], tmp_path: Path) -> None:
     program = "import mlflow, sys; mlflow.set_tracking_uri('sqlite:///mlflow.db'); mlflow.register_model(sys.argv[1], 'emotions')"
     micro.run(tmp_path, "python", "-c", program, exported.as_uri())

@@ -35,6 +35,7 @@ def test_help_runs_from_a_wheel(installed: dict[str, str], tmp_path: Path) -> No
     assert where.startswith(installed["PYTHONPATH"])
 
 
+@pytest.mark.integration
 def test_predict_from_a_wheel_writes_its_page(installed: dict[str, str], micro_run: Path, tmp_path: Path) -> None:
     micro.run(micro_run, "emofuse", "export", str(Path(micro.MODEL).parent), str(tmp_path / "model"))
     clip = next(iter(sorted(micro.source(micro_run).rglob("*.mp4"))))
