@@ -17,6 +17,11 @@ settings.load_profile("emofuse")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the tests that need the longest time, so that they do not run alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real clips and weights, next to the repository or named by EMOFUSE_SHARED_DATA.

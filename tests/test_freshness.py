@@ -138,8 +138,8 @@ def check(states: Callable[[str], Path], tmp_path: Path, state: str, change: str
     jobs, done = expected.jobs, set()
     if state == "pull" and expected.needs_clips:
         jobs = micro.jobs(folder)
-    elif engine == "dvc" and expected.by_dvc is not None:
-        jobs = expected.by_dvc
+    if engine == "dvc" and expected.by_dvc is not None:
+        jobs = jobs - (expected.jobs - expected.by_dvc)
     if change == "corrupted":
         assert_refused(folder)
         if state == "pull":
