@@ -219,7 +219,7 @@ VOTES = (
 
 
 def test_perceived_emotion_is_the_majority_of_those_who_saw_and_heard_the_clip() -> None:
-    table = CREMAD.table_rows(cremad.VOTES, VOTES, (1001,))
+    table = cremad.votes_on(VOTES, (1001,))
     assert cremad.majorities(table) == {"1001_DFA_ANG_XX": "disgust", "1001_DFA_HAP_XX": None}
     names = [f"VideoFlash/1001_DFA_{code}_XX.flv" for code in ("ANG", "HAP", "SAD")] + [cremad.VOTES]
     entries = list(CREMAD.entries(names, lambda name: table, corpus("cremad", labels="perceived")))
@@ -256,7 +256,7 @@ def test_known_bad_clips_of_cremad_have_reasons() -> None:
 
 def test_votes_of_cremad_agree_with_published_counts(shared_data) -> None:
     table = (shared_data / "cremad" / "processedResults" / "tabulatedVotes.csv").read_bytes()
-    perceived = cremad.majorities(CREMAD.table_rows(cremad.VOTES, table, cremad.ACTORS))
+    perceived = cremad.majorities(cremad.votes_on(table, cremad.ACTORS))
     assert len(perceived) == 7442
     assert sum(emotion is None for emotion in perceived.values()) == 420
     agreed = sum(CREMAD.parse(clip).emotion == emotion for clip, emotion in perceived.items() if emotion)

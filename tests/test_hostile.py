@@ -222,7 +222,7 @@ VOTES = st.binary(max_size=60) | st.builds(
 @example(b'"",fileName,A,D,F,H,N,S\n"3001",1001_DFA_ANG_XX,9\n')
 def test_table_of_votes_is_read_or_refused(table: bytes) -> None:
     try:
-        made = cremad.DATASET.table_rows(cremad.VOTES, table, cremad.ACTORS)
+        made = cremad.votes_on(table, cremad.ACTORS)
     except ValueError:
         return
     cremad.majorities(made)

@@ -147,7 +147,7 @@ def test_separate_sound_of_cremad_counts_for_streams_and_hash(tmp_path: Path, fi
 
 def test_perceived_labels_of_cremad_are_those_of_the_crowd(tmp_path: Path, film: bytes) -> None:
     members = {f"VideoFlash/1001_DFA_{code}_XX.mp4": film for code in ("ANG", "HAP")}
-    members[cremad.VOTES] = cremad.DATASET.table_rows(cremad.VOTES, VOTES, (1001,))
+    members[cremad.VOTES] = cremad.votes_on(VOTES, (1001,))
     rows = built(tmp_path, "acted", corpus("cremad", labels="perceived", shards=[0]), members)
     assert [(row["emotion"], row["status"]) for row in rows] == [("disgust", "ok"), ("", "its votes are tied")]
 

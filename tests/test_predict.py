@@ -23,7 +23,7 @@ from test_page import chromium  # noqa: F401  # a fixture
 from test_windows import FILM, ffmpeg
 
 from emofuse import config, datasets
-from emofuse.data.dataset import read_part
+from emofuse.data.dataset import read_parts
 from emofuse.inference import bundle, export, predictor, windows, writers
 from emofuse.paths import RunKey
 from emofuse.training.model_file import read_model
@@ -76,7 +76,7 @@ def test_a_corpus_clip_gets_the_scores_of_the_pipeline(
     micro_run: Path, params: config.Params, models: predictor.Models, clips: list[Path]
 ) -> None:
     run, emotions = params.run(micro.CORPUS, "proposed"), models.bundle.emotions
-    part = read_part(micro_run, KEY, "test", run.network.modalities, emotions)
+    (part,) = read_parts(micro_run, KEY, ["test"], run.network.modalities, emotions)
     state, _ = read_model(micro_run / FOLD)
     state.pop("emotion_distance", None)
     network = build_network(run, emotions, part)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from emofuse import config
 from emofuse.data.augmentation import augment_audio, augment_video, mixup
-from emofuse.data.dataset import Features, read_part, to_input
+from emofuse.data.dataset import Features, read_parts, to_input
 from emofuse.evaluation import evaluate
 from emofuse.paths import RunKey
 from emofuse.training import checkpoint, sampling, train
@@ -301,7 +301,7 @@ def test_the_temperature_is_fitted_on_the_validation_clips(tmp_path: Path) -> No
     data = make_corpus(tmp_path)
     model = trained(tmp_path, "m")
     calibration = scored(tmp_path, "m")["calibration"]
-    part = read_part(tmp_path, run_key("m"), "val", ["audio"], EMOTIONS)
+    (part,) = read_parts(tmp_path, run_key("m"), ["val"], ["audio"], EMOTIONS)
     network = train.build_network(RUN, EMOTIONS, part)
     state, _ = read_model(model)
     state.pop("emotion_distance")

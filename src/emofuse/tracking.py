@@ -39,6 +39,7 @@ from filelock import FileLock
 
 from emofuse import paths
 from emofuse.config import leaves
+from emofuse.evaluation.metrics import NAMES
 from emofuse.paths import RunKey
 from emofuse.provenance.job import verified
 from emofuse.provenance.records import Record
@@ -57,7 +58,7 @@ log = logging.getLogger(__name__)
 RUN = "emofuse.run"  # identifies a run: str(key) for a fold, key.group for a parent
 RECORD = "emofuse.record"  # hash of the evaluation record, set after everything else has been logged
 SUPERSEDED = "emofuse.superseded"
-SCORES = ("war", "uar", "macro_f1")
+SCORES = tuple(NAMES)
 
 SHORT = 20.0  # seconds; the run of a shorter training is created when it is evaluated, since MLflow takes 2 s to start
 INTERVAL = 2.0  # seconds between uploads of a running training

@@ -104,21 +104,26 @@ class Part:
             yield Batch(moved, torch.from_numpy(self.labels[indices]).to(device))
 
 
-def read_part(root: Path, key: RunKey, part: str, modalities: Sequence[str], emotions: Sequence[str]) -> Part:
-    """The clips of a part ("train", "val" or "test") of a fold, in the order of folds.csv.
+def read_parts(
+    root: Path, key: RunKey, parts: Sequence[str], modalities: Sequence[str], emotions: Sequence[str]
+) -> list[Part]:
+    """The clips of some parts ("train", "val" or "test") of a fold, in the order of folds.csv.
 
     Raises `UserError` for missing files and for an empty part.
     """
     clips_file, folds_file = (root / file for file in paths.splits(key.corpus, key.protocol))
     stage = f"emofuse splits {key.corpus} {key.protocol}"
     clips, folds = read_csv(clips_file, stage=stage), read_csv(folds_file, stage=stage)
-    names = folds["clip"][(folds["fold"] == str(key.fold)) & (folds["part"] == part)]
-    if names.empty:
-        raise UserError(f"{folds_file}: fold {key.fold} has no {part} clips; run {stage} again")
-    clips = clips.set_index("clip", drop=False).loc[names]
-    labels = np.array([emotions.index(emotion) for emotion in clips["emotion"]])
-    data = root / "data" / key.corpus
-    return Part(clips, {modality: Features(data, clips, modality) for modality in modalities}, labels)
+    clips = clips.set_index("clip", drop=False)
+    data, found = root / "data" / key.corpus, []
+    for part in parts:
+        names = folds["clip"][(folds["fold"] == str(key.fold)) & (folds["part"] == part)]
+        if names.empty:
+            raise UserError(f"{folds_file}: fold {key.fold} has no {part} clips; run {stage} again")
+        rows = clips.loc[names]
+        labels = np.array([emotions.index(emotion) for emotion in rows["emotion"]])
+        found.append(Part(rows, {modality: Features(data, rows, modality) for modality in modalities}, labels))
+    return found
 
 
 def make_resident(parts: Iterable[Part], device: torch.device) -> None:

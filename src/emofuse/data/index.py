@@ -50,20 +50,23 @@ def build(name: str, corpus: Corpus, root: Path) -> pd.DataFrame:
     if they agree in actor and emotion. Raises `UserError` for a shard that is missing or broken, and for a corpus without
     any clip.
     """
-    folder = root / "data" / name
-    parts = [_shard(folder, corpus, shard) for shard in Progress(corpus.shards, f"index of {name}, shards")]
+    parts = [
+        _shard(root / paths.raw(name, shard), corpus, shard)
+        for shard in Progress(corpus.shards, f"index of {name}, shards")
+    ]
     index = pd.concat(parts, ignore_index=True)
     if not (index["actor"] != "").any():
-        raise UserError(f"{folder / 'raw'}: there is no clip of {name} in its shards; see corpora.{name}.source")
+        raise UserError(
+            f"{root / 'data' / name / 'raw'}: there is no clip of {name} in its shards; see corpora.{name}.source"
+        )
     _exclude_contradictions(index)
     for reason, number in exclusion_counts.by_kind(index.loc[index["status"] != "ok", "status"]).items():
         log.warning("%s: %d of %d clips are unusable: %s", name, number, len(index), reason)
     return index
 
 
-def _shard(folder: Path, corpus: Corpus, shard: int) -> pd.DataFrame:
+def _shard(archive: Path, corpus: Corpus, shard: int) -> pd.DataFrame:
     """The rows of one shard."""
-    archive = folder / "raw" / f"shard-{shard}.zip"
     read = partial(shards.read_member, archive)
     entries = datasets.get(corpus.kind).entries(shards.members(archive), read, corpus)
     rows = [{**_labels(entry), "shard": str(shard), **_content(entry, read, corpus)} for entry in entries]

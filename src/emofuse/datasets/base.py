@@ -104,13 +104,13 @@ class Dataset(ABC):
         """The members of a shard of a computed corpus, in order of name; None if the clips come from files."""
         return None
 
-    def tables(self, corpus: Corpus) -> tuple[str, ...]:
-        """The names of published tables that every shard carries besides its clips, such as votes."""
-        return ()
+    def tables(self, corpus: Corpus) -> dict[str, Callable[[bytes, Sequence[int]], bytes]]:
+        """The published tables that every shard carries besides its clips, such as votes: member → selection of rows.
 
-    def table_rows(self, name: str, table: bytes, actors: Sequence[int]) -> bytes:
-        """The part of one of the `tables` that is about some actors; raises ValueError for another file's content."""
-        raise NotImplementedError
+        The selection takes a table and some actors, and returns the part of the table that is about them. It raises
+        ValueError for the content of another file.
+        """
+        return {}
 
     def entries(self, names: Sequence[str], read: Callable[[str], bytes], corpus: Corpus) -> Iterator[Entry]:
         """The clips in a shard with these members, whose content `read` gives; by default each member is a clip."""

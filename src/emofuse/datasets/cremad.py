@@ -54,6 +54,23 @@ def genders() -> dict[int, str]:
         return {int(row["actor"]): row["gender"] for row in csv.DictReader(stream)}
 
 
+def votes_on(table: bytes, actors: Sequence[int]) -> bytes:
+    """The header and the rows of tabulatedVotes.csv of people who saw and heard a clip of some actors.
+
+    Raises ValueError for the content of another file.
+    """
+    try:
+        header, *lines = table.decode("utf-8").splitlines(keepends=True)
+        column = next(csv.reader([header])).index("fileName")
+        # A row's number starts with 1 if people only heard the clip, 2 if they only saw it, 3 if both.
+        rows = ((line, next(csv.reader([line]))) for line in lines if line.startswith('"3'))
+        votes = "".join([header, *(line for line, row in rows if int(row[column][:4]) in actors)]).encode()
+        majorities(votes)  # as the index stage will
+    except (ValueError, LookupError, TypeError, csv.Error, StopIteration) as error:
+        raise ValueError(f"not the table of votes: {error!r}") from None
+    return votes
+
+
 def majorities(votes: bytes) -> dict[str, str | None]:
     """Clip → the emotion with the most votes of people who saw and heard it, None if there is a tie."""
     letters = dict(zip("ADFHNS", EMOTIONS, strict=True))
@@ -129,22 +146,9 @@ class CremaD(Dataset):
             files.append(addresses()[VOTES])  # not a Git LFS file, so the addresses of the clips do not have it
         return files
 
-    def tables(self, corpus: Corpus) -> tuple[str, ...]:
+    def tables(self, corpus: Corpus) -> dict[str, Callable[[bytes, Sequence[int]], bytes]]:
         """The crowd's votes, if those are the labels."""
-        return (VOTES,) if corpus.labels == "perceived" else ()
-
-    def table_rows(self, name: str, table: bytes, actors: Sequence[int]) -> bytes:
-        """The header and the rows of tabulatedVotes.csv of people who saw and heard a clip of some actors."""
-        try:
-            header, *lines = table.decode("utf-8").splitlines(keepends=True)
-            column = next(csv.reader([header])).index("fileName")
-            # A row's number starts with 1 if people only heard the clip, 2 if they only saw it, 3 if both.
-            rows = ((line, next(csv.reader([line]))) for line in lines if line.startswith('"3'))
-            votes = "".join([header, *(line for line, row in rows if int(row[column][:4]) in actors)]).encode()
-            majorities(votes)  # as the index stage will
-        except (ValueError, LookupError, TypeError, csv.Error, StopIteration) as error:
-            raise ValueError(f"not the table of votes: {error!r}") from None
-        return votes
+        return {VOTES: votes_on} if corpus.labels == "perceived" else {}
 
     def entries(self, names: Sequence[str], read: Callable[[str], bytes], corpus: Corpus) -> Iterator[Entry]:
         """The clips in a shard: video joined with sound, known bad files reported, labels as the corpus asks for."""

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from emofuse import datasets, paths, tracking
-from emofuse.data.dataset import read_part
+from emofuse.data.dataset import read_parts
 from emofuse.datasets import shards
 from emofuse.evaluation import calibration, metrics
 from emofuse.paths import RunKey
@@ -51,7 +51,7 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
 
     torch.set_num_threads(run.training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    test, val = (read_part(root, key, part, run.network.modalities, emotions) for part in ("test", "val"))
+    test, val = read_parts(root, key, ("test", "val"), run.network.modalities, emotions)
     state, description = read_model(root / key.model)
     state.pop("emotion_distance", None)
     if description != describe(emotions, run.network):

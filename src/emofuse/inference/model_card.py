@@ -13,13 +13,14 @@ from emofuse import datasets, paths
 from emofuse.config import Params
 from emofuse.data.protocols import RANDOM
 from emofuse.evaluation import metrics, statistics
+from emofuse.evaluation.metrics import NAMES
 from emofuse.evaluation.text import SCORES_NOTE, spread
 from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.writers import MODALITIES
 from emofuse.report import load as results
 from emofuse.report.load import CorpusResults, Fold, Run
 from emofuse.report.table import points
-from emofuse.report.tables import NAMES, scores
+from emofuse.report.tables import scores
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv
 from emofuse.utils.text import NONE, percent, ranges

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from emofuse import paths
 from emofuse.datasets import shards
-from emofuse.paths import FIGURES
 from emofuse.provenance.job import job
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
         write_text(base / "tables" / f"{name}.csv", table.csv())
         write_text(base / "tables" / f"{name}.tex", latex.table(table))
     drawings = {}
-    for name in FIGURES:
-        figure = figures.ALL[name](corpus)
+    for name, draw in figures.ALL.items():
+        figure = draw(corpus)
         style.save(figure, base / "figures" / name)
         drawings[name] = style.inline_svg(figure, name)
     write_text(base / "report.html", page.render(corpus, tables, drawings))

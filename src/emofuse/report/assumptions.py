@@ -14,8 +14,8 @@ import pandas as pd
 import yaml
 
 from emofuse.config import leaves
+from emofuse.report.literature import read_file
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_csv
 
 if TYPE_CHECKING:
     from emofuse.config import Params
@@ -70,9 +70,7 @@ def read(corpus: str, variant: str, params: Params, root: Path) -> pd.DataFrame:
 
 def ledger(root: Path) -> pd.DataFrame:
     """The rows of the ledger. Raises `UserError` for a source that is not one of SOURCES."""
-    if not (root / LEDGER).is_file():
-        raise UserError(f"{LEDGER} is missing: run emofuse in the folder that contains params.yaml and literature/")
-    rows = read_csv(root / LEDGER, ("parameter", "source", "reason"))
+    rows = read_file(root, LEDGER, ("parameter", "source", "reason"))
     for row in rows[~rows["source"].isin(list(SOURCES))].itertuples():
         raise UserError(
             f"{LEDGER}, {row.parameter}: unknown source {row.source!r}; expected one of {', '.join(SOURCES)}"

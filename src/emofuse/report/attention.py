@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse import config as parameters
+from emofuse import paths
 from emofuse.data.dataset import Features, to_input
 from emofuse.datasets.shards import FOLDERS
 from emofuse.models.network import EmotionNetwork
@@ -39,8 +40,7 @@ class Attended:
 
 def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended | None:
     """The weights of the first correctly classified test clip of a fold; None if its features are missing."""
-    data = corpus.root / "data" / corpus.name
-    clips = data / "splits" / run.protocol / "clips.csv"
+    clips = corpus.root / paths.splits(corpus.name, run.protocol)[0]
     if not clips.is_file():
         return None
     tested = read_csv(corpus.root / key(corpus, run, fold).predictions, ("clip", "emotion", "predicted"))
@@ -51,12 +51,13 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended
     state, described = read_model(model)
     network = parameters.Network.model_validate(described["network"])
     shards = [
-        data / "features" / FOLDERS[modality] / f"shard-{shard}.npy"
+        corpus.root / paths.features(corpus.name, FOLDERS[modality], shard)[0]
         for shard in rows["shard"]
         for modality in network.modalities
     ]
     if not shards or not all(shard.is_file() for shard in shards):
         return None
+    data = corpus.root / "data" / corpus.name
     stored = {modality: Features(data, rows, modality).batch([0]) for modality in network.modalities}
     moments = next(iter(stored.values())).shape[1]
     video, audio = stored.get("video"), stored.get("audio")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from emofuse.report.literature import read_file
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_csv
 
 if TYPE_CHECKING:
     from emofuse.config import Corpus
@@ -33,9 +33,7 @@ class HumanBaseline:
 
 def read(corpus: Corpus, root: Path) -> HumanBaseline:
     """The human baseline of a corpus. Raises `UserError` for a missing or broken file."""
-    if not (root / LISTENERS).is_file():
-        raise UserError(f"{LISTENERS} is missing: run emofuse in the folder that contains params.yaml and literature/")
-    rows = read_csv(root / LISTENERS, ("corpus", *COLUMNS, "method", "source"))
+    rows = read_file(root, LISTENERS, ("corpus", *COLUMNS, "method", "source"))
     none = pd.DataFrame(columns=COLUMNS)
     if corpus.kind == "demo":
         return HumanBaseline(none, "Human listeners: none, because nobody has rated the synthetic clips.")

@@ -6,6 +6,7 @@ the same `group` can be compared with each other. Rows without a group, and thos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +59,13 @@ def read(corpus: Corpus, root: Path) -> pd.DataFrame:
     )
 
 
+def read_file(root: Path, file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A file of literature/, as text. Raises `UserError` if it is missing or lacks one of `columns`."""
+    return read_csv(root / file, columns, "emofuse in the folder that contains params.yaml and literature/")
+
+
 def _rows(root: Path) -> pd.DataFrame:
-    if not (root / PUBLISHED).is_file():
-        raise UserError(f"{PUBLISHED} is missing: run emofuse in the folder that contains params.yaml and literature/")
-    frame = read_csv(root / PUBLISHED, (*ALLOWED, *COLUMNS, "reason"))
+    frame = read_file(root, PUBLISHED, (*ALLOWED, *COLUMNS, "reason"))
     for row in frame.to_dict("records"):
         if fault := _fault(row):
             raise UserError(f"{PUBLISHED}, {row['method']} ({row['corpus']}): {fault}")

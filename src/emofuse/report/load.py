@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from emofuse import datasets, paths
 from emofuse.data import exclusion_counts
 from emofuse.data.protocols import RANDOM
+from emofuse.datasets.base import Published
 from emofuse.evaluation import calibration, metrics, statistics
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
@@ -194,9 +195,7 @@ class CorpusResults:
     runs: tuple[Run, ...]  # under actor-independent protocols
     random_runs: tuple[Run, ...]  # under random_ protocols, which share actors between training and test
     clips: dict[str, Clips | None]  # by protocol; None if its clips.csv is not on disk
-    whole: (
-        tuple[tuple[int, ...], int] | None
-    )  # actors and number of clips of the published corpus, if it has a fixed size
+    whole: Published | None  # the extent of the published corpus, if it has a fixed size
     paper: pd.DataFrame  # rows of literature/paper.csv for this corpus; values in %
     literature: pd.DataFrame  # published results on these clips, see `literature.read`
     humans: HumanBaseline
@@ -234,8 +233,7 @@ class CorpusResults:
         """Whether a run was tested on the whole corpus: all actors, and at least 99 % of the clips (a few are broken)."""
         if self.whole is None or run.missing:
             return False
-        actors, clips = self.whole
-        return run.actors == set(actors) and run.clips >= 0.99 * clips
+        return run.actors == set(self.whole.actors) and run.clips >= 0.99 * self.whole.clips
 
 
 def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
@@ -263,7 +261,7 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         random_runs=tuple(run for run in runs if run.protocol.startswith(RANDOM)),
         clips={protocol: _clips(root / paths.splits(corpus_name, protocol)[0]) for protocol in corpus.protocols},
         whole=dataset.published(corpus),
-        paper=_paper(root / PAPER, corpus_name),
+        paper=_paper(root, corpus_name),
         literature=literature.read(corpus, root),
         humans=human_baseline.read(corpus, root),
         comparable=both and corpus.vocal == ["speech"] and corpus.labels == "intended",
@@ -361,12 +359,10 @@ def _clips(path: Path) -> Clips | None:
     )
 
 
-def _paper(path: Path, corpus: str) -> pd.DataFrame:
+def _paper(root: Path, corpus: str) -> pd.DataFrame:
     """The paper's own results on a corpus; `value` in %."""
-    if not path.is_file():
-        raise UserError(f"{PAPER} is missing: run emofuse in the folder that contains params.yaml and literature/")
     texts = ("corpus", "variant", "metric", "authors", "doi", "evidence", "note")
-    frame = read_csv(path, (*texts, "value", "year"))
+    frame = literature.read_file(root, PAPER, (*texts, "value", "year"))
     try:
         frame = frame.astype({"value": np.float64, "year": np.int64})
     except ValueError as error:

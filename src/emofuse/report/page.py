@@ -18,11 +18,11 @@ from markupsafe import Markup, escape
 
 from emofuse import paths
 from emofuse.evaluation import statistics
+from emofuse.evaluation.metrics import NAMES
 from emofuse.report import paper as document
 from emofuse.report import provenance
 from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NOT_RUN, Table
-from emofuse.report.tables import NAMES
 from emofuse.report.tables.published import RULE_NOTE, paper_verdict, paper_war
 from emofuse.utils.text import NONE, percent, ranges
 

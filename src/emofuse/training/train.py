@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from emofuse import datasets, paths
 from emofuse.data.augmentation import augment, mixup
-from emofuse.data.dataset import Part, make_resident, read_part
+from emofuse.data.dataset import Part, make_resident, read_parts
 from emofuse.datasets import shards
 from emofuse.evaluation import metrics
 from emofuse.models.losses import EmotionLoss
@@ -93,7 +93,7 @@ def train(
     training = run.training
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    train_part, val_part = (read_part(root, key, part, run.network.modalities, emotions) for part in ("train", "val"))
+    train_part, val_part = read_parts(root, key, ("train", "val"), run.network.modalities, emotions)
     make_resident([train_part, val_part], device)
 
     seed = key.seed * 1000 + key.fold

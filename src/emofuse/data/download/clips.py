@@ -8,7 +8,7 @@ import logging
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -42,7 +42,11 @@ def stage(params: Params, corpus: str, shard: int, root: Path = Path()) -> None:
         download(corpus, section, shard, source(corpus, section), root)
         with zipfile.ZipFile(root / target) as archive:
             content = _digest((member, archive.read(member)) for member in sorted(archive.namelist()))
-        running.details["source"] = {"digest": digest, "content": content, "listing": _listing(corpus, section, shard)}
+        running.details["source"] = {
+            "digest": digest,
+            "content": content,
+            "listing": _listing(_local_files(corpus, section, shard)),
+        }
 
 
 def source(name: str, corpus: Corpus) -> str | None:
@@ -64,22 +68,20 @@ def at_source(params: Params, corpus: str, shard: int, root: Path = Path()) -> s
     unchanged: str = before.get("digest", "")
     try:
         section = params.corpus(corpus)
-        listing = _listing(corpus, section, shard)
+        files = _local_files(corpus, section, shard)
+        listing = _listing(files)
         if not listing or listing == before.get("listing"):
             return unchanged
-        files = _local_files(corpus, section, shard)
         digest = _digest((member, files[member].read()) for member in sorted(files))
     except (UserError, OSError):
         return unchanged  # the download reports what is wrong, if it has to run
     return unchanged if digest == before.get("content") else digest
 
 
-def _listing(name: str, corpus: Corpus, shard: int) -> dict[str, list[int]]:
-    """Member of a shard → size and time of the file that holds it at a local source; {} for another source."""
-    files = {
-        member: (file.archive or Path(file.place)).stat() for member, file in _local_files(name, corpus, shard).items()
-    }
-    return {member: [found.st_size, found.st_mtime_ns] for member, found in sorted(files.items())}
+def _listing(files: Mapping[str, File]) -> dict[str, list[int]]:
+    """Member of a shard → size and time of the file that holds it."""
+    stats = {member: (file.archive or Path(file.place)).stat() for member, file in sorted(files.items())}
+    return {member: [found.st_size, found.st_mtime_ns] for member, found in stats.items()}
 
 
 def _local_files(name: str, corpus: Corpus, shard: int) -> dict[str, File]:
@@ -251,17 +253,17 @@ def _tables(
 ) -> dict[str, File]:
     """The corpus's tables, by member of the shard, restricted to some actors."""
     tables = {}
-    for member in dataset.tables(corpus) if actors else ():
+    for member, select in dataset.tables(corpus).items() if actors else ():
         file = next((file for file in files if PurePosixPath(file.path).name == PurePosixPath(member).name), None)
         if file is None:
             raise UserError(f"corpora.{name}: its labels are in the corpus's table {member}; add it to the source")
-        tables[member] = replace(file, read=partial(_rows, file, member, dataset, actors))
+        tables[member] = replace(file, read=partial(_rows, file, member, select, actors))
     return tables
 
 
-def _rows(file: File, member: str, dataset: Dataset, actors: Sequence[int]) -> bytes:
+def _rows(file: File, member: str, select: Callable[[bytes, Sequence[int]], bytes], actors: Sequence[int]) -> bytes:
     try:
-        return dataset.table_rows(member, file.read(), actors)
+        return select(file.read(), actors)
     except ValueError:
         raise UserError(f"{file.place} is not the corpus's table {member}; get it again") from None
 

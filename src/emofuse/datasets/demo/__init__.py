@@ -21,6 +21,7 @@ import numpy as np
 
 from emofuse.datasets.base import Clip, Dataset, NotAClip
 from emofuse.datasets.demo import face, voice
+from emofuse.datasets.shards import actors_of
 
 if TYPE_CHECKING:
     from emofuse.config import Corpus, Demo
@@ -87,7 +88,7 @@ DATASET = DemoCorpus()
 
 def members(demo: Demo, shard: int, shards: int) -> list[tuple[str, Callable[[], bytes]]]:
     """The clips (mp4) of one of `shards` runs of consecutive actors, and `bayes.json` with the Bayes accuracies."""
-    actors = range(1 + shard * demo.actors // shards, 1 + (shard + 1) * demo.actors // shards)
+    actors = actors_of(range(1, demo.actors + 1), shard, shards)
     clips: list[tuple[str, Callable[[], bytes]]] = [
         (f"Actor_{actor:02d}/demo-{actor:02d}-{emotion}-{take:02d}.mp4", partial(encode, demo, actor, emotion, take))
         for actor in actors

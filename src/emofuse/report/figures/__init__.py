@@ -11,16 +11,7 @@ from emofuse.report.figures.representations import distances, embeddings
 from emofuse.report.figures.scores import calibration, confusion, folds, learning_curves
 from emofuse.report.load import CorpusResults
 
+FIGURES = (confusion, calibration, learning_curves, folds, distances, embeddings, attention)
 ALL: dict[str, Callable[[CorpusResults], Figure]] = {
-    "confusion": confusion,
-    "calibration": calibration,
-    "learning_curves": learning_curves,
-    "folds": folds,
-    "distances": distances,
-    "embeddings": embeddings,
-    "attention": attention,
-}  # by the names of their files, paths.FIGURES
-
-__all__ = [
-    "ALL", "attention", "calibration", "confusion", "distances", "embeddings", "folds", "learning_curves",
-]  # fmt: skip
+    figure.__name__: figure for figure in FIGURES
+}  # as in paths.FIGURES

@@ -96,7 +96,7 @@ def _map(axis: Axes, places: NDArray[np.float64], initial: NDArray[np.float64] |
     axis.plot(*places.T, "o", color=BLUE, markersize=4, zorder=3)
     centre = np.zeros_like(places) if initial is None else initial
     for (x, y), (_, before), emotion in zip(places, centre, emotions, strict=True):
-        side = 1 if y >= before else -1  # away from where it initial, so that neither hides the other
+        side = 1 if y >= before else -1  # away from the initial place, so that neither hides the other
         axis.annotate(
             emotion, (x, y), (0, 7 * side), textcoords="offset points", ha="center", va="center", fontsize=SMALL
         )

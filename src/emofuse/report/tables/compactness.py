@@ -45,17 +45,13 @@ def _measure(name: str) -> Column:
     return Column(TITLES[name], text, numeric=True, runs="runs")
 
 
-def _folds(row: Row) -> str:
-    return str(row["folds"]) if row["folds"] == row["planned"] else f"{row['folds']} of {row['planned']}"
-
-
 COLUMNS = [
     scores.PROTOCOL,
     scores.SEED,
     scores.VARIANT,
     Column("Metric loss", "loss"),
     *map(_measure, embeddings.MEASURES),
-    Column("Folds", _folds, numeric=True, runs="runs"),
+    scores.FOLDS,
 ]
 
 
@@ -69,7 +65,7 @@ def compactness(corpus: CorpusResults) -> Table:
     return Table(
         name="compactness",
         title=f"Compactness of the embeddings, {corpus.title}",
-        frame=rows.drop(columns="planned", errors="ignore"),
+        frame=rows.drop(columns="folds_planned", errors="ignore"),
         columns=COLUMNS if runs else [],
         notes=notes,
         warning=corpus.warning,
@@ -85,7 +81,7 @@ def _record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
     status = run.status if complete or not run.folds else NO_EMBEDDINGS
     row: dict[str, Any] = {
         "protocol": run.protocol, "variant": run.variant, "seed": run.seed, "loss": run.setup.loss.metric,
-        "status": status, "folds": len(present), "planned": len(run.planned),
+        "status": status, "folds": len(present), "folds_planned": len(run.planned),
     }  # fmt: skip
     for measure in embeddings.MEASURES:
         for key in ("mean", "sd", "low", "high"):

@@ -45,9 +45,7 @@ def _score(metric: str, width: float) -> Column:
     def text(row: Row) -> str:
         if row["status"] == "published":
             return row[f"{metric}_as_published"] or NONE
-        return (
-            NOT_RUN if pd.isna(row[metric]) else spread(scores.estimate(row | {f"{metric}_mean": row[metric]}, metric))
-        )
+        return NOT_RUN if pd.isna(row[metric]) else spread(scores.estimate(row, metric))
 
     return Column(f"{NAMES[metric]} %", text, numeric=True, runs="runs", width=width)
 

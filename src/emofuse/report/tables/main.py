@@ -9,15 +9,10 @@ import pandas as pd
 
 from emofuse.evaluation.text import SCORES_NOTE
 from emofuse.report.load import CorpusResults, Run
-from emofuse.report.table import Column, Row, Table, count, frame
+from emofuse.report.table import Column, Table, count, frame
 from emofuse.report.tables import scores
 from emofuse.report.tables.published import RULE_NOTE, difference_record, paper_verdict, paper_war
 from emofuse.utils.text import NONE
-
-
-def _folds(row: Row) -> str:
-    folds, planned = row["folds"], row["folds_planned"]
-    return str(folds) if folds == planned else f"{folds} of {planned}"
 
 
 def _if_run(name: str) -> Column:
@@ -39,7 +34,7 @@ COLUMNS = [
     Column("Verdict", "verdict"),
     _if_run("clips"),
     _if_run("actors"),
-    Column("Folds", _folds, numeric=True, runs="runs"),
+    scores.FOLDS,
 ]
 
 

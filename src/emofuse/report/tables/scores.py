@@ -19,6 +19,14 @@ SEED = Column("Seed", "seed", numeric=True)
 VARIANT = Column("Variant", "variant")
 
 
+def _folds(row: Row) -> str:
+    folds, planned = row["folds"], row["folds_planned"]
+    return str(folds) if folds == planned else f"{folds} of {planned}"
+
+
+FOLDS = Column("Folds", _folds, numeric=True, runs="runs")
+
+
 def columns() -> list[Column]:
     """A column per score: mean ± sd over folds, and the interval."""
 
@@ -49,8 +57,8 @@ def difference_record(
 
 
 def estimate(row: Row, name: str) -> statistics.Estimate:
-    """The estimate in the columns `name_mean`, `name_sd`, `name_low` and `name_high` of a row."""
-    values = [row.get(f"{name}_{key}") for key in ("mean", "sd", "low", "high")]
+    """The estimate in the columns `name_mean` or `name`, `name_sd`, `name_low` and `name_high` of a row."""
+    values = [row.get(f"{name}_mean", row.get(name)), *(row.get(f"{name}_{key}") for key in ("sd", "low", "high"))]
     mean, *others = (None if pd.isna(value) else float(value) for value in values)
     return statistics.Estimate(float("nan") if mean is None else mean, *others)
 
@@ -67,7 +75,7 @@ def difference_column(header: str, name: str, runs: str, scale: float = 100) -> 
     def text(row: Row) -> str:
         if pd.isna(row[name]):
             return NONE
-        return gain(estimate({f"{name}_mean": row[name]} | row, name), scale)
+        return gain(estimate(row, name), scale)
 
     return Column(header, text, numeric=True, runs=runs)
 
