@@ -11,13 +11,16 @@ import fake_results as fake
 import micro
 import pytest
 import servers
+from conftest import ROOT
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from emofuse import tracking
 from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_yaml
 
 EIGHT = 8
+EPOCHS = 10  # minutes for eight trainings on two cores, and long enough for live curves
 FOLD = """
 import logging, sys, time
 from pathlib import Path
@@ -115,9 +118,9 @@ def test_eight_trainings_at_once_write_while_they_run(
     folder = micro.make(tmp_path / "emofuse")
 
     def eight(loaded: dict) -> None:  # type: ignore[type-arg]
-        section = loaded["corpora"]["demo"]
+        loaded["corpora"]["demo"] = section = read_yaml(ROOT / "params.yaml", "it is in git")["corpora"]["demo"]
         section["demo"]["actors"] = 16
-        section["training"].update(epochs=200, patience=200)
+        section["training"].update(epochs=EPOCHS, patience=EPOCHS)
         section.update(variants=["proposed"], protocols={"kfold_8": list(range(EIGHT))})
 
     micro.change(folder, eight)
@@ -127,6 +130,8 @@ def test_eight_trainings_at_once_write_while_they_run(
     assert len(found) == EIGHT
     for run in found:
         assert "war" in run.data.metrics
-        assert [point.step for point in client.get_metric_history(run.info.run_id, "val_uar")] == list(range(1, 201))
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "val_uar")] == list(
+            range(1, EPOCHS + 1)
+        )
     logs = [path.read_text() for path in (folder / "logs/demo").rglob("*.log")]
     assert not [log for log in logs if "is not tracked" in log]
