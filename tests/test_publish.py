@@ -19,7 +19,9 @@ from emofuse import config, paths
 from emofuse.config import Params
 from emofuse.paths import RunKey
 from emofuse.provenance import code, publish
+from emofuse.provenance.compare import compare
 from emofuse.provenance.freshness import Chain, State
+from emofuse.provenance.install import install
 from emofuse.provenance.records import Record, content, everything
 from emofuse.report import run_files
 from emofuse.utils.errors import UserError
@@ -483,7 +485,7 @@ def test_a_tampered_publication_is_detected(
     with pytest.raises(UserError, match="git checkout"):
         list(publish.check("demo", params, clone))
     with pytest.raises(UserError, match="git checkout"):
-        publish.install(Path(PUBLISHED), params, clone)
+        install(Path(PUBLISHED), params, clone)
     assert not (clone / "models").exists()
 
 
@@ -499,7 +501,7 @@ def table(root: Path, *rows: dict[str, Any], name: str = "main") -> None:
 
 
 def compared(root: Path, name: str = "main") -> tuple[list[str], bool]:
-    lines, agree = publish.compare("demo", config.load(root / "params.yaml"), root)
+    lines, agree = compare("demo", config.load(root / "params.yaml"), root)
     return [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")], agree
 
 
@@ -508,7 +510,7 @@ SECOND = {**ROW, "seed": 2, "war_mean": 0.7}
 
 
 def test_the_same_tables_agree(published: Path) -> None:
-    lines, agree = publish.compare("demo", config.load(published / "params.yaml"), published)
+    lines, agree = compare("demo", config.load(published / "params.yaml"), published)
     assert agree
     assert lines[0] == "main: identical, 10 cells"
     assert len(lines) == len(paths.TABLES)
@@ -576,9 +578,9 @@ def test_a_table_of_one_side_is_reported(published: Path) -> None:
 
 def test_comparing_requires_both_sides(root: Path, clone: Path, params: Params) -> None:
     with pytest.raises(UserError, match=r"nothing is published; `emofuse publish demo --why"):
-        publish.compare("demo", params, root)
+        compare("demo", params, root)
     with pytest.raises(UserError, match=r"there are no local results; run `snakemake demo --cores 8`"):
-        publish.compare("demo", params, clone)
+        compare("demo", params, clone)
 
 
 # ── install ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -593,7 +595,7 @@ def states(root: Path, stage: str = "evaluate") -> set[State]:
 
 
 def test_a_fresh_clone_adopts_all_folds_with_everything_upstream(clone: Path, params: Params) -> None:
-    assert publish.install(SOURCE, params, clone) == RECORDS
+    assert install(SOURCE, params, clone) == RECORDS
     for run in FOLDS:
         for path in (run.metrics, run.predictions, run.history):
             assert (clone / path).read_bytes() == (clone / PUBLISHED / path).read_bytes()
@@ -621,7 +623,7 @@ def test_a_fresh_clone_adopts_all_folds_with_everything_upstream(clone: Path, pa
 def test_folds_are_adopted_onto_the_clips_and_features_of_another_machine(clone: Path, params: Params) -> None:
     clips(clone)
     before = files(clone / "data")
-    assert publish.install(SOURCE, params, clone) == RECORDS
+    assert install(SOURCE, params, clone) == RECORDS
     assert files(clone / "data") == before
     assert states(clone) == {State.VERIFIED}
 
@@ -634,7 +636,7 @@ def test_features_may_differ_by_rounding(clone: Path, params: Params, caplog: py
     tables = {path: sha256(clone / path) for path in fake_splits.inputs}
     replace(fake_splits, inputs=tables).write(clone)
     with caplog.at_level(logging.INFO):
-        assert publish.install(SOURCE, params, clone) == RECORDS
+        assert install(SOURCE, params, clone) == RECORDS
     assert "accepted" in caplog.text
     assert states(clone) == {State.VERIFIED}
     record = Record.read(clone, FOLDS[0].training_record)
@@ -651,21 +653,21 @@ def test_features_may_differ_by_rounding(clone: Path, params: Params, caplog: py
 
 
 def test_features_computed_after_adopting_are_accepted_when_adopting_again(clone: Path, params: Params) -> None:
-    publish.install(SOURCE, params, clone)
+    install(SOURCE, params, clone)
     download(clone)
     features(clone, " rounded")
     assert State.STALE in states(clone)
-    assert publish.install(SOURCE, params, clone) == RECORDS
+    assert install(SOURCE, params, clone) == RECORDS
     assert states(clone) == {State.VERIFIED}
 
 
 def test_adopting_twice_changes_nothing(clone: Path, params: Params) -> None:
-    publish.install(SOURCE, params, clone)
+    install(SOURCE, params, clone)
     before = files(clone / "models") | files(clone / "results")
-    assert publish.install(SOURCE, params, clone) == []
+    assert install(SOURCE, params, clone) == []
     assert files(clone / "models") | files(clone / "results") == before
     shutil.rmtree(clone / FOLDS[0].results)
-    assert publish.install(SOURCE, params, clone) == sorted([FOLDS[0].training_record, FOLDS[0].evaluation_record])
+    assert install(SOURCE, params, clone) == sorted([FOLDS[0].training_record, FOLDS[0].evaluation_record])
 
 
 def test_folds_trained_here_are_left_alone(clone: Path, params: Params) -> None:
@@ -675,7 +677,7 @@ def test_folds_trained_here_are_left_alone(clone: Path, params: Params) -> None:
     (clone / FOLDS[1].evaluation_record).unlink()  # evaluating again takes seconds
     own = files(clone / "models")
     left = {record for run in FOLDS[:2] for record in (run.training_record, run.evaluation_record)}
-    assert publish.install(SOURCE, params, clone) == sorted(set(RECORDS) - left)
+    assert install(SOURCE, params, clone) == sorted(set(RECORDS) - left)
     assert own.items() <= files(clone / "models").items()
 
 
@@ -683,14 +685,14 @@ def test_an_invalid_local_fold_is_replaced(clone: Path, params: Params) -> None:
     clips(clone)
     train(clone, FOLDS[0], "own")
     (clone / FOLDS[0].history).write_text("corrupted")
-    assert publish.install(SOURCE, params, clone) == RECORDS
+    assert install(SOURCE, params, clone) == RECORDS
     assert not (clone / FOLDS[0].model).exists()
     assert states(clone) == {State.VERIFIED}
 
 
 def test_folds_with_other_settings_are_not_adopted(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
     params = change(clone, lambda tree: tree["corpora"]["demo"].update(training={"epochs": 7}))
-    assert publish.install(SOURCE, params, clone) == []
+    assert install(SOURCE, params, clone) == []
     (message,) = caplog.messages
     assert "6 folds not adopted: `emofuse train` ran with training.epochs 30; params.yaml has 7" in message
     assert not (clone / "data").exists()
@@ -699,7 +701,7 @@ def test_folds_with_other_settings_are_not_adopted(clone: Path, caplog: pytest.L
 def test_folds_outside_params_yaml_are_not_adopted(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
     params = change(clone, lambda tree: tree["corpora"]["demo"].update(seeds=[1, 3]))
     wanted = [record for record in RECORDS if "seed-1" in record]
-    assert publish.install(SOURCE, params, clone) == wanted
+    assert install(SOURCE, params, clone) == wanted
     (message,) = caplog.messages
     assert "3 folds not adopted: params.yaml no longer includes" in message
     assert "no seed 2" in message
@@ -710,7 +712,7 @@ def test_a_new_variant_leaves_the_published_ones_valid(clone: Path) -> None:
         tree["variants"]["plain"] = {"loss": {"metric": "none"}}
         tree["corpora"]["demo"]["variants"] = ["proposed", "plain"]
 
-    assert publish.install(SOURCE, change(clone, add), clone) == RECORDS
+    assert install(SOURCE, change(clone, add), clone) == RECORDS
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate", "faces", "splits", "download"])
@@ -719,7 +721,7 @@ def test_folds_of_other_code_are_not_adopted(
 ) -> None:
     current = code.digest
     monkeypatch.setattr(code, "digest", lambda name, kind=None: "other" if name == stage else current(name, kind))
-    assert publish.install(SOURCE, params, clone) == []
+    assert install(SOURCE, params, clone) == []
     (message,) = caplog.messages
     assert f"6 folds not adopted: `emofuse {stage}` ran with other code" in message
 
@@ -728,7 +730,7 @@ def test_folds_of_other_features_are_not_adopted(clone: Path, caplog: pytest.Log
     params = change(clone, lambda tree: tree["corpora"]["demo"]["audio"].update(hop_ms=8.0))
     clips(clone)
     features(clone, " of other windows")
-    assert publish.install(SOURCE, params, clone) == []
+    assert install(SOURCE, params, clone) == []
     (message,) = caplog.messages
     assert "6 folds not adopted: `emofuse audio` ran with audio.hop_ms 10.0; params.yaml has 8.0" in message
 
@@ -746,7 +748,7 @@ def test_folds_of_other_clips_are_not_adopted(clone: Path, params: Params, caplo
     tables = Record.read(clone, paths.splits_record("demo", PROTOCOL))
     assert tables
     replace(tables, inputs={file: content(clone, file) for file in tables.inputs}).write(clone)
-    assert publish.install(SOURCE, params, clone) == []
+    assert install(SOURCE, params, clone) == []
     (message,) = caplog.messages
     assert f"6 folds not adopted: {paths.splits('demo', PROTOCOL)[0]} differs from the published one" in message
 
@@ -754,7 +756,7 @@ def test_folds_of_other_clips_are_not_adopted(clone: Path, params: Params, caplo
 def test_folds_are_not_adopted_onto_stale_splits(clone: Path, caplog: pytest.LogCaptureFixture) -> None:
     clips(clone)
     params = change(clone, lambda tree: tree["corpora"]["demo"].update(split_seed=5))
-    assert publish.install(SOURCE, params, clone) == []
+    assert install(SOURCE, params, clone) == []
     (message,) = caplog.messages
     assert "split_seed" in message
 
@@ -763,7 +765,7 @@ def test_a_file_without_a_record_is_not_adopted(clone: Path, params: Params, cap
     array = paths.features("demo", "faces", 0)[0]
     (clone / array).parent.mkdir(parents=True)
     (clone / array).write_text("something")
-    assert publish.install(SOURCE, params, clone) == []
+    assert install(SOURCE, params, clone) == []
     assert f"{array} differs from the published file and has no record: delete it" in caplog.text
     assert (clone / array).read_text() == "something"
 
@@ -776,18 +778,18 @@ def test_adopted_results_can_be_published_and_adopted_again(clone: Path, tmp_pat
         tree["corpora"]["demo"]["variants"] = ["proposed", "plain"]
 
     params = change(clone, add)
-    publish.install(SOURCE, params, clone)
+    install(SOURCE, params, clone)
     third = tmp_path / "third"
     download(clone)
     features(clone, " rounded")
-    publish.install(SOURCE, params, clone)
+    install(SOURCE, params, clone)
     train(clone, RunKey("demo", PROTOCOL, "plain", 1, 0))
     report(clone)
     publish.publish("demo", "another variant", params, clone)
     commit(clone)
     assert [row["folds"] for row in rows(clone)] == ["6", "7"]
     git(clone, "clone", "-q", str(clone), str(third))
-    assert len(publish.install(SOURCE, params, third)) == 14
+    assert len(install(SOURCE, params, third)) == 14
     chain = Chain(params, third)
     assert {chain.lineage(record).state for record in chain.records} == {State.VERIFIED}
 
@@ -795,4 +797,4 @@ def test_adopted_results_can_be_published_and_adopted_again(clone: Path, tmp_pat
 @pytest.mark.parametrize("source", ["results/published/other", "literature"])
 def test_a_folder_that_is_not_a_publication_is_refused(clone: Path, params: Params, source: str) -> None:
     with pytest.raises(UserError, match="not a folder of published results"):
-        publish.install(Path(source), params, clone)
+        install(Path(source), params, clone)

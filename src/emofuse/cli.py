@@ -329,7 +329,7 @@ def publish(
 @app.command()
 def compare(corpus: Corpus) -> None:
     """Compare local tables with the published ones. The comparison is cell by cell."""
-    from emofuse.provenance.publish import compare as compare_tables
+    from emofuse.provenance.compare import compare as compare_tables
 
     lines, equal = compare_tables(corpus, load_params(), ROOT)
     show(lines)

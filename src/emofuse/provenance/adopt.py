@@ -15,8 +15,8 @@ from pathlib import Path
 
 from emofuse.config import Params
 from emofuse.datasets import shards
-from emofuse.provenance import publish
 from emofuse.provenance.freshness import Chain, State
+from emofuse.provenance.install import install
 from emofuse.provenance.records import FOLDERS, SUFFIX, Record
 from emofuse.provenance.verify import grouped
 from emofuse.utils.errors import UserError
@@ -32,7 +32,7 @@ def adopt(params: Params, root: Path, source: Path | None = None) -> Iterator[st
     """
     if source is not None:
         _features_first(source, params, root)
-        installed = publish.install(source, params, root)
+        installed = install(source, params, root)
         yield f"{source}: {len(installed)} records of published folds installed"
     chain = Chain(params, root)
     findings = {record.path: chain.whole(record) for record in chain.records}
