@@ -235,6 +235,7 @@ def test_figure_can_be_enlarged_and_closed(show: Any) -> None:
         )
         tab.keyboard.press("Escape")
         tab.wait_for_function("document.activeElement.matches('#figure-confusion .canvas')")
+        tab.locator("#figure-confusion .canvas > svg").wait_for()  # it moves back after the focus
         assert canvas.evaluate("canvas => [canvas.innerHTML, canvas.firstElementChild.clientWidth]") == before
     canvas.press("Enter")
     tab.get_by_role("button", name="Close").click()
