@@ -115,7 +115,6 @@ def test_no_name_in_a_zip_leads_out_of_the_shard(names: list[str], kind: str) ->
         except UserError:
             pass
         else:
-            assert not any(leads_out(zipfile.ZipInfo(name).filename) for name in names)
             made = shards.members(root / "data/own/raw/shard-0.zip")
             assert good in made
             assert not any(map(leads_out, made))
@@ -147,7 +146,7 @@ def test_no_damage_to_a_zip_is_a_traceback(changes: list[tuple[int, int]], last:
         source = Path(folder, "all.zip")
         source.write_bytes(damaged)
         try:
-            made = [file.read() for file in sources.files_in_zip(source)]
+            made = [file.read() for file in sources.scan(source, "source").files if not file.fault]
         except UserError:
             return
         assert set(made) <= {b"sound" * 50, b""}  # a size of 0 may have its checksum
