@@ -93,6 +93,7 @@ DERIVED = (
     f"Actor_01/{FIRST[:-4]}.flac",
     f"wav_16k/Actor_01/{FIRST}",
     f"resampled/{FIRST}",
+    f"frames/{FIRST[:-4]}/audio.wav",
 )
 
 
@@ -155,8 +156,8 @@ def test_what_is_used_and_what_is_not_is_counted(tmp_path: Path, caplog: pytest.
     with caplog.at_level(logging.INFO):
         clips.download("voices", sounds(), 0, str(source), tmp_path)
     for counted in (
-        "2 clips of 2 actors, out of 2 clips of 2 actors in the source; 1,440 of 24 are published",
-        "ignored: 8 files derived from clips that are here, such as Actor_01/",
+        "2 clips of 2 actors, out of 2 clips of 2 actors in the source; 1,440 clips of 24 actors are published",
+        "ignored: 9 files derived from clips that are here, such as Actor_01/",
         "ignored: 1 file of speakers who are not in RAVDESS; data sets that mix corpora number those of TESS 25 and 26",
         "ignored: 2 files of TESS, such as",
         "ignored: 1 file of another type, such as a.npy",
@@ -226,6 +227,10 @@ def unreadable_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda source, _: (source / THIRD).symlink_to("/no/where"), f"{THIRD} is a link to /no/where, which cannot"),
         (lambda source, _: os.mkfifo(source / THIRD), "is neither a file nor a folder"),
         (lambda source, _: (source / f".{THIRD}.icloud").touch(), f"{THIRD} is in iCloud only; download it"),
+        (lambda source, _: (source / f"{THIRD}.crdownload").touch(), f"{THIRD} is an unfinished download; finish it"),
+        (lambda source, _: (source / f"{THIRD}.dvc").touch(), f"{THIRD} is known to DVC but not here; run dvc pull"),
+        (lambda source, _: (source / "Actor_03.zip.dvc").touch(), "Actor_03.zip is known to DVC but not here"),
+        (lambda source, _: (source / "Actor_03.dvc").touch(), "Actor_03 is known to DVC but not here; run dvc pull"),
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_names_it(
@@ -319,6 +324,8 @@ USELESS = {
     "rare.zip": (marked(zipped({"n.txt": b""}), method=98), "n.txt is compressed by a rare method, 98"),
     "link.zip": (linked("latest"), "link.zip: member 'latest' is a link"),
     "leads.zip": (zipped({"../n.txt": b""}), "member '../n.txt' leads out of the folder"),
+    f"{FIRST}.part": (b"", f"{FIRST} is an unfinished download"),
+    "models.dvc": (b"", "models is known to DVC but not here"),
     "films.zip": (zipped({"01-01-03-01-01-01-05.mp4": b""})[:-40], "films.zip is not a readable zip file"),
 }
 

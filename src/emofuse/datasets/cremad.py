@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -81,14 +82,14 @@ def votes_on(table: bytes, actors: Sequence[int]) -> bytes:
         raise ValueError(f"it has no column {absent[0]}")
     columns = [names.index(letter.casefold()) for letter in LETTERS]
     clip, number = names.index("filename"), _row_numbers(rows, len(header))
-    lines = []
+    lines: list[tuple[int | str, ...]] = []
     for row in rows:
         stem = row[clip].strip().upper()
         # A row's number starts with 1 if people only heard the clip, 2 if they only saw it, 3 if both.
         if _whole(row[number]) // 100_000 == 3 and stem[:4].isdecimal() and int(stem[:4]) in actors:
-            lines.append([_whole(row[number]), *(_whole(row[column]) for column in columns), stem])
+            lines.append((_whole(row[number]), *(_whole(row[column]) for column in columns), stem))
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([["", *LETTERS, "fileName"], *lines])
+    csv.writer(text, lineterminator="\n").writerows([["", *LETTERS, "fileName"], *sorted(lines)])
     return text.getvalue().encode()
 
 
@@ -123,10 +124,14 @@ def _row_numbers(rows: list[list[str]], columns: int) -> int:
 
 
 def _whole(cell: str) -> int:
-    """A whole number, possibly written as 9.0 or 9,0. Raises ValueError for anything else."""
-    if not re.fullmatch(r"[0-9]{1,9}([.,]0*)?", cell.strip(), re.ASCII):
-        raise ValueError(f"{cell[:20]!r} is not a whole number")
-    return int(re.split("[.,]", cell.strip())[0])
+    """A whole number, possibly written as 9.0, 9,0 or 9e0. Raises ValueError for anything else."""
+    try:
+        number = Decimal(cell.strip().replace(",", "."))
+        if 0 <= number < 1_000_000 and number == int(number):
+            return int(number)
+    except ArithmeticError:
+        pass
+    raise ValueError(f"{cell[:20]!r} is not a whole number")
 
 
 def majorities(votes: bytes) -> dict[str, str | None]:
@@ -194,7 +199,7 @@ class CremaD(Dataset):
         try:
             clip, is_clip = self.parse(file.stem), True
         except NotAClip:
-            named, is_clip = self.named_in(file.stem), False
+            named, is_clip = self.named_in(file.stem) or self.named_in(f"{file.parent.name}/"), False
             if named is None:
                 return self._misnamed(path)
             clip = named

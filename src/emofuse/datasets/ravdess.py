@@ -103,7 +103,7 @@ class Ravdess(Dataset):
         try:
             clip, is_clip = self.parse(file.stem), True
         except NotAClip:
-            named, is_clip = self.named_in(file.stem), False
+            named, is_clip = self.named_in(file.stem) or self.named_in(f"{file.parent.name}/"), False
             if named is None:
                 return self._misnamed(path)
             clip = named

@@ -172,7 +172,7 @@ def _report(
     log.info(
         "%s: %s clips of %d actors, out of %s clips of %d actors in the source%s",
         *(what, f"{len(mine):,}", len(set(mine)), f"{len(selected.clips):,}", len(selected.present)),
-        f"; {whole.clips:,} of {len(whole.actors)} are published" if whole else "",
+        f"; {whole.clips:,} clips of {len(whole.actors)} actors are published" if whole else "",
     )
     if absent:
         unknown = [archive.path for archive in contents.unread if not archive.names]

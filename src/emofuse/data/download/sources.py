@@ -16,7 +16,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -42,7 +42,15 @@ _OTHER_ARCHIVE = re.compile(
 )
 # What file managers, archivers and file servers add.
 _SYSTEM = ("__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", "@eaDir", "#recycle", "#snapshot")
-_ICLOUD = re.compile(r"\.(.+)\.icloud", re.S)  # stands for a file that macOS has moved to the cloud
+# Files that stand for another, which is not there: its name → what to do.
+_ABSENT = (
+    (re.compile(r"\.(.+)\.icloud", re.S), "is in iCloud only; download it"),
+    (re.compile(r"(.+)\.dvc", re.S), "is known to DVC but not here; run dvc pull"),
+    (
+        re.compile(r"(.+)\.(?:part|partial|crdownload|download|filepart|opdownload)", re.S),
+        "is an unfinished download; finish it",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -135,12 +143,16 @@ def _scan_folders(source: Path, contents: Contents) -> None:
             raise UserError(
                 f"{folder} cannot be read: {error.strerror}; make it readable, or move it out of the source"
             ) from None
+        names = {entry.name for entry in entries}
         for entry in entries:
             path = _escaped(entry.path[start:])
-            if icloud := _ICLOUD.fullmatch(entry.name):
-                place = str(Path(folder, icloud[1]))
-                fault = f"{place} is in iCloud only; download it"
-                contents.files.append(_faulty(str(PurePosixPath(path).with_name(icloud[1])), place, fault))
+            if absent := _absent(entry.name, names):
+                name, fault = absent
+                path, place = str(PurePosixPath(path).with_name(_escaped(name))), str(Path(folder, name))
+                if _has_file_type(name) and not _ZIP.fullmatch(name) and not _OTHER_ARCHIVE.fullmatch(name):
+                    contents.files.append(_faulty(path, place, f"{place} {fault}, or remove {entry.name}"))
+                else:
+                    contents.unread.append(Unread(path, f"{place} {fault}, or remove {entry.name}", ()))
             elif _is_hidden(entry.name):
                 contents.hidden.append(path)
             elif _is_folder(entry):
@@ -185,6 +197,14 @@ def _fault_of(entry: os.DirEntry[str]) -> str:
         if not _has_file_type(entry.name):
             raise UserError(fault) from None
         return fault
+
+
+def _absent(name: str, others: Collection[str]) -> tuple[str, str] | None:
+    """The name of the file for which one with this name stands, and what to do, if that is not among the others."""
+    for pattern, what in _ABSENT:
+        if (found := pattern.fullmatch(name)) and found[1] not in others and not _ZIP.fullmatch(name):
+            return found[1], what
+    return None
 
 
 def _has_file_type(name: str) -> bool:
