@@ -32,7 +32,7 @@ from test_report import RAVDESS, changed, make_params, quick, read_csv, write_cl
 from test_training import make_corpus, run_key, trained
 
 from emofuse import config, paths
-from emofuse.data.download import clips, sources, zenodo
+from emofuse.data.download import archives, clips, sources, zenodo
 from emofuse.data.download import http as downloads
 from emofuse.data.protocols import protocol_path, read_protocol
 from emofuse.datasets import cremad, shards
@@ -193,7 +193,7 @@ def test_zip_with_false_claims_is_one_line(tmp_path: Path, content: bytes) -> No
 
 def test_zip_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "all.zip").write_bytes(zipped({FIRST: b"\0" * 1001}))
-    monkeypatch.setattr(sources, "LARGEST", 1000)
+    monkeypatch.setattr(archives, "LARGEST", 1000)
     monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
     with pytest.raises(UserError, match="claims to have 1,001 bytes, which no clip has; do not trust this zip"):
         clips.download("voices", sounds(), 0, str(tmp_path / "all.zip"), tmp_path)
