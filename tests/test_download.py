@@ -750,6 +750,23 @@ def test_weights_come_from_a_folder_or_the_web_and_are_verified(
     monkeypatch.setenv(weights.SETTING, str(folder_of(tmp_path / "mine", {target.name: real[:-1]})))
     with pytest.raises(UserError, match=f"{target.name}: not the weights {name}"):
         weights.fetch(name, tmp_path)
+    link = tmp_path / "linked" / "folder"
+    link.parent.mkdir()
+    link.symlink_to(shared_data / "weights")
+    monkeypatch.setenv(weights.SETTING, str(link.parent))
+    weights.fetch(name, tmp_path)
+    link.unlink()
+    for spoil, message in (
+        (lambda file: file.write_bytes(POINTER), "it is a pointer of Git LFS, not the weights: run git lfs pull"),
+        (lambda file: file.symlink_to("/no/where"), "cannot be read: No such file or directory"),
+    ):
+        spoil(link.parent / target.name)
+        with pytest.raises(UserError, match=message):
+            weights.fetch(name, tmp_path)
+        (link.parent / target.name).unlink()
+    monkeypatch.setenv(weights.SETTING, "/no/where")
+    with pytest.raises(UserError, match="there is no folder /no/where"):
+        weights.fetch(name, tmp_path)
     monkeypatch.setenv(weights.SETTING, str(tmp_path / "data"))
     with pytest.raises(UserError, match=r"there is no resnet18-f37072fd\.pth in"):
         weights.fetch("resnet18", tmp_path)

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -101,8 +101,32 @@ def add_download(path: Path, name: str, contents: Contents) -> None:
 
 
 def _scan_folders(source: Path, contents: Contents) -> None:
-    """List the files below a folder. Links are read after everything else, so that they do not hide a folder's own path."""
-    root, start = os.path.realpath(source), len(os.path.join(source, ""))  # noqa: PTH118 (a Path has no separator at its end)
+    """List the files below a folder."""
+    start = len(os.path.join(source, ""))  # noqa: PTH118 (a Path has no separator at its end)
+    for entry, names in walk(source, contents.loops):
+        path = _escaped(entry.path[start:])
+        if absent := _absent(entry.name, names):
+            name, what = absent
+            path = str(PurePosixPath(path).with_name(_escaped(name)))
+            fault = f"{Path(entry.path).with_name(name)} {what}, or remove {entry.name}"
+            if _has_file_type(name) and not archives.is_zip(name) and not archives.is_other(name):
+                contents.files.append(_faulty(path, entry.path, fault))
+            else:
+                contents.unread.append(Unread(path, fault, ()))
+        elif _is_hidden(entry.name):
+            contents.hidden.append(path)
+        else:
+            _add(entry, path, _fault_of(entry), contents)
+
+
+def walk(source: Path, loops: list[str]) -> Iterator[tuple[os.DirEntry[str], Collection[str]]]:
+    """Everything below a folder but the folders that are read, with the names in its folder, in order.
+
+    Links to folders are followed, after everything else, so that they do not hide a folder's own path. Those to folders
+    that are read anyway, and to folders above, are added to `loops`. Hidden folders are not read. Raises `UserError` for
+    a folder that may not be read.
+    """
+    root = os.path.realpath(source)
     seen = {root}
     folders, links = [(str(source), root)], list[str]()
     while folders or links:
@@ -112,7 +136,7 @@ def _scan_folders(source: Path, contents: Contents) -> None:
             folder = links.pop(0)
             real = os.path.realpath(folder)
             if real in seen or f"{root}/".startswith(f"{real.rstrip('/')}/"):
-                contents.loops.append(_escaped(folder[start:]))
+                loops.append(os.path.relpath(folder, source))
                 continue
             seen.add(real)
         try:
@@ -124,24 +148,13 @@ def _scan_folders(source: Path, contents: Contents) -> None:
             ) from None
         names = {entry.name for entry in entries}
         for entry in entries:
-            path = _escaped(entry.path[start:])
-            if absent := _absent(entry.name, names):
-                name, fault = absent
-                path, place = str(PurePosixPath(path).with_name(_escaped(name))), str(Path(folder, name))
-                if _has_file_type(name) and not archives.is_zip(name) and not archives.is_other(name):
-                    contents.files.append(_faulty(path, place, f"{place} {fault}, or remove {entry.name}"))
-                else:
-                    contents.unread.append(Unread(path, f"{place} {fault}, or remove {entry.name}", ()))
-            elif _is_hidden(entry.name):
-                contents.hidden.append(path)
-            elif _is_folder(entry):
-                if entry.is_symlink():
-                    links.append(entry.path)
-                elif (own := f"{real.rstrip('/')}/{entry.name}") not in seen:
-                    seen.add(own)
-                    folders.append((entry.path, own))
-            else:
-                _add(entry, path, _fault_of(entry), contents)
+            if _is_hidden(entry.name) or not _is_folder(entry):
+                yield entry, names
+            elif entry.is_symlink():
+                links.append(entry.path)
+            elif (own := f"{real.rstrip('/')}/{entry.name}") not in seen:
+                seen.add(own)
+                folders.append((entry.path, own))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
