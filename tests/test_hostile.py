@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_corpora import corpus
-from test_download import FIRST, SECOND, sounds, zipped
+from test_download import FIRST, SECOND, deflate64, sounds, zipped
 from test_report import RAVDESS, changed, make_params, quick, read_csv, write_clips, write_csv, write_demo
 from test_training import make_corpus, run_key, trained
 
@@ -135,13 +135,26 @@ def compressed() -> bytes:
 WHOLE = compressed()
 
 
-@examples(300)
-@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=3), st.booleans())
-def test_no_damage_to_a_zip_is_a_traceback(changes: list[tuple[int, int]], last: bool) -> None:
-    damaged = bytearray(WHOLE)
-    table = WHOLE.index(b"PK\x01\x02")  # the names and sizes, at the end, are read first
+INNER = zipped({FIRST: b"sound" * 50})
+WHOLES = (
+    WHOLE,
+    zipped({"a.zip": INNER, "b.zip": WHOLE}, zipfile.ZIP_STORED),
+    zipped({"a.zip": INNER}),
+    deflate64(b"sound" * 50),
+)
+
+
+@examples(400)
+@given(
+    st.sampled_from(WHOLES),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_no_damage_to_a_zip_is_a_traceback(whole: bytes, changes: list[tuple[int, int]], last: bool) -> None:
+    damaged = bytearray(whole)
+    table = whole.rindex(b"PK\x01\x02")  # the names and sizes, at the end, are read first
     for place, value in changes:
-        damaged[table + place % (len(WHOLE) - table) if last else place] = value
+        damaged[table + place % (len(whole) - table) if last else place % len(whole)] = value
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "all.zip")
         source.write_bytes(damaged)

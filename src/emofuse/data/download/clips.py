@@ -164,7 +164,7 @@ def _report(
 ) -> None:
     """Log what is in a source: what is used, what is not and why, and which of the shard's actors are absent."""
     for reason in _skipped(contents, selected):
-        log.warning("%s: skipped: %s", what, reason)
+        log.warning("%s: skipped: %s", what, printable(reason))
     for reason, ignored in selected.ignored.items():
         level = logging.INFO if reason in selection.EXPECTED else logging.WARNING
         log.log(level, "%s: ignored: %s", what, *selection.described({reason: ignored}))
