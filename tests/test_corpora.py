@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import zipfile
 from collections import Counter
 from itertools import product
@@ -71,8 +72,11 @@ def test_ravdess_parses_each_number() -> None:
     [
         ("", "seven numbers"),
         ("03-01-06-01-02-01", "seven numbers"),
-        ("03-01-06-01-02-01-12.wav", "seven numbers"),
-        ("03-01-06-01-02-01-12\n", "seven numbers"),
+        ("03-01-06-01-02-01-12-13-14\n", "a copy of a clip"),
+        ("03-01-06-01-02-01-123", "seven numbers"),
+        ("03-01-06-01-02-01-12.wav", "a copy of a clip, whose original is missing"),
+        ("03-01-06-01-02-01-12_croppad", "a copy of a clip"),
+        ("noise_03-01-06-01-02-01-12", "a copy of a clip"),
         ("٠٣-01-06-01-02-01-12", "seven numbers"),  # digits, but not ASCII ones
         ("04-01-06-01-02-01-12", "no modality 04"),
         ("03-03-06-01-02-01-12", "no channel 03"),
@@ -80,7 +84,8 @@ def test_ravdess_parses_each_number() -> None:
         ("03-01-06-03-02-01-12", "no intensity 03"),
         ("03-01-06-01-03-01-12", "no statement 03"),
         ("03-01-06-01-02-03-12", "no repetition 03"),
-        ("03-01-06-01-02-01-25", "no actor 25"),
+        ("03-01-06-01-02-01-25", "no actor 25; speaker 25 of data sets that mix corpora is TESS's"),
+        ("03-01-06-01-02-01-27", "no actor 27$"),
         ("03-01-06-01-02-01-00", "no actor 00"),
         ("03-01-01-02-02-01-12", "neutral has no strong"),
         ("03-02-03-01-02-01-18", "actor 18 sings no"),
@@ -118,7 +123,9 @@ def test_cremad_accepts_exactly_its_7442_clips() -> None:
         ("1001_IEO_ANG_ZZ", "no level ZZ"),
         ("1001_DFA_ANG_HI", "not recorded"),
         ("1001_IEO_ANG_XX", "not recorded"),
-        ("1040_ITH_SAD_X", "such as"),
+        ("1040_ITH_SAD_Y", "no level Y"),
+        ("1001_DFA_ANG_XX (1)", "a copy of a clip"),
+        ("1001_DFA_ANG_XXL", "such as"),
     ],
 )
 def test_cremad_names_the_error_in_a_name(stem: str, reason: str) -> None:
@@ -126,10 +133,51 @@ def test_cremad_names_the_error_in_a_name(stem: str, reason: str) -> None:
         CREMAD.parse(stem)
 
 
+@pytest.mark.parametrize(
+    ("kind", "variant", "clip"),
+    [
+        ("cremad", "1040_ITH_SAD_X", "1040_ITH_SAD_XX"),  # in one of Kaggle's copies
+        ("cremad", "1001_dfa_ang_xx", "1001_DFA_ANG_XX"),
+        ("cremad", "1001-IEO-HAP-LO", "1001_IEO_HAP_LO"),
+        ("ravdess", "03_01_06_01_02_01_12", "03-01-06-01-02-01-12"),
+    ],
+)
+def test_variants_of_a_name_are_the_clip(kind: str, variant: str, clip: str) -> None:
+    dataset = datasets.get(kind)
+    assert dataset.parse(variant) == dataset.parse(clip)
+    assert dataset.parse(variant).clip == clip
+    member = dataset.member(f"in/{variant}.WAV", corpus(kind, modalities=["audio"]))
+    assert member.name.endswith(f"/{clip}.wav")
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "reason"),
+    [
+        (
+            "ravdess",
+            "Actor_25/03-01-06-01-02-01-25.wav",
+            "not in RAVDESS; data sets that mix corpora number those of TESS",
+        ),
+        ("ravdess", "Actor_26/anything.wav", "not in RAVDESS"),
+        ("ravdess", "Actor_26/YAF_back_angry.wav", "of TESS"),
+        ("ravdess", "Crema/1001_DFA_ANG_XX.wav", "of CREMA-D"),
+        ("ravdess", "Savee/DC_sa01.wav", "of SAVEE"),
+        ("ravdess", "AudioData/JK/sa01.wav", "of SAVEE"),
+        ("ravdess", "wav/03a01Wa.wav", "of EMO-DB"),
+        ("cremad", "Ravdess/Actor_01/03-01-06-01-02-01-01.wav", "of RAVDESS"),
+        ("cremad", "OAF_Fear/OAF_back_fear.wav", "of TESS"),
+    ],
+)
+def test_clips_of_other_corpora_are_told_apart(kind: str, path: str, reason: str) -> None:
+    found = datasets.get(kind).member(path, corpus(kind, modalities=["audio"]))
+    assert isinstance(found, str)
+    assert reason in found
+
+
 NAMES = st.one_of(
     st.text(),
     st.from_regex(r"\A[0-9]{2}(-[0-9]{2}){6}\Z"),
-    st.from_regex(r"\A[0-9]{4}_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}\Z"),
+    st.from_regex(r"\A[0-9]{4}_[A-Z]{3}_[A-Z]{3}_[A-Z]{1,2}\Z"),
     st.from_regex(r"\Ademo-[0-9]{2}-[a-z]+-[0-9]{2}\Z"),
 )
 
@@ -143,7 +191,7 @@ def test_any_name_is_parsed_or_refused(kind: str, stem: str) -> None:
         refused = str(error)
     else:
         refused = ""
-        assert clip.clip == stem
+        assert datasets.get(kind).parse(clip.clip) == clip
         assert clip.emotion in datasets.get(kind).emotions
         assert clip.gender in ("male", "female")
     assert refused or clip
@@ -163,7 +211,7 @@ def test_ravdess_labels_determine_the_name(clip: base.Clip) -> None:
 @pytest.mark.parametrize("modalities", [["video", "audio"], ["audio"]])
 def test_any_path_is_a_member_or_ignored(kind: str, modalities: list[str], path: str, ending: str) -> None:
     member = datasets.get(kind).member(path + ending, corpus(kind, modalities=modalities))
-    assert member is None or member.is_clip or member.name == path + ending
+    assert isinstance(member, str) or member.is_clip or member.name == path + ending
 
 
 def test_ravdess_selects_modality_and_channel() -> None:
@@ -172,7 +220,7 @@ def test_ravdess_selects_modality_and_channel() -> None:
 
     def selected(**changes: object) -> list[str]:
         members = [RAVDESS.member(path, corpus("ravdess", **changes)) for path in paths]
-        return [member.name for member in members if member is not None]
+        return [member.name for member in members if not isinstance(member, str)]
 
     assert selected() == ["Actor_05/01-01-03-01-01-01-05.mp4"]
     assert selected(vocal=["song"]) == ["Actor_05/01-02-03-01-01-01-05.mp4"]
@@ -216,6 +264,59 @@ VOTES = (
     b'"300002",4,0,0,4,1,0,"1001_DFA_HAP_XX",9\n'
     b'"300003",0,0,0,0,0,9,"1002_DFA_SAD_XX",9\n'
 )
+
+
+def table(rows: list[list[str]], separator: str = ",", quoting: int = csv.QUOTE_MINIMAL) -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator, quoting=quoting, lineterminator="\r\n").writerows(rows)
+    return text.getvalue()
+
+
+ROWS = [line.split(",") for line in VOTES.decode().replace('"', "").splitlines()]
+PANDAS = [["Unnamed: 0", *ROWS[0][1:]], *ROWS[1:]]
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        table(ROWS),
+        table(ROWS, quoting=csv.QUOTE_ALL),
+        "\ufeff" + table(ROWS, ";"),
+        "sep=;\r\n" + table(ROWS, ";"),
+        table(PANDAS, "\t"),
+        table([["", *PANDAS[0]], *([str(n), *row] for n, row in enumerate(PANDAS[1:]))]),  # with an index
+        table([ROWS[0][1:], *ROWS[1:]]),  # R's write.table leaves out the name of the first column
+        table([PANDAS[0], *([f"{cell}.0" if cell.isdecimal() else cell for cell in row] for row in PANDAS[1:])]),
+        table([PANDAS[0], *([f"{cell},0" if cell.isdecimal() else cell for cell in row] for row in PANDAS[1:])], ";"),
+        table([ROWS[0], *([f"{float(row[0]):e}", *row[1:]] for row in ROWS[1:])]),
+        table([row[::-1] for row in ROWS]),  # columns in another order
+        table([ROWS[0], *ROWS[:0:-1]]),  # and rows
+        table([*ROWS, [""] * 9]),
+    ],
+)
+def test_table_of_votes_is_read_by_column_whoever_saved_it(saved: str) -> None:
+    expected = cremad.votes_on(VOTES, (1001,))
+    assert len(cremad.majorities(expected)) == 2
+    for encoding in ("utf-8", "utf-16"):
+        if encoding == "utf-8" or "\ufeff" not in saved:
+            assert cremad.votes_on(saved.encode(encoding), (1001,)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no rows"),
+        (table([row[1:] for row in ROWS]).encode(), "no column of row numbers"),
+        (table([row[:-2] for row in ROWS]).encode(), "no column fileName"),
+        (VOTES.replace(b'"H"', b'"happy"'), "no column H"),
+        (VOTES.replace(b"9,0,0,0", b"9,0.5,0,0"), "'0.5' is not a whole number"),
+        (VOTES + b'"300004",0,0', "differ in length"),
+        (b"\xff\xfe\x00", "utf-16"),
+    ],
+)
+def test_another_table_is_refused_with_the_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        cremad.votes_on(content.replace(b"100001", b"300009"), (1001,))
 
 
 def test_perceived_emotion_is_the_majority_of_those_who_saw_and_heard_the_clip() -> None:

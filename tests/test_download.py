@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +21,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from faulty_server import Server, serving
-from test_corpora import corpus
+from test_corpora import VOTES, corpus
 
 from emofuse import config, paths
 from emofuse.config import Demo
@@ -28,6 +32,7 @@ from emofuse.utils.errors import UserError
 
 FIRST = "03-01-03-01-01-01-01.wav"
 SECOND = "03-01-04-01-01-01-02.wav"
+THIRD = "03-01-03-01-01-01-03.wav"
 RECORD = "/records/1188976/files"
 API = "/api/records/1188976"
 
@@ -39,9 +44,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield served
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return buffer.getvalue()
@@ -79,6 +84,19 @@ def leftovers(folder: Path) -> list[str]:
 CLIPS = {f"Actor_01/{FIRST}": b"one", f"Actor_02/{SECOND}": b"two"}
 
 
+DERIVED = (
+    f"Actor_01/{FIRST[:-4]}_croppad.wav",
+    f"Actor_01/{FIRST[:-4]} (1).wav",
+    f"Actor_01/{FIRST[:-4]} copy.wav",
+    f"Actor_01/Copy of {FIRST}",
+    f"augmented/noise_{FIRST}",
+    f"Actor_01/{FIRST[:-4]}.flac",
+    f"wav_16k/Actor_01/{FIRST}",
+    f"resampled/{FIRST}",
+    f"frames/{FIRST[:-4]}/audio.wav",
+)
+
+
 @pytest.mark.parametrize(
     "layout",
     [
@@ -89,6 +107,16 @@ CLIPS = {f"Actor_01/{FIRST}": b"one", f"Actor_02/{SECOND}": b"two"}
         lambda root: folder_of(root, {"All.zip": zipped(CLIPS)}) / "All.zip",
         # Copies and the files that file managers create do not matter.
         lambda root: folder_of(root, {**CLIPS, f"too/{FIRST}": b"one", f"__MACOSX/._{FIRST}": b"", f"._{FIRST}": b""}),
+        # Zips in zips, compressed or not, backslashes, the names that wget gives, and a folder around it all.
+        lambda root: folder_of(root, {"all.zip": zipped({"A.zip": zipped(CLIPS)}, zipfile.ZIP_STORED)}),
+        lambda root: folder_of(root, {"all.zip": zipped({"x/A.ZIP": zipped(CLIPS)})}) / "all.zip",
+        lambda root: folder_of(
+            root, {"a.zip": zipped({"b.zip": zipped({"c.zip": zipped(CLIPS)}, zipfile.ZIP_STORED)})}
+        ),
+        lambda root: folder_of(root, {"all.zip": zipped({n.replace("/", "\\"): d for n, d in CLIPS.items()})}),
+        lambda root: folder_of(root, {"all.zip?download=1": zipped({f"RAVDESS/{n}": d for n, d in CLIPS.items()})}),
+        # Derived copies and converted ones are not the clips.
+        lambda root: folder_of(root, {**CLIPS, **dict.fromkeys(DERIVED, b"derived")}),
         # Other modalities and channels of the corpus are ignored.
         lambda root: folder_of(root, {**CLIPS, "01-01-03-01-01-01-01.mp4": b"", "03-02-03-01-01-01-01.wav": b""}),
     ],
@@ -107,7 +135,296 @@ def test_absent_actors_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFi
     source = folder_of(tmp_path / "source", CLIPS)
     with caplog.at_level(logging.WARNING):
         clips.download("voices", sounds(), 0, str(source), tmp_path)
-    assert "no clip of actors 3, 4, 5, 6, 7, 8, 9, 10, 11, 12" in caplog.text
+    assert "no clip of actors 3–12" in caplog.text
+
+
+def test_what_is_used_and_what_is_not_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    others = {
+        "Actor_25/03-01-03-01-01-01-25.wav": b"",
+        "Actor_26/YAF_back_angry.wav": b"",
+        "TESS/OAF_back_sad.wav": b"",
+    }
+    files = {
+        **CLIPS,
+        **dict.fromkeys(DERIVED, b""),
+        **others,
+        "._a.wav": b"",
+        "a.npy": b"",
+        FIRST.replace("03-01", "03-02", 1): b"",
+    }
+    source = folder_of(tmp_path / "source", files)
+    with caplog.at_level(logging.INFO):
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
+    for counted in (
+        "2 clips of 2 actors, out of 2 clips of 2 actors in the source; 1,440 clips of 24 actors are published",
+        "ignored: 9 files derived from clips that are here, such as Actor_01/",
+        "ignored: 1 file of speakers who are not in RAVDESS; data sets that mix corpora number those of TESS 25 and 26",
+        "ignored: 2 files of TESS, such as",
+        "ignored: 1 file of another type, such as a.npy",
+        "ignored: 1 file of another modality or channel, such as",
+        "ignored: 1 file hidden or added by file managers, such as ._a.wav",
+    ):
+        assert counted in caplog.text
+    assert contents(shard(tmp_path)) == CLIPS
+
+
+def test_copy_without_its_original_is_kept_for_the_index(tmp_path: Path) -> None:
+    name = "Actor_03/03-01-03-01-01-01-03_croppad.wav"
+    source = folder_of(tmp_path / "source", {**CLIPS, name: b"cropped"})
+    clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert contents(shard(tmp_path)) == {**CLIPS, name: b"cropped"}
+
+
+def test_converted_films_of_cremad_do_not_replace_the_published_ones(tmp_path: Path) -> None:
+    files = {"VideoFlash/1001_DFA_ANG_XX.flv": b"flv", "VideoMP4/1001_DFA_ANG_XX.mp4": b"mp4"}
+    clips.download("faces", corpus("cremad"), 0, str(folder_of(tmp_path / "source", files)), tmp_path)
+    assert contents(shard(tmp_path, name="faces")) == {"VideoFlash/1001_DFA_ANG_XX.flv": b"flv"}
+
+
+# ── links, and what cannot be read ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_links_are_followed_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = folder_of(tmp_path / "source", {f"Actor_01/{FIRST}": b"one"})
+    pool = folder_of(tmp_path / "pool", {f"second/{SECOND}": b"two"})
+    folder_of(tmp_path, {"third.wav": b"three"})
+    (source / "Actor_02").symlink_to(pool / "second")
+    (source / "03-01-03-01-01-01-03.wav").symlink_to(tmp_path / "third.wav")
+    (pool / "second" / "back").symlink_to(source)
+    (pool / "second" / "pool").symlink_to("..")
+    (source / "Actor_01" / "self").symlink_to(".")
+    (source / "above").symlink_to(tmp_path)
+    with caplog.at_level(logging.INFO):
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert contents(shard(tmp_path)) == {**CLIPS, "Actor_03/03-01-03-01-01-01-03.wav": b"three"}
+    assert "files that are links to folders read anyway" in caplog.text
+
+
+def unreadable_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (source / "Actor_03").mkdir()
+    listed = os.scandir
+
+    def scandir(path: str):
+        if str(path).endswith("Actor_03"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            unreadable_folder,
+            "Actor_03 cannot be read: Permission denied; make it readable, or move it out of the source",
+        ),
+        (
+            lambda source, _: (source / "Actor_03").symlink_to("/no/where"),
+            "Actor_03 is a link to /no/where, which cannot",
+        ),
+        (lambda source, _: (source / "Actor_03").symlink_to("Actor_03"), "Too many levels of symbolic links"),
+        (lambda source, _: (source / THIRD).symlink_to("/no/where"), f"{THIRD} is a link to /no/where, which cannot"),
+        (lambda source, _: os.mkfifo(source / THIRD), "is neither a file nor a folder"),
+        (lambda source, _: (source / f".{THIRD}.icloud").touch(), f"{THIRD} is in iCloud only; download it"),
+        (lambda source, _: (source / f"{THIRD}.crdownload").touch(), f"{THIRD} is an unfinished download; finish it"),
+        (lambda source, _: (source / f"{THIRD}.dvc").touch(), f"{THIRD} is known to DVC but not here; run dvc pull"),
+        (lambda source, _: (source / "Actor_03.zip.dvc").touch(), "Actor_03.zip is known to DVC but not here"),
+        (lambda source, _: (source / "Actor_03.dvc").touch(), "Actor_03 is known to DVC but not here; run dvc pull"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path, pytest.MonkeyPatch], object], message: str
+) -> None:
+    source = folder_of(tmp_path / "source", CLIPS)
+    spoil(source, monkeypatch)
+    with pytest.raises(UserError) as error:
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert message in str(error.value)
+    assert leftovers(tmp_path / "data") == []
+
+
+@pytest.mark.parametrize("name", ["readme.txt", f"{FIRST[:-4]} (1).wav", "01-01-03-01-01-01-01.mp4"])
+def test_unreadable_file_that_is_not_needed_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    source = folder_of(tmp_path / "source", CLIPS)
+    (source / name).symlink_to("/no/where")
+    clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert contents(shard(tmp_path)) == CLIPS
+    assert f"skipped: {source / name} is a link to /no/where" in caplog.text
+
+
+# ── archives ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def deflate64(content: bytes) -> bytes:
+    """A zip as Windows' Explorer writes it from 2 GB on."""
+    import inflate64
+
+    packer = inflate64.Deflater()
+    packed = packer.deflate(content) + packer.flush()
+    archive = bytearray(zipped({FIRST: packed}, zipfile.ZIP_STORED))
+    for signature, method in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        at = archive.index(signature) + method
+        struct.pack_into("<H", archive, at, 9)
+        struct.pack_into("<I", archive, at + 6, zlib.crc32(content))
+        struct.pack_into("<I", archive, at + 14, len(content))
+    return bytes(archive)
+
+
+def test_deflate64_is_read(tmp_path: Path) -> None:
+    content = b"sound" * 50_000 + bytes(range(256))
+    source = folder_of(tmp_path / "source", {"all.zip": deflate64(content)})
+    clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert contents(shard(tmp_path)) == {f"Actor_01/{FIRST}": content}
+    damaged = bytearray(deflate64(content))
+    damaged[100] ^= 255
+    folder_of(source, {"all.zip": bytes(damaged)})
+    with pytest.raises(UserError, match=f"all.zip: {FIRST} cannot be read"):
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
+
+
+def marked(archive: bytes, flags: int = 0, method: int | None = None) -> bytes:
+    """A zip whose members claim to be encrypted or compressed by some method."""
+    changed = bytearray(archive)
+    for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        struct.pack_into("<H", changed, changed.index(signature) + at, flags)
+        if method is not None:
+            struct.pack_into("<H", changed, changed.index(signature) + at + 2, method)
+    return bytes(changed)
+
+
+def linked(name: str) -> bytes:
+    member = zipfile.ZipInfo(name)
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(member, "/etc")
+    return buffer.getvalue()
+
+
+LAST_OF_SEVERAL = zipped({"n.txt": b""}).replace(b"PK\5\6\0\0", b"PK\5\6\3\0")
+USELESS = {
+    "notes.zip": (b"no zip", "notes.zip is not a readable zip file"),
+    "copy.zip": (zipped(CLIPS)[:-40], "copy.zip is not a readable zip file"),
+    "page.zip": (b"\n<!doctype html>", "it is a web page"),
+    "pointer.zip": (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+    "empty.zip": (b"", "it is empty"),
+    "really.zip": (b"Rar!\x1a\x07\x01\0", "it is a rar archive: unpack it"),
+    "parts.zip": (LAST_OF_SEVERAL, "join them with zip -s 0 parts.zip --out joined.zip"),
+    "parts.z01": (b"PK\7\x08", "parts.z01 is an archive that is not read"),
+    "all.zip.001": (b"PK", "all.zip.001 is a part of a split archive; join the parts"),
+    "all.zip.part": (b"PK", "all.zip.part is not a readable zip file"),
+    "nested.zip": (zipped({"inner.zip": b"no zip"}), "nested.zip:inner.zip is not a readable zip file"),
+    "old.rar": (b"", "old.rar is an archive that is not read, only zips and zips in zips are; unpack it"),
+    "old.7z": (b"", "old.7z is an archive that is not read"),
+    "old.tar.gz": (b"", "old.tar.gz is an archive that is not read"),
+    "secret.zip": (marked(zipped({"n.txt": b""}), flags=1), "secret.zip: n.txt is encrypted; unpack the zip"),
+    "rare.zip": (marked(zipped({"n.txt": b""}), method=98), "n.txt is compressed by a rare method, 98"),
+    "link.zip": (linked("latest"), "link.zip: member 'latest' is a link"),
+    "leads.zip": (zipped({"../n.txt": b""}), "member '../n.txt' leads out of the folder"),
+    f"{FIRST}.part": (b"", f"{FIRST} is an unfinished download"),
+    "models.dvc": (b"", "models is known to DVC but not here"),
+    "films.zip": (zipped({"01-01-03-01-01-01-05.mp4": b""})[:-40], "films.zip is not a readable zip file"),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_archive_that_is_not_needed_is_skipped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    data, message = USELESS[name]
+    source = folder_of(tmp_path / "source", {**CLIPS, f"too/{name}": data})
+    clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert contents(shard(tmp_path)) == CLIPS
+    assert "skipped: " in caplog.text
+    assert message in caplog.text
+
+
+def test_absent_actors_may_be_in_what_was_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = folder_of(tmp_path / "source", {**CLIPS, "more.7z": b""})
+    clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert "no clip of actors 3–12; they may be in what was skipped: more.7z" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("more.zip", zipped({THIRD: b"three"})[:-40], "nowhere else, such as Actor_03/03-01-03-01-01-01-03"),
+        # Of which only the list of files of the zip in it is left.
+        (
+            "more.zip",
+            zipped({"b.zip": zipped({THIRD: b"3"})}, zipfile.ZIP_STORED)[:-60],
+            "clips in it are nowhere else",
+        ),
+        ("more.zip", marked(zipped({THIRD: b"three"}), flags=1), f"{THIRD} is encrypted; unpack the zip with another"),
+        ("more.zip", marked(zipped({THIRD: b"three"}), method=98), "compressed by a rare method, 98; unpack the zip"),
+        ("more.zip", linked(THIRD), "is a link; do not trust this zip"),
+        ("more.zip", marked(zipped({"Actor_03.zip": b""}), flags=1), "Actor_03.zip is encrypted; unpack the zip"),
+        ("more.zip", linked("Actor_03"), "by its name, it has clips that are nowhere else"),
+        ("Actor_03.7z", b"", "unpack it and put its files here; by its name, it has clips that are nowhere else"),
+        ("Actor_03/all.rar", b"", "unpack it and put its files here; by its name"),
+        ("Audio_Speech_Actors_01-24.zip", b"<html>", "it is a web page, not the zip: download it with a browser"),
+        ("Audio_Speech_Actors_01-24 (1).zip", b"version https://git-lfs.github.com/spec/v1", "run git lfs pull"),
+    ],
+)
+def test_unreadable_archive_with_clips_is_an_error_that_names_it(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    source = folder_of(tmp_path / "source", {**CLIPS, name: data})
+    with pytest.raises(UserError) as error:
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
+    assert message in str(error.value)
+    assert name in str(error.value)
+    assert leftovers(tmp_path / "data") == []
+
+
+def test_zip_that_contains_itself_ends(tmp_path: Path) -> None:
+    content = zipped(CLIPS)
+    for _ in range(8):
+        content = zipped({"again.zip": content}, zipfile.ZIP_STORED)
+    with pytest.raises(UserError, match="it contains no clip of voices"):
+        clips.download("voices", sounds(), 0, str(folder_of(tmp_path / "source", {"a.zip": content})), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["all.7z", "all.rar", "all.tar.gz"])
+def test_other_archive_as_a_source_is_one_line(tmp_path: Path, name: str) -> None:
+    source = folder_of(tmp_path / "source", {name: b"archive"}) / name
+    with pytest.raises(UserError, match="is an archive that is not read, only zips and zips in zips are; unpack it"):
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
+
+
+# ── pointers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+def test_pointers_of_git_lfs_are_not_clips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = folder_of(tmp_path / "source", {**CLIPS, f"Actor_01/{FIRST}": POINTER})
+    clips.download("voices", sounds(), 0, str(source), tmp_path)  # the index reports single ones
+    assert "1 of 2 clips were not fetched" in caplog.text
+    folder_of(source, {f"Actor_02/{SECOND}": POINTER})
+    with pytest.raises(
+        UserError, match=r"a pointer of Git LFS, not the clip: run git lfs pull in the source \(and so are 1 more\)"
+    ):
+        clips.download("voices", sounds(), 0, str(source), tmp_path)
+
+
+def test_table_of_votes_that_is_not_one_has_a_reason(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "source", {"1001_DFA_ANG_XX.flv": b"clip", "tabulatedVotes.csv": POINTER})
+    section = corpus("cremad", labels="perceived")
+    with pytest.raises(UserError, match="it is a pointer of Git LFS, not the table: run git lfs pull"):
+        clips.download("faces", section, 0, str(source), tmp_path)
+    (source / "tabulatedVotes.csv").rename(source / "tabulatedVotes.xlsx")
+    with pytest.raises(UserError, match=r"add it to the source, as \.csv instead of .*tabulatedVotes\.xlsx"):
+        clips.download("faces", section, 0, str(source), tmp_path)
+    folder_of(source, {"tabulatedvotes (1).csv": VOTES, "other/tabulatedVotes (2).csv": VOTES.replace(b'"', b"")})
+    clips.download("faces", section, 0, str(source), tmp_path)
+    assert "1001_DFA_ANG_XX,9" not in contents(shard(tmp_path, name="faces"))[cremad.VOTES].decode()
+    folder_of(source, {"other/tabulatedVotes (2).csv": VOTES.replace(b"1,5,0", b"1,6,0")})
+    with pytest.raises(UserError, match="two files differ"):
+        clips.download("faces", section, 0, str(source), tmp_path)
 
 
 def test_shards_divide_only_the_requested_actors(tmp_path: Path) -> None:
@@ -129,7 +446,9 @@ def test_shards_divide_only_the_requested_actors(tmp_path: Path) -> None:
         ),
         ({}, {"wrong-name.wav": b""}, "it contains no clip of voices"),
         ({}, {f"a/{FIRST}": b"one", f"b/{FIRST}": b"other"}, "two files differ"),
-        ({}, {FIRST: b"one", FIRST.replace("wav", "flac"): b"other"}, "two files differ"),
+        ({}, {f"wav_16k/{FIRST}": b"one", f"wav_8k/{FIRST}": b"other"}, "two files differ"),
+        ({}, {f"{FIRST[:-4]}_croppad.wav": b""}, "no clip of voices (1 file with wrong names, such as 03-01"),
+        ({}, {"train.parquet": b""}, "no clip of voices (1 file of another type, such as train.parquet)"),
         ({}, {"all.zip": b"no zip"}, "all.zip is not a readable zip file"),
         ({}, {"all.zip": zipped({f"../{FIRST}": b""})}, "leads out of the folder"),
         ({}, {"all.zip": zipped({f"/tmp/{FIRST}": b""})}, "leads out of the folder"),
@@ -430,6 +749,23 @@ def test_weights_come_from_a_folder_or_the_web_and_are_verified(
     assert target.read_bytes() == real
     monkeypatch.setenv(weights.SETTING, str(folder_of(tmp_path / "mine", {target.name: real[:-1]})))
     with pytest.raises(UserError, match=f"{target.name}: not the weights {name}"):
+        weights.fetch(name, tmp_path)
+    link = tmp_path / "linked" / "folder"
+    link.parent.mkdir()
+    link.symlink_to(shared_data / "weights")
+    monkeypatch.setenv(weights.SETTING, str(link.parent))
+    weights.fetch(name, tmp_path)
+    link.unlink()
+    for spoil, message in (
+        (lambda file: file.write_bytes(POINTER), "it is a pointer of Git LFS, not the weights: run git lfs pull"),
+        (lambda file: file.symlink_to("/no/where"), "cannot be read: No such file or directory"),
+    ):
+        spoil(link.parent / target.name)
+        with pytest.raises(UserError, match=message):
+            weights.fetch(name, tmp_path)
+        (link.parent / target.name).unlink()
+    monkeypatch.setenv(weights.SETTING, "/no/where")
+    with pytest.raises(UserError, match="there is no folder /no/where"):
         weights.fetch(name, tmp_path)
     monkeypatch.setenv(weights.SETTING, str(tmp_path / "data"))
     with pytest.raises(UserError, match=r"there is no resnet18-f37072fd\.pth in"):

@@ -90,6 +90,9 @@ def test_each_bad_clip_has_a_reason_and_stops_nothing(tmp_path: Path, film: byte
         stem.format(3): b"no film at all" * 100,
         stem.format(4): tone(),
         stem.format(5): b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        stem.format(6): b"/annex/objects/SHA256E-s1--0.mp4\n",
+        stem.format(7): b"\n<!DOCTYPE html><html>",
+        "Actor_02/01-01-08-01-01-01-02_crop.mp4": film,
         "Actor_02/smile.mp4": film,
     }
     rows = built(tmp_path, "films", corpus("ravdess", shards=[0]), members)
@@ -100,6 +103,9 @@ def test_each_bad_clip_has_a_reason_and_stops_nothing(tmp_path: Path, film: byte
         "01-01-03-01-01-01-02": status["01-01-03-01-01-01-02"],
         "01-01-04-01-01-01-02": "no video track",
         "01-01-05-01-01-01-02": "a pointer of Git LFS, not the clip: run git lfs pull in the source",
+        "01-01-06-01-01-01-02": "a pointer of git-annex, not the clip: run git annex get in the source",
+        "01-01-07-01-01-01-02": "a web page, not the clip: download it with a browser, which can log in or confirm",
+        "Actor_02/01-01-08-01-01-01-02_crop.mp4": "wrong name: named like a copy of a clip, whose original is missing",
         "Actor_02/smile.mp4": "wrong name: not seven numbers of two digits with hyphens between",
     }
     assert status["01-01-03-01-01-01-02"].startswith("cannot be decoded")

@@ -72,6 +72,32 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
         ("warmup_epochs: 2", "warmup_epochs: 30", "training.warmup_epochs: 30 must be less than epochs, 30"),
         ("loss:\n", "loss: {\n", "params.yaml: not YAML: line "),
         ("title: CREMA-D", "title: \udce9", "params.yaml: not YAML: 'utf-8' codec can't decode byte 0xe9"),
+        (
+            "kind: cremad",
+            "kind: cremad\n    actors: [1001]",
+            "corpora.cremad.actors: List should have at least 2 items, not 1",
+        ),
+        (
+            "kind: cremad",
+            "kind: cremad\n    actors: 1001",
+            "actors: Input should be 'all' or a valid list (found 1001)",
+        ),
+        (
+            "kind: cremad",
+            "kind: cremad\n    actors: All",
+            "actors: Input should be 'all' or a valid list (found 'All')",
+        ),
+        (
+            "kind: cremad",
+            "kind: cremad\n    actors: [1, 2a]",
+            "corpora.cremad.actors.1: Input should be a valid integer",
+        ),
+        ("kind: cremad", "kind: cremad\n    actors: x\n    seed: 1", "valid list (found 'x') (and 1 more)"),
+        (
+            "kind: cremad",
+            "kind: cremad\n    demo: 3",
+            "corpora.cremad.demo: Input should be a valid dictionary (found 3)",
+        ),
         ("  flip: 0.5", "  flip: yes", "training.flip: Input should be a valid number (found 'yes')"),
     ],
 )

@@ -13,7 +13,7 @@ import pandas as pd
 from emofuse import datasets, paths
 from emofuse.data import exclusion_counts
 from emofuse.datasets import shards
-from emofuse.datasets.base import Entry
+from emofuse.datasets.base import Entry, stand_in
 from emofuse.features import media
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 LABELS = ("actor", "gender", "emotion", "intensity", "statement", "repetition")
 COLUMNS = ("clip", "shard", "file", "sound", *LABELS, "video", "audio", "duration", "sha256", "status")
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # Seconds. A spoken sentence takes 1.2 to 5.3 s in these corpora, a sung one slightly more; anything far outside is not
 # one sentence.
 SHORTEST, LONGEST = 0.25, 20.0
@@ -102,8 +101,8 @@ def _content(entry: Entry, read: partial[bytes], corpus: Corpus) -> dict[str, st
         digest.update(sound)
     row = {"file": entry.file, "sound": entry.sound, "sha256": digest.hexdigest()}
     try:
-        if data.startswith(LFS_POINTER):
-            raise media.BrokenClip("a pointer of Git LFS, not the clip: run git lfs pull in the source")
+        if instead := stand_in(data, "the clip") or stand_in(sound, "the clip"):
+            raise media.BrokenClip(instead)
         streams = media.probe(data)
         sound_streams = streams if sound is data else media.probe(sound)
     except media.BrokenClip as error:

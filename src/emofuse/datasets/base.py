@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,27 @@ class Clip:
     repetition: str
 
 
+OTHER_TYPE = "of another type"
+OTHER_MODALITY = "of another modality or channel"
+COPY = "named like a copy of a clip, whose original is missing"  # the reason for a wrong name with a clip's name in it
+
+
+# How files begin that stand for content which was not fetched.
+STAND_INS = (
+    (
+        re.compile(rb"version https://git-lfs\.github\.com/spec/"),
+        "a pointer of Git LFS",
+        "run git lfs pull in the source",
+    ),
+    (re.compile(rb"/annex/objects/"), "a pointer of git-annex", "run git annex get in the source"),
+    (
+        re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", re.IGNORECASE),
+        "a web page",
+        "download it with a browser, which can log in or confirm",
+    ),
+)
+
+
 class NotAClip(Exception):
     """A name that is not one of the corpus's clips; str() is the reason in plain English."""
 
@@ -41,12 +63,14 @@ class Member:
     """A file of a source as a member of a shard.
 
     actor decides the shard, None if the name gives no hint; name is the member's name; is_clip is False for a wrong
-    name, which is kept so that the index can report it.
+    name, which is kept so that the index can report it. `clip` is the same for all files of one clip; a wrong name
+    that contains the name of a clip, such as 03-01-01-01-01-01-01_croppad.wav, has that clip's. It is "" for others.
     """
 
     actor: int | None
     name: str
     is_clip: bool
+    clip: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,11 @@ class Entry:
     reason: str = ""
 
 
+def stand_in(data: bytes, what: str) -> str:
+    """What a file is instead of the clip, zip or table (`what`) that it stands for, and what to do; "" if it is none."""
+    return next((f"{kind}, not {what}: {do}" for start, kind, do in STAND_INS if start.match(data)), "")
+
+
 class Published(NamedTuple):
     """The extent of a corpus as it is published, whatever part of it is here."""
 
@@ -75,7 +104,7 @@ class Dataset(ABC):
 
     To add one, write a module `emofuse/datasets/<kind>.py` with a subclass and an instance of it named DATASET, and
     add the kind to `KINDS` and to `config.Corpus.kind`. Every corpus implements `parse`. One whose clips come from
-    files also implements `member`, and `remote` if it is on the web; one that is computed implements `generate`. The
+    files also implements `types` and `member`, and `remote` if it is on the web; one that is computed implements `generate`. The
     other methods have defaults. `corpus` is always the corpus's section of params.yaml.
     """
 
@@ -83,18 +112,33 @@ class Dataset(ABC):
     actors: tuple[int, ...] = ()  # everyone in the corpus, in order; empty for a computed one
     people: str  # who they are, for the model card
     licence: str  # of models trained on the corpus: an identifier of the Hugging Face Hub
+    name_in_name: re.Pattern[str] = re.compile("(?!)")  # a clip's name within a longer one; by default none
     terms: str  # the citation of the corpus, its licence, and what it requires
 
     @abstractmethod
     def parse(self, stem: str) -> Clip:
         """The labels in a clip's name (without folder and extension); raises `NotAClip` for any other name."""
 
-    def member(self, path: str, corpus: Corpus) -> Member | None:
-        """The member of a shard that a file of a source becomes; None if it is not of this corpus.
+    def named_in(self, stem: str) -> Clip | None:
+        """The clip whose name is part of a longer name, if there is one."""
+        found = self.name_in_name.search(stem)
+        if not found or found[0] == stem:
+            return None
+        try:
+            return self.parse(found[0])
+        except NotAClip:
+            return None
+
+    def types(self, corpus: Corpus) -> tuple[str, ...]:
+        """The extensions of clips, in lower case, the published one first."""
+        return ()
+
+    def member(self, path: str, corpus: Corpus) -> Member | str:
+        """The member of a shard that a file of a source becomes, or why it is not of this corpus ("of another type").
 
         `path` is relative to the source. A file of the right type with a wrong name keeps its path as its name.
         """
-        return None
+        return OTHER_TYPE
 
     def remote(self, bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[RemoteFile]:
         """The published files that hold the clips of some actors; `bases` are the addresses of their folder."""

@@ -13,11 +13,23 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from emofuse.datasets.base import TABLES, Clip, Dataset, Entry, Member, NotAClip, Published
+from emofuse.datasets.base import (
+    COPY,
+    OTHER_TYPE,
+    TABLES,
+    Clip,
+    Dataset,
+    Entry,
+    Member,
+    NotAClip,
+    Published,
+)
+from emofuse.datasets.mixed import other_corpus
 from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.utils.files import read_csv
 
@@ -28,9 +40,11 @@ EMOTIONS = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
 ACTORS = tuple(range(1001, 1092))
 
 CODES = dict(zip(("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"), EMOTIONS, strict=True))
+LETTERS = dict(zip("ADFHNS", EMOTIONS, strict=True))  # in the table of votes
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
 SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
 VIDEO, SOUND, VOTES = "VideoFlash", "AudioWAV", "processedResults/tabulatedVotes.csv"
+TYPES = {".flv": VIDEO, ".mp4": VIDEO, ".wav": SOUND}
 
 FILES = Path(__file__).with_name("cremad_files.csv")
 
@@ -43,7 +57,9 @@ BAD_VIDEO = {
 }
 BAD_SOUND = {"1076_MTI_SAD_XX": "known bad clip: without sound"}
 
-_STEM = re.compile(r"([0-9]{4})_([A-Z]{3})_([A-Z]{3})_([A-Z]{2})")
+# One of Kaggle's copies has 1040_ITH_SAD_X.wav, and others have lower case.
+_STEM = re.compile("[-_]".join((r"([0-9]{4})", r"([A-Za-z]{3})", r"([A-Za-z]{3})", r"([A-Za-z]{1,2})")))
+_NAME_IN_NAME = re.compile(rf"(?<![0-9]){_STEM.pattern}(?![A-Za-z])")
 
 
 @cache
@@ -55,29 +71,78 @@ def genders() -> dict[int, str]:
 
 
 def votes_on(table: bytes, actors: Sequence[int]) -> bytes:
-    """The header and the rows of tabulatedVotes.csv of people who saw and heard a clip of some actors.
+    """The votes of people who saw and heard a clip of some actors, from tabulatedVotes.csv.
 
-    Raises ValueError for the content of another file.
+    The table may have been saved again by pandas, R or a spreadsheet, with other quotes, separators, encodings and
+    columns; the result is the same. Raises ValueError, with the reason, for the content of another file.
     """
-    try:
-        header, *lines = table.decode("utf-8").splitlines(keepends=True)
-        column = next(csv.reader([header])).index("fileName")
+    header, *rows = _cells(table)
+    names = [cell.strip().casefold() for cell in header]
+    if absent := [name for name in ("fileName", *LETTERS) if name.casefold() not in names]:
+        raise ValueError(f"it has no column {absent[0]}")
+    columns = [names.index(letter.casefold()) for letter in LETTERS]
+    clip, number = names.index("filename"), _row_numbers(rows, len(header))
+    lines: list[tuple[int | str, ...]] = []
+    for row in rows:
+        stem = row[clip].strip().upper()
         # A row's number starts with 1 if people only heard the clip, 2 if they only saw it, 3 if both.
-        rows = ((line, next(csv.reader([line]))) for line in lines if line.startswith('"3'))
-        votes = "".join([header, *(line for line, row in rows if int(row[column][:4]) in actors)]).encode()
-        majorities(votes)  # as the index stage will
-    except (ValueError, LookupError, TypeError, csv.Error, StopIteration) as error:
-        raise ValueError(f"not the table of votes: {error!r}") from None
-    return votes
+        if _whole(row[number]) // 100_000 == 3 and stem[:4].isdecimal() and int(stem[:4]) in actors:
+            lines.append((_whole(row[number]), *(_whole(row[column]) for column in columns), stem))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["", *LETTERS, "fileName"], *sorted(lines)])
+    return text.getvalue().encode()
+
+
+def _cells(table: bytes) -> list[list[str]]:
+    """The rows of a table whose encoding and separator are not known. Raises ValueError if it has none."""
+    encoding = "utf-16" if table.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    lines = table.decode(encoding).splitlines()
+    if lines and re.fullmatch('"?sep=."?', lines[0]):  # for Excel
+        lines = lines[1:]
+    separator = max(",;\t|", key=lines[0].count) if lines else ","
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=separator) if any(row)]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if len(rows) < 2:
+        raise ValueError("it has no rows")
+    # Tables that pandas and R write with an index may have one cell less in the header.
+    return [["", *rows[0]] if len(rows[1]) == len(rows[0]) + 1 else rows[0], *rows[1:]]
+
+
+def _row_numbers(rows: list[list[str]], columns: int) -> int:
+    """The column of the rows' own numbers, 100001 to 307442. Raises ValueError if there is none."""
+    if any(len(row) != columns for row in rows):
+        raise ValueError("its rows differ in length")
+    for column in range(columns):
+        try:
+            if all(1 <= _whole(row[column]) // 100_000 <= 3 for row in rows):
+                return column
+        except ValueError:
+            continue
+    raise ValueError("it has no column of row numbers, 100001 to 307442")
+
+
+def _whole(cell: str) -> int:
+    """A whole number, possibly written as 9.0, 9,0 or 9e0. Raises ValueError for anything else."""
+    try:
+        number = Decimal(cell.strip().replace(",", "."))
+        if 0 <= number < 1_000_000 and number == int(number):
+            return int(number)
+    except ArithmeticError:
+        pass
+    raise ValueError(f"{cell[:20]!r} is not a whole number")
 
 
 def majorities(votes: bytes) -> dict[str, str | None]:
-    """Clip → the emotion with the most votes of people who saw and heard it, None if there is a tie."""
-    letters = dict(zip("ADFHNS", EMOTIONS, strict=True))
+    """Clip → the emotion with the most votes of people who saw and heard it, None if there is a tie.
+
+    `votes` are those that `votes_on` gives.
+    """
     perceived: dict[str, str | None] = {}
     for row in csv.DictReader(io.StringIO(votes.decode("utf-8"))):
-        most = max(int(row[letter]) for letter in letters)
-        first = [emotion for letter, emotion in letters.items() if int(row[letter]) == most]
+        most = max(int(row[letter]) for letter in LETTERS)
+        first = [emotion for letter, emotion in LETTERS.items() if int(row[letter]) == most]
         perceived[row["fileName"]] = first[0] if len(first) == 1 else None
     return perceived
 
@@ -87,6 +152,7 @@ class CremaD(Dataset):
 
     emotions = EMOTIONS
     actors = ACTORS
+    name_in_name = _NAME_IN_NAME
     people = "48 male and 43 female actors who speak twelve English sentences"
     licence = "odbl"
     terms = (
@@ -98,12 +164,13 @@ class CremaD(Dataset):
         """The labels in a clip's name; the emotion is the intended one, the repetition is always "1".
 
         Raises `NotAClip` for any other name and for levels that were never recorded: only the sentence IEO has
-        levels, and only for emotions other than neutral.
+        levels, and only for emotions other than neutral. Small letters, hyphens and one X for two are accepted.
         """
         match = _STEM.fullmatch(stem)
         if not match:
-            raise NotAClip("not actor_sentence_emotion_level, such as 1001_DFA_ANG_XX")
-        actor, sentence, emotion, level = match.groups()
+            raise NotAClip(COPY if self.named_in(stem) else "not actor_sentence_emotion_level, such as 1001_DFA_ANG_XX")
+        actor, sentence, emotion, level = (part.upper() for part in match.groups())
+        level = "XX" if level == "X" else level
         if int(actor) not in ACTORS:
             raise NotAClip(f"there is no actor {actor}")
         for code, known, what in (
@@ -115,20 +182,36 @@ class CremaD(Dataset):
                 raise NotAClip(f"there is no {what} {code}")
         if (level != "XX") != (sentence == "IEO" and emotion != "NEU"):
             raise NotAClip(f"{emotion} of {sentence} was not recorded at level {level}")
-        return Clip(stem, int(actor), genders()[int(actor)], CODES[emotion], LEVELS[level], sentence, "1")
+        name = f"{actor}_{sentence}_{emotion}_{level}"
+        return Clip(name, int(actor), genders()[int(actor)], CODES[emotion], LEVELS[level], sentence, "1")
 
-    def member(self, path: str, corpus: Corpus) -> Member | None:
-        """Videos are flv files, or mp4 files if somebody has converted them; wav files are used if the sound is theirs."""
+    def types(self, corpus: Corpus) -> tuple[str, ...]:
+        """Videos are flv files, or mp4 files if somebody has converted them."""
+        folders = _folders(corpus)
+        return tuple(suffix for suffix, folder in TYPES.items() if folder in folders)
+
+    def member(self, path: str, corpus: Corpus) -> Member | str:
+        """Wav files are used if the sound is theirs. A wrong name belongs to the actor with whose number it starts."""
         file = PurePosixPath(path)
         suffix = file.suffix.lower()
-        folder = {".flv": VIDEO, ".mp4": VIDEO, ".wav": SOUND}.get(suffix)
-        if folder not in _folders(corpus):
-            return None
+        if suffix not in self.types(corpus):
+            return OTHER_TYPE
         try:
-            return Member(self.parse(file.stem).actor, f"{folder}/{file.stem}{suffix}", is_clip=True)
+            clip, is_clip = self.parse(file.stem), True
         except NotAClip:
-            hint = re.match("[0-9]{4}", file.name)
-            return Member(int(hint[0]) if hint and int(hint[0]) in ACTORS else None, path, is_clip=False)
+            named, is_clip = self.named_in(file.stem) or self.named_in(f"{file.parent.name}/"), False
+            if named is None:
+                return self._misnamed(path)
+            clip = named
+        name = f"{TYPES[suffix]}/{clip.clip}"
+        return Member(clip.actor, f"{name}{suffix}" if is_clip else path, is_clip, name)
+
+    def _misnamed(self, path: str) -> Member | str:
+        """A file of the right type whose name neither is nor contains that of a clip."""
+        if other := other_corpus(path, own="CREMA-D"):
+            return f"of {other}"
+        hint = re.match("[0-9]{4}", PurePosixPath(path).name)
+        return Member(int(hint[0]) if hint and int(hint[0]) in ACTORS else None, path, is_clip=False)
 
     def remote(self, bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[RemoteFile]:
         """The clips of some actors, one file each, and the votes if those are the labels."""

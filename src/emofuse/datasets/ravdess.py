@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from emofuse.datasets.base import Clip, Dataset, Member, NotAClip, Published
+from emofuse.datasets.base import COPY, OTHER_MODALITY, OTHER_TYPE, Clip, Dataset, Member, NotAClip, Published
+from emofuse.datasets.mixed import other_corpus
 from emofuse.datasets.urls import RemoteFile, addresses
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ REPETITIONS = {"01": "1", "02": "2"}
 UNSUNG = ("disgust", "surprised")
 ACTOR_WITHOUT_SONG = 18
 
-_STEM = re.compile(r"([0-9]{2})-([0-9]{2})-([0-9]{2})-([0-9]{2})-([0-9]{2})-([0-9]{2})-([0-9]{2})")
-_FOLDER = re.compile(r"Actor_([0-9]{2})")
+_STEM = re.compile("[-_]".join(7 * [r"([0-9]{2})"]))
+_NAME_IN_NAME = re.compile(rf"(?<![0-9]){_STEM.pattern}(?![0-9])")
+_FOLDER = re.compile(r"actor[ _-]?([0-9]{2})(?![0-9])", re.IGNORECASE)
+
+STRANGERS = "of speakers who are not in RAVDESS; data sets that mix corpora number those of TESS 25 and 26"
 
 
 class Ravdess(Dataset):
@@ -39,6 +43,7 @@ class Ravdess(Dataset):
 
     emotions = EMOTIONS
     actors = ACTORS
+    name_in_name = _NAME_IN_NAME
     people = "professional actors from Toronto who speak two English sentences with a North American accent"
     licence = "cc-by-nc-sa-4.0"
     terms = (
@@ -50,11 +55,11 @@ class Ravdess(Dataset):
         """The labels in a clip's name; actors with odd numbers are male, those with even numbers female.
 
         Raises `NotAClip` for any other name and for clips that were never recorded: strong neutral ones, songs of
-        disgust and surprise, and songs of actor 18.
+        disgust and surprise, and songs of actor 18. Underscores may stand for the hyphens.
         """
         match = _STEM.fullmatch(stem)
         if not match:
-            raise NotAClip("not seven numbers of two digits with hyphens between")
+            raise NotAClip(COPY if self.named_in(stem) else "not seven numbers of two digits with hyphens between")
         modality, channel, emotion, intensity, statement, repetition, actor = match.groups()
         for number, known, what in (
             (modality, (AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY), "modality"),
@@ -67,7 +72,8 @@ class Ravdess(Dataset):
             if number not in known:
                 raise NotAClip(f"there is no {what} {number}")
         if int(actor) not in ACTORS:
-            raise NotAClip(f"there is no actor {actor}")
+            mixed = f"; speaker {actor} of data sets that mix corpora is TESS's" if actor in ("25", "26") else ""
+            raise NotAClip(f"there is no actor {actor}{mixed}")
         label = NUMBERED_EMOTIONS[emotion]
         if label == "neutral" and INTENSITIES[intensity] == "strong":
             raise NotAClip("neutral has no strong intensity")
@@ -75,25 +81,51 @@ class Ravdess(Dataset):
             raise NotAClip(f"actor {actor} sings no {label}")
         gender = "female" if int(actor) % 2 == 0 else "male"
         return Clip(
-            stem, int(actor), gender, label, INTENSITIES[intensity], STATEMENTS[statement], REPETITIONS[repetition]
+            "-".join(match.groups()),
+            int(actor),
+            gender,
+            label,
+            INTENSITIES[intensity],
+            STATEMENTS[statement],
+            REPETITIONS[repetition],
         )
 
-    def member(self, path: str, corpus: Corpus) -> Member | None:
-        """None for a file of another type, modality or channel; a wrong name belongs to the actor of its folder."""
+    def types(self, corpus: Corpus) -> tuple[str, ...]:
+        """Films, or recordings, also re-encoded ones."""
+        return (".mp4",) if "video" in corpus.modalities else (".wav", ".flac")
+
+    def member(self, path: str, corpus: Corpus) -> Member | str:
+        """A wrong name belongs to the actor of its folder."""
         file = PurePosixPath(path)
-        video = "video" in corpus.modalities
         suffix = file.suffix.lower()
-        if suffix not in ((".mp4",) if video else (".wav", ".flac")):
-            return None
+        if suffix not in self.types(corpus):
+            return OTHER_TYPE
         try:
-            clip = self.parse(file.stem)
+            clip, is_clip = self.parse(file.stem), True
         except NotAClip:
-            folders = [int(number) for number in _FOLDER.findall(str(file.parent))]
-            return Member(folders[-1] if folders and folders[-1] in ACTORS else None, path, is_clip=False)
-        modality, channel = file.stem.split("-")[:2]
-        if modality != (AUDIO_VIDEO if video else AUDIO_ONLY) or CHANNELS[channel] not in corpus.vocal:
-            return None
-        return Member(clip.actor, f"Actor_{clip.actor:02d}/{file.stem}{suffix}", is_clip=True)
+            named, is_clip = self.named_in(file.stem) or self.named_in(f"{file.parent.name}/"), False
+            if named is None:
+                return self._misnamed(path)
+            clip = named
+        modality, channel = clip.clip.split("-")[:2]
+        wanted = AUDIO_VIDEO if "video" in corpus.modalities else AUDIO_ONLY
+        if modality != wanted or CHANNELS[channel] not in corpus.vocal:
+            return OTHER_MODALITY
+        name = f"Actor_{clip.actor:02d}/{clip.clip}"
+        return Member(clip.actor, f"{name}{suffix}" if is_clip else path, is_clip, name)
+
+    def _misnamed(self, path: str) -> Member | str:
+        """A file of the right type whose name neither is nor contains that of a clip."""
+        file = PurePosixPath(path)
+        if other := other_corpus(path, own="RAVDESS"):
+            return f"of {other}"
+        named = _NAME_IN_NAME.search(file.stem)
+        folders = _FOLDER.findall(str(file.parent))
+        actor = int(named[7] if named else folders[-1] if folders else 0)
+        if actor > max(ACTORS):
+            return STRANGERS
+        folder = int(folders[-1]) if folders else 0
+        return Member(folder if folder in ACTORS else None, path, is_clip=False)
 
     def remote(self, bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[RemoteFile]:
         """The archives of some actors: with video one per actor, without video one for all."""

@@ -7,7 +7,6 @@ import io
 import logging
 import os
 import zipfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,15 +15,18 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from emofuse import datasets, paths
-from emofuse.data.download import http, sources, zenodo
-from emofuse.data.download.sources import File
+from emofuse.data.download import http, selection, sources, zenodo
+from emofuse.data.download.selection import Selection, select
+from emofuse.data.download.sources import Contents, File
 from emofuse.datasets import shards
-from emofuse.datasets.base import Dataset
+from emofuse.datasets.base import TABLES, Dataset, Published, stand_in
 from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.provenance.job import job
 from emofuse.provenance.records import Record
+from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
 from emofuse.utils.progress import Progress
+from emofuse.utils.text import ranges
 
 if TYPE_CHECKING:
     from emofuse.config import Corpus, Params
@@ -91,9 +93,9 @@ def _local_files(name: str, corpus: Corpus, shard: int) -> dict[str, File]:
         return {}
     dataset = datasets.get(corpus.kind)
     actors = shards.actors_of(_actors(name, corpus, dataset), shard, len(corpus.shards))
-    files = list(sources.files_in(Path(place).expanduser(), f"corpora.{name}.source"))
-    members, _ = _select(files, corpus, dataset, actors, first=shard == 0, compare=False)
-    return members | _tables(name, corpus, dataset, files, actors)
+    contents = sources.scan(Path(place).expanduser(), f"corpora.{name}.source")
+    selected = select(contents, corpus, dataset, actors, first=shard == 0, compare=False)
+    return selected.members | _tables(name, corpus, dataset, contents.files, actors)
 
 
 def _digest(members: Iterable[tuple[str, bytes]]) -> str:
@@ -108,10 +110,11 @@ def download(name: str, corpus: Corpus, shard: int, source: str | None, root: Pa
     zip, or of the folder of the corpus's files. Without one the clips come from where they are published. Actors are
     assigned to shards whether they are present or not, so a shard can be empty. Downloads stay in
     data/<corpus>/archives/. Files of the corpus's type with wrong names are included, so that the index can report
-    them; those of another modality are not.
+    them; derived copies and files of other types, modalities and corpora are counted and logged.
 
     Raises `UserError` for a source that does not exist, cannot be downloaded, or has no clip of the corpus or of an
-    actor whom params.yaml names; for two different files of one clip; for an unsafe or damaged zip; and for a full disk.
+    actor whom params.yaml names; for two different files of one clip; for a folder, clip or archive with clips that
+    cannot be read or trusted; and for a full disk.
     """
     root = Path(root)
     target = root / paths.raw(name, shard)
@@ -123,22 +126,58 @@ def download(name: str, corpus: Corpus, shard: int, source: str | None, root: Pa
         return
     everyone = _actors(name, corpus, dataset)
     actors = shards.actors_of(everyone, shard, len(corpus.shards))
-    files, published, expected = _files(name, corpus, dataset, everyone, actors, source, root)
-    members, present = _select(files, corpus, dataset, actors, first=shard == 0)
-    absent = sorted(set(expected) - present)
+    contents, published, expected = _files(name, corpus, dataset, everyone, actors, source, root)
+    selected = select(contents, corpus, dataset, actors, first=shard == 0)
+    selection.check_unread(contents.unread, selected, corpus, dataset, expected)
+    absent = sorted(set(expected) - selected.present)
     place = source or addresses()[corpus.kind].addresses[0]
     if expected and len(absent) == len(expected):
+        found = {**({"with wrong names": selected.misnamed} if selected.misnamed else {}), **selected.ignored}
+        why = [*_skipped(contents, selected), *selection.described(found)] or ["it is empty"]
         raise UserError(
-            f"{place}: it contains no clip of {name}; see corpora.{name} in params.yaml and {_setting(name)}"
+            f"{place}: it contains no clip of {name} ({'; '.join(why)});"
+            f" see corpora.{name} in params.yaml and {_setting(name)}"
         )
     if absent and corpus.actors != "all":
         raise UserError(
-            f"corpora.{name}.actors: no clip of {_list(absent)} in {place}; add the clips or remove the actors"
+            f"corpora.{name}.actors: no clip of {ranges(absent)} in {place}; add the clips or remove the actors"
         )
-    if missing := sorted(set(absent) & set(actors)):
-        log.warning("%s, shard %d: no clip of actors %s", name, shard, _list(missing))
-    members |= _tables(name, corpus, dataset, files, actors)
+    whole = dataset.published(corpus) if expected == everyone == dataset.actors else None
+    _report(f"{name}, shard {shard}", contents, selected, actors, sorted(set(absent) & set(actors)), whole)
+    members = selected.members | _tables(name, corpus, dataset, contents.files, actors)
     shards.write(target, _contents(members, published, f"download of {name}, shard {shard}"))
+
+
+def _skipped(contents: Contents, selected: Selection) -> list[str]:
+    """What could not be read and is not needed, as far as known."""
+    reasons = [archive.reason for archive in contents.unread] + [file.fault for file in selected.faulty]
+    return reasons[:3] + ([f"{len(reasons) - 3:,} more files"] if len(reasons) > 3 else [])
+
+
+def _report(
+    what: str,
+    contents: Contents,
+    selected: Selection,
+    actors: Sequence[int],
+    absent: Sequence[int],
+    whole: Published | None,
+) -> None:
+    """Log what is in a source: what is used, what is not and why, and which of the shard's actors are absent."""
+    for reason in _skipped(contents, selected):
+        log.warning("%s: skipped: %s", what, printable(reason))
+    for reason, ignored in selected.ignored.items():
+        level = logging.INFO if reason in selection.EXPECTED else logging.WARNING
+        log.log(level, "%s: ignored: %s", what, *selection.described({reason: ignored}))
+    mine = [actor for actor in selected.clips.values() if actor in actors]
+    log.info(
+        "%s: %s clips of %d actors, out of %s clips of %d actors in the source%s",
+        *(what, f"{len(mine):,}", len(set(mine)), f"{len(selected.clips):,}", len(selected.present)),
+        f"; {whole.clips:,} clips of {len(whole.actors)} actors are published" if whole else "",
+    )
+    if absent:
+        unknown = [archive.path for archive in contents.unread if not archive.names]
+        maybe = f"; they may be in what was skipped: {printable(', '.join(unknown))}" if unknown else ""
+        log.warning("%s: no clip of actors %s%s", what, ranges(absent), maybe)
 
 
 def _files(
@@ -149,18 +188,18 @@ def _files(
     actors: Sequence[int],
     source: str | None,
     root: Path,
-) -> tuple[list[File], list[RemoteFile], Sequence[int]]:
-    """The files of a source, downloaded if necessary; the corresponding published files; the actors to expect there.
+) -> tuple[Contents, list[RemoteFile], Sequence[int]]:
+    """The contents of a source, downloaded if necessary; the corresponding published files; the actors to expect there.
 
     `actors` are those of the shard, out of `everyone`.
     """
     setting, archives = _setting(name), root / "data" / name / "archives"
     published_at = addresses()[corpus.kind].addresses
     if source and not _is_address(source):
-        files = list(sources.files_in(Path(source).expanduser(), f"corpora.{name}.source (or {setting})"))
+        contents = sources.scan(Path(source).expanduser(), f"corpora.{name}.source (or {setting})")
         published = dataset.remote(published_at, actors, corpus)
-        _report_other_editions(files, published, archives, setting)
-        return files, published, everyone
+        _report_other_editions(contents.files, published, archives, setting)
+        return contents, published, everyone
     if source and (path := PurePosixPath(urlsplit(source).path)).suffix == ".zip":
         file = replace(addresses().get(path.name) or RemoteFile(path.name, ()), addresses=(source,))
         return _fetched([file], archives, setting), [file], everyone
@@ -182,12 +221,12 @@ def _is_address(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def _fetched(published: Sequence[RemoteFile], archives: Path, setting: str) -> list[File]:
+def _fetched(published: Sequence[RemoteFile], archives: Path, setting: str) -> Contents:
     """Download files to the folder of archives, and list them and the contents of zips."""
-    stored = http.fetch(published, archives, setting)
-    return [
-        found for file, path in zip(published, stored, strict=True) for found in sources.downloaded(path, file.path)
-    ]
+    contents = Contents()
+    for file, path in zip(published, http.fetch(published, archives, setting), strict=True):
+        sources.add_download(path, file.path, contents)
+    return contents
 
 
 def _report_other_editions(
@@ -215,70 +254,65 @@ def _actors(name: str, corpus: Corpus, dataset: Dataset) -> tuple[int, ...]:
     return tuple(sorted(corpus.actors))
 
 
-def _list(actors: Sequence[int]) -> str:
-    return ", ".join(map(str, actors))
-
-
-def _select(
-    files: Sequence[File], corpus: Corpus, dataset: Dataset, actors: Sequence[int], first: bool, compare: bool = True
-) -> tuple[dict[str, File], set[int]]:
-    """The files of some actors by member of the shard, and all actors of whom there is a clip.
-
-    Wrong names that hint at no actor go to the `first` shard. Copies of a clip must be equal, unless `compare` is off.
-    """
-    copies: dict[str, list[tuple[str, File]]] = defaultdict(list)
-    present: set[int] = set()
-    for file in sorted(files, key=lambda file: file.path):
-        member = dataset.member(file.path, corpus)
-        if member is None:
-            continue
-        if member.is_clip and member.actor is not None:
-            present.add(member.actor)
-        if member.actor in actors or (member.actor is None and first):
-            # A clip is the same whatever its extension; of a wrong name that is not known.
-            clip = str(PurePosixPath(member.name).with_suffix("")) if member.is_clip else member.name
-            copies[clip].append((member.name, file))
-    for clip, ((_, kept), *others) in copies.items():
-        if others and compare:
-            data = kept.read()
-            for _, other in others:
-                if other.read() != data:
-                    raise UserError(f"{clip}: two files differ, {kept.place} and {other.place}; remove one of them")
-            log.info("%s: %d identical files; one is used", clip, 1 + len(others))
-    return dict(kept for kept, *_ in copies.values()), present
-
-
 def _tables(
     name: str, corpus: Corpus, dataset: Dataset, files: Sequence[File], actors: Sequence[int]
 ) -> dict[str, File]:
     """The corpus's tables, by member of the shard, restricted to some actors."""
     tables = {}
-    for member, select in dataset.tables(corpus).items() if actors else ():
-        file = next((file for file in files if PurePosixPath(file.path).name == PurePosixPath(member).name), None)
-        if file is None:
-            raise UserError(f"corpora.{name}: its labels are in the corpus's table {member}; add it to the source")
-        tables[member] = replace(file, read=partial(_rows, file, member, select, actors))
+    for member, part in dataset.tables(corpus).items() if actors else ():
+        wanted = PurePosixPath(member)
+        named = [file for file in files if wanted.stem.casefold() in PurePosixPath(file.path).stem.casefold()]
+        same = [file for file in named if PurePosixPath(file.path).name.casefold() == wanted.name.casefold()]
+        found = same or [file for file in named if PurePosixPath(file.path).suffix.lower() == wanted.suffix]
+        if not found:
+            instead = f", as {wanted.suffix} instead of {named[0].place}" if named else ""
+            raise UserError(
+                f"corpora.{name}: its labels are in the corpus's table {member}; add it to the source{instead}"
+            )
+        tables[member] = replace(found[0], read=partial(_rows, found, member, part, actors))
     return tables
 
 
-def _rows(file: File, member: str, select: Callable[[bytes, Sequence[int]], bytes], actors: Sequence[int]) -> bytes:
-    try:
-        return select(file.read(), actors)
-    except ValueError:
-        raise UserError(f"{file.place} is not the corpus's table {member}; get it again") from None
+def _rows(
+    files: Sequence[File], member: str, part: Callable[[bytes, Sequence[int]], bytes], actors: Sequence[int]
+) -> bytes:
+    """The rows of some actors. `files` are copies of the table."""
+    tables = {}
+    for file in files:
+        data = file.read()
+        try:
+            if instead := stand_in(data, "the table"):
+                raise ValueError(f"it is {instead}")
+            tables[part(data, actors)] = file.place
+        except ValueError as error:
+            raise UserError(f"{file.place} is not the corpus's table {member} ({error}); get it again") from None
+    if len(tables) > 1:
+        raise UserError(f"{member}: two files differ, {' and '.join(sorted(tables.values())[:2])}; remove one of them")
+    return next(iter(tables))
 
 
 def _contents(members: dict[str, File], published: Sequence[RemoteFile], what: str) -> Iterator[tuple[str, bytes]]:
-    """The shard's members in order. A local copy may be another edition, so files that differ are only counted."""
+    """The shard's members in order. A local copy may be another edition, so files that differ are only counted.
+
+    Raises `UserError` if all clips are stand-ins for files that were not fetched; the index reports single ones.
+    """
     expected = {file.path: file for file in published}
+    clips = [member for member in members if PurePosixPath(member).suffix not in TABLES]
     others = 0
+    unfetched: list[str] = []
     for member in Progress(sorted(members), what):
         data = members[member].read()
-        if member in expected and not member.endswith(".csv"):
+        if instead := stand_in(data, "the clip"):
+            unfetched.append(f"{members[member].place} is {instead}")
+        elif member in expected and member in clips:
             try:
                 http.verify(io.BytesIO(data), expected[member])
             except http.WrongContent:
                 others += 1
         yield member, data
+    if clips and len(unfetched) == len(clips):
+        raise UserError(f"{unfetched[0]} (and so are {len(clips) - 1} more)")
+    if unfetched:
+        log.warning("%s: %d of %d clips were not fetched: %s", what, len(unfetched), len(clips), unfetched[0])
     if others:
         log.warning("%s: %d of %d files differ from the published ones", what, others, len(members))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emofuse import paths
-from emofuse.data.download import http
+from emofuse.data.download import http, sources
+from emofuse.datasets.base import stand_in
 from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
@@ -43,15 +44,26 @@ def fetch(name: str, root: Path | str = ".") -> None:
     if not source:
         http.fetch([file], target.parent, SETTING)
         return
-    found = next((path for path in sorted(Path(source).rglob(file.path)) if path.is_file()), None)
+    if not Path(source).is_dir():
+        raise UserError(
+            f"{SETTING}: there is no folder {source}; give another, or unset {SETTING} to download the weights"
+        )
+    found = min(
+        (Path(entry.path) for entry, _ in sources.walk(Path(source), []) if entry.name == file.path), default=None
+    )
     if found is None:
         raise UserError(
-            f"{SETTING}: there is no {file.path} in {source}; put it there, or unset {SETTING} to download it"
+            f"{SETTING}: there is no {file.path} in {source} or its folders, except hidden ones; put it there, or unset {SETTING} to download it"
         )
     try:
+        with found.open("rb") as stream:
+            if instead := stand_in(stream.read(512), "the weights"):
+                raise http.WrongContent(f"it is {instead}")
         http.verify_file(found, file)
     except http.WrongContent as error:
         raise UserError(f"{found}: not the weights {name}: {error}; replace it, or unset {SETTING}") from None
+    except OSError as error:
+        raise UserError(f"{found} cannot be read: {error.strerror}; restore it, or unset {SETTING}") from None
     with atomic(target) as partial:
         shutil.copyfile(found, partial)
     log.info("%s: copied from %s", target, found)
