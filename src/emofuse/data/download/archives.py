@@ -148,10 +148,6 @@ def fault_of(zipped: Zip, entry: zipfile.ZipInfo, parts: tuple[str, ...]) -> str
     return ""
 
 
-def _is_link(entry: zipfile.ZipInfo) -> bool:
-    return stat.S_ISLNK(entry.external_attr >> 16)
-
-
 def read(zipped: Zip, entry: zipfile.ZipInfo) -> bytes:
     """The content of a member; `UserError` if it is damaged."""
     try:
