@@ -41,6 +41,8 @@ fake.evaluate(Path(), key, 0.1 * key.fold)
 tracking.evaluated(key)
 """
 
+pytestmark = pytest.mark.xdist_group("server")  # of its fixture
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
@@ -66,6 +68,7 @@ def runs(client: MlflowClient, experiment: str) -> list[Run]:
     return sorted(found_runs, key=lambda run: run.data.tags["emofuse.run"])
 
 
+@pytest.mark.integration
 def test_eight_folds_at_once_lose_nothing(client: MlflowClient, tmp_path: Path) -> None:
     command = [sys.executable, "-c", FOLD, str(Path(__file__).parent)]
     folds = [
@@ -83,6 +86,7 @@ def test_eight_folds_at_once_lose_nothing(client: MlflowClient, tmp_path: Path) 
         assert [point.step for point in history] == list(range(1, fake.EPOCHS + 1))
 
 
+@pytest.mark.integration
 def test_two_users_with_their_own_experiments_keep_their_runs(
     client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +105,7 @@ def test_two_users_with_their_own_experiments_keep_their_runs(
     assert client.list_artifacts(grace[1].info.run_id, "evaluation")
 
 
+@pytest.mark.integration
 def test_access_requires_the_password(client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
