@@ -26,11 +26,12 @@ RATE = 10.0
 
 
 def encode(path: Path, levels: list[int], height: int = 64, width: int = 96) -> bytes:
-    """A clip of uniform grey frames with the given levels, pure blue on both sides of the centre square."""
+    """A clip of finely striped grey frames with the given mean levels, pure blue on both sides of the centre square."""
     frames = np.zeros((len(levels), height, width, 3), np.uint8)
     frames[..., 2] = 255
     side = (width - height) // 2
-    frames[:, :, side : width - side] = np.array(levels, np.uint8)[:, None, None, None]
+    stripes = np.resize([-12, -12, 12, 12], height)[:, None, None]
+    frames[:, :, side : width - side] = (np.array(levels)[:, None, None, None] + stripes).clip(0, 255)
     media.write_clip(path, frames, RATE, np.zeros(int(len(levels) / RATE * 16000), np.float32), 16000)
     return path.read_bytes()
 
@@ -76,7 +77,7 @@ def test_centre_crops_show_the_right_moments_of_the_centre_square(tmp_path: Path
     middles = crops.reshape(6, 32, 32, 3)[:, 8:24, 8:24]
     assert np.abs(middles.mean((1, 2, 3)) - shown).max() < 4
     assert np.ptp(crops[0, 0, 0].astype(int).mean(0), axis=1).max() < 60  # no blue, so nothing from beside the square
-    assert table == [{"clip": "a", "row": "0", "status": "ok", "scores": "[]", "boxes": "[]", "times": "[]"}]
+    assert table == [{"clip": "a", "row": "0", "status": "ok", "replaced": "0", "scores": "[]", "boxes": "[]", "times": "[]"}]
 
 
 def test_bad_clip_has_a_reason_and_zeros_and_does_not_affect_others(tmp_path: Path) -> None:
@@ -160,13 +161,11 @@ def films(path: Path, frames_THWC: np.ndarray) -> media.Frames:
 def test_visible_frames_are_decoded_once(tmp_path: Path) -> None:
     levels = [20 * number + 30 for number in range(10)]
     data = encode(tmp_path / "a.mp4", levels)
-    frames = media.decode_frames(data, [0.01, 0.05, 0.35, 0.36, 0.44, 0.95, 1.3])
+    frames = media.decode_frames(data, [0.01, 0.05, 0.35, 0.36, 0.44, 0.95, 1.3, 2.5])
     assert frames.times.tolist() == pytest.approx([0.0, 0.3, 0.4, 0.9])
-    assert frames.shown.tolist() == [0, 0, 1, 1, 2, 3, 3]
+    assert frames.shown.tolist() == [0, 0, 1, 1, 2, 3, 3, 3]  # the last frame is held
     middles = media.read_frames(data, [0.01, 0.35, 0.95])[:, 28:36, 44:52]
     assert np.abs(middles.mean((1, 2, 3)) - [levels[0], levels[3], levels[9]]).max() < 4
-    with pytest.raises(media.BrokenClip, match=r"truncated: the video ends after 0\.9 of 2\.5 seconds"):
-        media.decode_frames(data, [0.5, 2.5])
 
 
 FORMATS = {
@@ -300,7 +299,8 @@ def test_square_follows_the_face_at_constant_size(tmp_path: Path) -> None:
     assert np.abs(found - np.stack((x, y), 1)).max() < 5
     assert (np.diff(found, axis=0) >= 0).all()
     assert np.abs(np.diff(found[3:-3, 0]) - np.diff(x).mean()).max() <= 1  # whole pixels, and no more than that
-    crops = faces.crops(decoded, track, Faces(snippets=4, frames=10, size=48))
+    crops, replaced = faces.crops(decoded, track, Faces(snippets=4, frames=10, size=48))
+    assert replaced == 0
     light = crops.reshape(40, 48, 48, 3)[..., 0] > 128
     assert np.ptp(light.sum((1, 2))) < 0.1 * light.sum((1, 2)).mean()
 
