@@ -77,7 +77,9 @@ def test_centre_crops_show_the_right_moments_of_the_centre_square(tmp_path: Path
     middles = crops.reshape(6, 32, 32, 3)[:, 8:24, 8:24]
     assert np.abs(middles.mean((1, 2, 3)) - shown).max() < 4
     assert np.ptp(crops[0, 0, 0].astype(int).mean(0), axis=1).max() < 60  # no blue, so nothing from beside the square
-    assert table == [{"clip": "a", "row": "0", "status": "ok", "replaced": "0", "scores": "[]", "boxes": "[]", "times": "[]"}]
+    assert table == [
+        {"clip": "a", "row": "0", "status": "ok", "replaced": "0", "scores": "[]", "boxes": "[]", "times": "[]"}
+    ]
 
 
 def test_bad_clip_has_a_reason_and_zeros_and_does_not_affect_others(tmp_path: Path) -> None:

@@ -33,13 +33,17 @@ CODECS = frozenset(f"{VIDEO_CODECS} {AUDIO_CODECS}".split())
 PLACEHOLDER = 0x7FFF0000
 
 
-def is_cut(data: bytes | mmap.mmap) -> bool:
-    """Whether a file is shorter than its container states: in a length in bytes, never merely in seconds.
+# Formats whose content is evenly spread over the file, by FFmpeg's names. FFmpeg itself adapts the duration of some of
+# them to the size of the file.
+EVEN = ("wav", "w64", "aiff", "au", "caf", "avi")
 
-    A placeholder for an unknown length states nothing.
+
+def stated_size(data: bytes | mmap.mmap) -> int:
+    """The size in bytes that a file needs at least according to its own structure; 0 if it states nothing.
+
+    A placeholder for an unknown length, and a length in seconds alone, state nothing.
     """
-    size = len(data)
-    return any(end > size for end in _ends(data))
+    return max(_ends(data), default=0)
 
 
 def flac_samples(header: bytes | None) -> int:
@@ -72,10 +76,12 @@ def _ends(data: bytes | mmap.mmap) -> Iterator[int]:
         if segment is not None:
             yield start + segment
     elif head[:3] == b"FLV" and len(data) > 15:
-        # Each tag is followed by its size.
+        # Each tag is followed by its size. Without a duration, the file is a recording that was stopped.
         last = _number(data[-4:])
         start = len(data) - 4 - last
-        if last < 11 or start < 9 or _number(data[start + 1 : start + 4]) + 11 != last:
+        whole = last >= 11 and start >= 9 and _number(data[start + 1 : start + 4]) + 11 == last
+        duration = data.find(b"\0\x08duration\0", 0, 1 << 16)
+        if not whole and duration >= 0 and any(data[duration + 11 : duration + 19]):
             yield len(data) + 1
     elif head[:4] == b"\x30\x26\xb2\x75":  # wmv
         start = data.find(b"\xa1\xdc\xab\x8c\x47\xa9\xcf\x11", 0, 1 << 16)
@@ -120,7 +126,7 @@ def _chunks(data: bytes | mmap.mmap, order: str) -> Iterator[int]:
             length = long
         elif length >= PLACEHOLDER:
             return
-        if kind in (b"data", b"SSND", b"LIST"):
+        if kind in (b"data", b"SSND") or data[position + 8 : position + 12] == b"movi":
             yield position + 8 + length
         position += 8 + length + length % 2
 

@@ -33,6 +33,8 @@ ROUNDING = 0.25
 CUT_ROUNDING = 0.05
 # Maximum difference in seconds between a sound track's timestamps and its samples: a tenth of a segment.
 DRIFT = 0.1
+# Seconds by which the times of successive frames of sound may be imprecise.
+JITTER = 0.01
 # Seconds on both sides of a span of sound that are resampled with it and then removed: the filter needs context.
 EDGE = 0.05
 # Seconds of sound whose level is measured at a time.
@@ -91,15 +93,15 @@ def _opened(source: bytes | Path) -> Iterator[av.container.InputContainer]:
         with av.open(file, "r", metadata_errors="ignore", container_options=only) as container:
             yield container
     except (av.error.FFmpegError, ValueError, IndexError) as error:  # IndexError if a track appears late
-        if isinstance(error, av.error.EOFError) or _is_headless(source):
+        if isinstance(error, av.error.EOFError) or _lacks_header(source):
             raise BrokenClip("truncated: its header is missing") from None  # the header may be at the end of an mp4
         raise BrokenClip(_cannot(error)) from None
 
 
-def _is_headless(source: bytes | Path) -> bool:
-    """Whether it is an mp4 file without its header (the moov box)."""
+def _lacks_header(source: bytes | Path) -> bool:
+    """Whether it is an mp4 file without its header (the moov box), or any file that is shorter than it states."""
     with _content(source) as data:
-        return data[4:8] == b"ftyp" and data.find(b"moov") < 0
+        return (data[4:8] == b"ftyp" and data.find(b"moov") < 0) or formats.stated_size(data) > len(data)
 
 
 def _cannot(error: Exception) -> str:
@@ -172,9 +174,14 @@ def probe(source: bytes | Path) -> Streams:
         start = _seconds(tracks[0].start_time, tracks[0]) if tracks else 0.0
         end = max((_seconds(ends[track.index], track) for track in tracks), default=0.0)
         stated = (container.duration or 0) / av.time_base
-        for actual, stated_end in _stated_and_actual(source, container, ends, stated, end):
-            if actual < stated_end - CUT_ROUNDING:
-                raise BrokenClip(f"truncated: {actual:.1f} of {stated_end:.1f} seconds")
+        lacking = [
+            (actual, stated_end)
+            for actual, stated_end in _stated_and_actual(source, container, ends, stated, end)
+            if actual < stated_end - CUT_ROUNDING
+        ]
+        if lacking:
+            actual, stated_end = max(lacking, key=lambda pair: pair[1])
+            raise BrokenClip(f"truncated: {actual:.1f} of {stated_end:.1f} seconds")
     # The last packet may be padded, so the stated duration is more precise unless it is far off.
     length = end - start
     return Streams(stated if length - ROUNDING <= stated <= length else length, missing)
@@ -193,18 +200,21 @@ def _stated_and_actual(
     """
     tracks = [container.streams[index] for index in ends]
     with _content(source) as data:
-        cut, size = formats.is_cut(data), len(data)
+        needed, size = formats.stated_size(data), len(data)
+    cut = needed > size
     if cut:
         yield end, (container.start_time or 0) / av.time_base + duration
+        if container.format.name in formats.EVEN:
+            yield end, end * needed / size
     for track in tracks:
         actual = _seconds(ends[track.index], track)
         if cut and track.duration:
             yield actual, _seconds((track.start_time or 0) + track.duration, track)
         if "mp4" in container.format.name:
-            # The sample table; its first sample may be before time 0, so this may be late by a few frames.
+            # The sample table, of which a fragmented file has many.
             lacking = [entry.timestamp for entry in track.index_entries if entry.pos + entry.size > size]
             if lacking:
-                yield actual, max(_seconds(lacking[-1], track), actual + 2 * CUT_ROUNDING)
+                yield actual, _seconds(lacking[-1], track)
         if container.format.name == "flac":
             samples = formats.flac_samples(track.codec_context.extradata)
             yield actual, _seconds(samples, track)  # whose time base is one sample
@@ -315,6 +325,10 @@ class _Span:
             resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
             mono = np.concatenate([b.to_ndarray()[0] for f in (whole, None) for b in resampler.resample(f)])
         start = first.time or 0.0
+        if len(frames) > 1 and frames[1].time is not None:
+            # Fragmented mp4 files have a pause after the first frame, which is only there for the decoder.
+            pause = frames[1].time - start - first.samples / first.sample_rate
+            start += pause if JITTER < pause < DRIFT else 0
         if last.time is not None:
             gap = last.time - start - sum(frame.samples for frame in frames[:-1]) / first.sample_rate
             if abs(gap) > DRIFT:
