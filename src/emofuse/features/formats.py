@@ -35,7 +35,7 @@ PLACEHOLDER = 0x7FFF0000
 
 # Formats whose content is evenly spread over the file, by FFmpeg's names. FFmpeg itself adapts the duration of some of
 # them to the size of the file.
-EVEN = ("wav", "w64", "aiff", "au", "caf", "avi")
+EVEN = ("wav", "w64", "aiff", "au", "caf", "avi", "asf")
 
 
 def stated_size(data: bytes | mmap.mmap) -> int:
