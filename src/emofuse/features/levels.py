@@ -73,7 +73,7 @@ def usual(samples: np.ndarray, level: Level) -> np.ndarray:
             raise BrokenClip(f"the sound has values far outside its scale: up to {largest:.3g}")
         # Resampling may exceed the full scale slightly.
         scale = largest if largest <= EXCEEDED else next(full for full in SCALES if largest <= full * 1.5)
-    shift = level.mean if abs(level.mean) > OFFSET * peak and peak > 0 else 0.0
+    shift = level.mean if abs(level.mean) > OFFSET * peak else 0.0
     if shift:
         samples = samples - np.float32(shift)
     peak = (peak if shift else max(level.highest, -level.lowest)) / scale
