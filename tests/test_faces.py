@@ -682,4 +682,5 @@ def test_clip_with_too_many_blank_frames_is_excluded_and_others_are_counted(
         assert re.fullmatch(f"{reason}: in [45].% of the frames", table[1]["status"])
         assert not crops[1:3].any()
         assert crops[0].std((2, 3, 4)).min() > 20
-        assert "1 of 4 clips have frames without a visible face; 2 of their crops are of the nearest" in caplog.text
+        assert "in 1 of 4 clips, 2 crops are of the nearest frame that shows the face" in caplog.text
+        caplog.clear()

@@ -346,7 +346,7 @@ def test_a_codec_that_is_not_read_is_a_reason(shared_data: Path, tmp_path: Path)
     assert "the codec of its video is qtrle, which is not read; convert it" in sample.place.missing["video"]
     ffmpeg("-i", tmp_path / "a.mov", "-an", "-c", "copy", tmp_path / "b.mov")
     with pytest.raises(
-        BrokenClip, match="codec of its video is qtrle, which is not read; convert it .*; no sound track"
+        BrokenClip, match=r"codec of its video is qtrle, which is not read; convert it .*; no sound track"
     ):
         list(windows.samples(tmp_path / "b.mov", bundle(), None))
 

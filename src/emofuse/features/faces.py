@@ -442,7 +442,7 @@ def extract(
     write_csv(table, frame)
     if replaced := sum(frame["replaced"]):
         log.warning(
-            "%d of %d clips have frames without a visible face; %d of their crops are of the nearest frame with one",
+            "in %d of %d clips, %d crops are of the nearest frame that shows the face, because their own shows none",
             *((frame["replaced"] > 0).sum(), len(frame), replaced),
         )
 

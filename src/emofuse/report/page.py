@@ -227,8 +227,8 @@ def _clips(corpus: CorpusResults, protocol: str) -> list[str]:
     crops, affected = clips.replaced
     if crops:
         lines.append(
-            f"{affected:,} of the usable clips have frames without a visible face: {crops:,} crops are of the nearest"
-            " frame that shows it."
+            f"In {affected:,} of the usable clips, {crops:,} crops are of the nearest frame that shows the face, because their"
+            " own shows none."
         )
     reasons = list(clips.unusable.items())
     lines += [f"{count:,} not usable: {reason or 'no reason given'}" for reason, count in reasons[:REASONS]]
