@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -53,12 +55,13 @@ def remuxed(
 
 
 def film(folder: Path, moments: tuple[float, ...], late: float = 0.0, seconds: float = 3.0) -> bytes:
-    """A black, silent clip with flashes and clicks that coincide if the sound is delayed by `late` seconds."""
+    """A dark, silent clip with flashes and clicks that coincide if the sound is delayed by `late` seconds."""
     frames = np.zeros((round(seconds * 25), 64, 64, 3), np.uint8)
+    frames[:, ::8] = 60  # blank frames would not count
     time = np.arange(round((seconds - late) * RATE)) / RATE + late
     samples = np.zeros_like(time)
     for moment in moments:
-        frames[round(moment * 25) :][:2] = 255
+        frames[round(moment * 25) :][:2] += 195
         samples += np.where((time >= moment) & (time < moment + 0.08), 0.5 * np.sin(2000 * np.pi * time), 0)
     write_clip(folder / "film.mp4", frames, 25, samples, RATE)
     return (folder / "film.mp4").read_bytes()
@@ -223,3 +226,113 @@ def test_missing_shard_or_member_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run emofuse index again"):
         audio.extract([row], archive, SMALL, tmp_path / "a.npy", tmp_path / "a.csv")
     assert not (tmp_path / "a.npy").exists()
+
+
+def wave(samples: np.ndarray, channels: int = 1) -> bytes:
+    """A WAV file of samples as they are, of any type of integers or floating-point numbers."""
+    size, kind = samples.itemsize, 3 if samples.dtype.kind == "f" else 1
+    header = struct.pack("<HHIIHH", kind, channels, RATE, RATE * channels * size, channels * size, 8 * size)
+    data = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
+    body = b"WAVEfmt " + struct.pack("<I", len(header)) + header + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.fixture(scope="session")
+def speech(shared_data: Path) -> np.ndarray:
+    """A real recording whose peak is half of the full scale, float64 (samples,)."""
+    file = shared_data / "ravdess_speech_16k/Actor_12/03-01-06-02-01-01-12.flac"
+    samples = media.read_audio(file, RATE).astype(float)
+    return samples / np.abs(samples).max() / 2
+
+
+def features(data: bytes) -> np.ndarray:
+    samples = audio.clip_sound(data, media.probe(data).duration, SMALL)
+    return audio.clip_segments(samples, len(samples) / RATE, SMALL)
+
+
+UNUSUAL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "16-bit numbers as float": lambda x: (x * 32767).astype("f4"),
+    "16-bit numbers as double": lambda x: np.round(x * 32767),
+    "24-bit numbers as double": lambda x: x * (2**23 - 1),
+    "32-bit numbers as float": lambda x: (x * 2**31).astype("f4"),
+    "too loud float": lambda x: (x * 7).astype("f4"),
+    "slightly too loud float": lambda x: (x * 2.6).astype("f4"),
+    "very quiet float": lambda x: (x * 1e-3).astype("f4"),
+    "very quiet 32-bit": lambda x: np.round(x * 2e-3 * 2**31).astype("i4"),
+    "offset": lambda x: (x + 0.4).astype("f4"),
+    "16-bit with offset": lambda x: np.round((x - 0.3) * 32767).astype("i2"),
+    "16-bit numbers as float with offset": lambda x: (x * 32767 + 9000).astype("f4"),
+    "double": lambda x: x,
+    "32-bit": lambda x: np.round(x * (2**31 - 1)).astype("i4"),
+    "8-bit": lambda x: np.round(x * 127 + 128).astype("u1"),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_levels_and_offsets_do_not_change_the_features(speech: np.ndarray, kind: str) -> None:
+    """On 8 bits, there is audible noise."""
+    expected = features(wave(np.round(speech * 32767).astype("i2")))
+    found = features(wave(UNUSUAL[kind](speech)))
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > (0.8 if kind == "8-bit" else 0.95)
+
+
+@pytest.mark.parametrize("rate", [RATE, 44100])
+def test_usual_sound_is_bit_identical_to_the_file(speech: np.ndarray, rate: int) -> None:
+    integers = np.round(speech * 32767).astype("i2")
+    data = wave(integers)
+    np.testing.assert_array_equal(media.read_audio(data, RATE), integers * np.float32(2**-15))
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+    with av.open(io.BytesIO(data)) as container:
+        whole = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    frame = av.AudioFrame.from_ndarray(whole, format="s16", layout="mono")
+    frame.sample_rate = RATE
+    expected = np.concatenate([b.to_ndarray()[0] for f in (frame, None) for b in resampler.resample(f)])
+    np.testing.assert_array_equal(media.read_audio(data, rate), np.clip(expected, -1, 1))
+
+
+def glitch(samples: np.ndarray, value: float) -> np.ndarray:
+    changed = samples.astype("f4")
+    changed[len(changed) // 2] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: glitch(x, np.nan), "the sound has samples that are not finite"),
+        (lambda x: glitch(x, np.inf), "the sound has samples that are not finite"),
+        (lambda x: glitch(x, -np.inf), "the sound has samples that are not finite"),
+        (lambda x: glitch(x, 1e20), r"the sound has values far outside its scale: up to 1e\+20"),
+        (lambda x: glitch(x, 5000), r"the sound has values far outside its scale: up to 5e\+03"),
+        (lambda x: x * 1e15, "the sound has values far outside its scale"),
+        (lambda x: np.sign(x).astype("f4"), r"the sound is clipped: \d+% of its samples are at full level"),
+        (lambda x: np.clip(x * 32767, -1, 1).astype("f4"), "the sound is clipped"),
+        (lambda x: np.round(np.clip(x * 32767, -1, 1) * 9000).astype("i2"), "the sound is clipped"),
+        (lambda x: np.full_like(x, 0.3).astype("f4"), "the sound track is silent"),
+    ],
+)
+def test_sound_without_a_known_level_has_a_reason(
+    speech: np.ndarray, change: Callable[[np.ndarray], np.ndarray], reason: str
+) -> None:
+    data = wave(change(speech))
+    with pytest.raises(media.BrokenClip, match=reason):
+        audio.clip_sound(data, len(speech) / RATE, SMALL)
+
+
+def test_float_file_with_16_bit_values_has_the_features_of_the_16_bit_file(shared_data: Path) -> None:
+    data = (shared_data / "awkward/float_int16scale.wav").read_bytes()
+    values = np.frombuffer(data[data.index(b"data") + 8 :], "<f4")[:58192]
+    np.testing.assert_allclose(features(data), features(wave(np.round(values).astype("i2"))), atol=0.02)
+
+
+def test_windows_of_a_file_share_its_level(speech: np.ndarray) -> None:
+    """A pause is not taken for very quiet sound."""
+    pause = np.random.default_rng(0).normal(0, 0.5, 3 * RATE)  # half a bit of noise
+    samples = np.concatenate((pause, speech * 32767, pause))
+    spans = [(start, start + 1.0) for start in np.arange(0, len(samples) / RATE - 1, 0.5).tolist()]
+    data = wave(samples.astype("f4"))
+    whole = media.read_audio(data, RATE)
+    for (start, end), found in zip(spans, media.sounds(data, spans, RATE), strict=True):
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_allclose(found, whole[round(start * RATE) : round(end * RATE)], atol=1e-6)
+    assert np.abs(whole[: 3 * RATE]).max() < 1e-3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import subprocess
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from emofuse import cli
 from emofuse.data import index
 from emofuse.data.exclusion_counts import by_kind
 from emofuse.datasets import cremad, shards
+from emofuse.datasets.base import Entry
 from emofuse.features import audio, media
 
 FILM = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
@@ -277,9 +279,12 @@ def test_unusable_sound_has_a_reason(data: bytes, reason: str) -> None:
 
 def test_unknown_codec_is_a_reason_and_invalid_metadata_is_not(stills: dict[int, np.ndarray], tmp_path: Path) -> None:
     film = made(tmp_path, stills[1], np.resize(TONE, 2 * RATE))
-    for look in (media.probe, lambda data: media.read_frames(data, [0.1])):
-        with pytest.raises(media.BrokenClip, match="cannot be decoded: a track's codec is unknown"):
-            look(film.replace(b"avc1", b"zzzz"))
+    reason = "cannot be decoded: the codec of its video is unknown, which is not read; convert it"
+    with pytest.raises(media.BrokenClip, match=reason):
+        media.read_frames(film.replace(b"avc1", b"zzzz"), [0.1])
+    found = media.probe(film.replace(b"avc1", b"zzzz"))
+    assert found.missing["video"].startswith(reason)
+    assert found.audio  # which may be all that is needed
     titled = io.BytesIO()
     with av.open(io.BytesIO(film)) as source, av.open(titled, "w", format="mp4", options={}) as target:
         target.metadata["title"] = "ABCDEFGH"
@@ -296,3 +301,196 @@ def test_reasons_are_counted_by_kind() -> None:
     reasons = ["truncated: 1 of 3", "truncated: 2 of 3", "wrong name: a", "wrong name: a", "no face", "too long: 60"]
     assert by_kind(reasons) == {"truncated": 2, "wrong name: a": 2, "no face": 1, "too long: 60": 1}
     assert by_kind([]) == {}
+
+
+AWKWARD = "awkward/"
+
+
+def converted(source: Path, target: Path, *options: str) -> bytes:
+    subprocess.run([media.ffmpeg_binary(), "-v", "error", "-y", "-i", source, *options, target], check=True)
+    return target.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def small(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real clip with small frames, and constant bit rates so that halves of files are halves of time."""
+    path = tmp_path_factory.mktemp("small") / "small.mp4"
+    converted(shared_data / FILM, path, "-vf", "scale=160:90", "-b:v", "200k", "-c:a", "aac")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file", "duration"),
+    [
+        ("apac2.mp4", 3.24), ("quietstart.aac", 7.66), ("quietstart.mp3", 7.68), ("longmeta.flv", 3.24),
+        ("overflow.flv", 3.24), ("still_end.mp4", 3.24), ("webrtc_resize.webm", 3.24), ("float_int16scale.wav", 3.64),
+    ],
+)  # fmt: skip
+def test_duration_is_that_of_what_plays(shared_data: Path, file: str, duration: float) -> None:
+    data = (shared_data / AWKWARD / file).read_bytes()
+    found = media.probe(data)
+    assert found.duration == pytest.approx(duration, abs=0.02)
+    assert len(media.read_audio(data, RATE)) / RATE == pytest.approx(duration, abs=0.1)
+    if found.video:
+        assert len(media.read_frames(data, [0.1, duration - 0.1])) == 2
+
+
+FILES: dict[str, tuple[str, ...]] = {
+    # name of the file → how it is made; the containers that state their length in bytes first
+    "fast.mp4": ("-c", "copy", "-movflags", "faststart"),
+    "fragment.mp4": ("-c", "copy", "-movflags", "frag_keyframe+empty_moov"),
+    "a.mkv": ("-c", "copy"),
+    "cues.webm": ("-c:v", "libvpx", "-deadline", "realtime", "-c:a", "libopus", "-cues_to_front", "1"),
+    "a.avi": ("-c:v", "mpeg4", "-c:a", "mp3"),
+    "a.flv": ("-c", "copy"),
+    "a.wmv": ("-c:v", "wmv2", "-c:a", "wmav2"),
+    "a.wav": ("-vn",),
+    "float.wav": ("-vn", "-c:a", "pcm_f32le"),
+    "rf64.wav": ("-vn", "-rf64", "always"),
+    "a.w64": ("-vn",),
+    "a.aiff": ("-vn",),
+    "a.au": ("-vn",),
+    "a.caf": ("-vn", "-c:a", "pcm_s16le"),
+    "a.flac": ("-vn",),
+    "a.mp3": ("-vn",),
+}
+UNPROVEN: dict[str, tuple[str, ...]] = {
+    "live.mkv": ("-c", "copy", "-live", "1"),
+    "live.flv": ("-c", "copy", "-flvflags", "no_duration_filesize"),
+    "a.ts": ("-c", "copy"),
+    "a.mpg": ("-c:v", "mpeg2video", "-c:a", "mp2"),
+    "a.ogg": ("-vn", "-c:a", "libvorbis"),
+    "a.aac": ("-vn", "-c:a", "aac"),
+    "no_header.mp3": ("-vn", "-write_xing", "0"),
+    "memo.amr": ("-vn", "-c:a", "libopencore_amrnb", "-ar", "8000", "-ac", "1"),
+}
+
+
+@pytest.mark.parametrize("name", [*FILES, *UNPROVEN])
+def test_truncation_is_reported_if_the_file_itself_proves_it(small: Path, tmp_path: Path, name: str) -> None:
+    whole = converted(small, tmp_path / name, *(FILES | UNPROVEN)[name])
+    found = media.probe(whole)
+    assert found.duration == pytest.approx(3.24, abs=0.05)
+    assert len(media.read_audio(whole, RATE)) / RATE == pytest.approx(3.24, abs=0.05)
+    half = whole[: len(whole) // 2]
+    if name in FILES:
+        with pytest.raises(media.BrokenClip, match=r"truncated: [12]\.\d of [2-4]\.\d seconds"):
+            media.probe(half)
+    else:  # what is there plays, as after the end of a stream
+        assert 1 < media.probe(half).duration < 2.3
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000])
+def test_sound_from_a_pipe_has_no_length(tmp_path: Path, length: int) -> None:
+    """Programs that write to a pipe cannot know the length, and write a placeholder."""
+    data = sound(TONE, "pcm_s16le", "wav")
+    start = data.index(b"data") + 4
+    piped = data[:4] + length.to_bytes(4, "little") + data[8:start] + length.to_bytes(4, "little") + data[start + 4 :]
+    assert media.probe(piped).duration == pytest.approx(2.0, abs=0.01)
+    np.testing.assert_array_equal(media.read_audio(piped, RATE), media.read_audio(data, RATE))
+
+
+def test_what_other_programs_append_to_a_file_is_not_its_length(small: Path, tmp_path: Path) -> None:
+    fast = converted(small, tmp_path / "a.mp4", "-c", "copy", "-movflags", "faststart")
+    wave = sound(TONE, "pcm_s16le", "wav")
+    for data, more in (
+        (fast, b"SEFH" + bytes(range(1, 99))),
+        (wave, b"\xff\xff\xff\x01junk"),
+        (wave, b"LIST\xff\xff\0\0INFO"),
+    ):
+        assert media.probe(data + more).duration == pytest.approx(media.probe(data).duration, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("a.mov", ("-c:v", "qtrle", "-c:a", "copy"), "the codec of its video is qtrle, which is not read; convert it"),
+        ("a.mkv", ("-c:v", "png", "-c:a", "copy"), "the codec of its video is png, which is not read; convert it"),
+        ("b.mkv", ("-c:v", "copy", "-c:a", "wavpack"), "the codec of its sound is wavpack, which is not read"),
+        ("a.wav", ("-vn", "-c:a", "adpcm_yamaha"), "the codec of its sound is adpcm_yamaha, which is not read"),
+    ],
+)
+def test_only_allowed_decoders_are_opened(
+    small: Path, tmp_path: Path, name: str, options: tuple[str, ...], reason: str
+) -> None:
+    data = converted(small, tmp_path / name, "-t", "0.5", *options)
+    kind = "audio" if "sound" in reason else "video"
+    with pytest.raises(media.BrokenClip, match=reason):
+        media.read_audio(data, RATE) if kind == "audio" else media.read_frames(data, [0.1])
+    streams = media.probe(data)
+    assert reason in streams.missing[kind]
+    assert streams.audio == (kind == "video")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mov", ("-c:v", "prores", "-c:a", "pcm_s24le")),
+        ("b.mov", ("-c:v", "dnxhd", "-profile:v", "dnxhr_lb", "-s", "320x180", "-c:a", "alac")),
+        ("a.mp4", ("-c:v", "libx265", "-x265-params", "log-level=none", "-c:a", "aac")),
+        ("b.mp4", ("-c:v", "libsvtav1", "-preset", "13", "-c:a", "mp3")),
+        ("c.mp4", ("-c:v", "mpeg4", "-c:a", "ac3")),
+        ("a.webm", ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-c:a", "libvorbis")),
+        ("a.ogv", ("-c:v", "libtheora", "-c:a", "libvorbis")),
+        ("a.avi", ("-c:v", "mjpeg", "-c:a", "pcm_u8")),
+        ("b.avi", ("-c:v", "msmpeg4", "-c:a", "mp2")),
+        ("c.avi", ("-c:v", "rawvideo", "-c:a", "adpcm_ms")),
+        ("a.mkv", ("-c:v", "ffv1", "-c:a", "flac")),
+        ("a.flv", ("-c:v", "flv", "-c:a", "nellymoser", "-ar", "22050", "-ac", "1")),
+        ("a.3gp", ("-c:v", "h263", "-s", "176x144", "-c:a", "libopencore_amrnb", "-ar", "8000", "-ac", "1")),
+        ("a.dv", ("-s", "720x576", "-r", "25", "-pix_fmt", "yuv420p", "-ar", "48000", "-ac", "2")),
+        ("a.mpg", ("-c:v", "mpeg1video", "-c:a", "mp2")),
+    ],
+)
+def test_codecs_of_cameras_browsers_and_editors_are_read(
+    small: Path, tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    data = converted(small, tmp_path / name, "-ss", "1", "-t", "1", *options)
+    assert media.probe(data).missing == {}
+    assert media.read_frames(data, [0.5]).std() > 20
+    assert np.abs(media.read_audio(data, RATE)).max() > 0.005
+
+
+def test_format_that_is_not_read_is_named_with_a_remedy(small: Path, tmp_path: Path) -> None:
+    data = converted(small, tmp_path / "a.nut", "-c", "copy")
+    with pytest.raises(media.BrokenClip, match=r"or in none of the formats that are read \(mp4, mov, .*amr"):
+        media.probe(data)
+
+
+@pytest.mark.parametrize("cut", [("-ss", "1.2"), ("-ss", "0.5", "-itsoffset", "5")], ids=["edit list", "late start"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.mov"])
+def test_parts_that_were_cut_without_encoding_stay_synchronous(
+    small: Path, tmp_path: Path, cut: tuple[str, ...], name: str
+) -> None:
+    """Such files have edit lists, negative timestamps or a late start."""
+    part = tmp_path / name
+    subprocess.run([media.ffmpeg_binary(), "-v", "error", *cut, "-i", small, "-c", "copy", part], check=True)
+    data, whole = part.read_bytes(), small.read_bytes()
+    # Where the part begins in the whole, by its sound and by its picture.
+    sounding, rest = media.read_audio(data, RATE), media.read_audio(whole, RATE)
+    start = len(sounding) - RATE - 3200
+    begin = int(np.correlate(rest, sounding[start : start + RATE], "valid").argmax()) - start
+    frames = media.read_frames(whole, (np.arange(90) / 30).tolist()).astype(int)
+    picture = media.read_frames(data, [0.5])[0].astype(int)
+    nearest = np.abs(frames - picture).mean((1, 2, 3)).argmin() / 30 - 0.5
+    assert begin / RATE == pytest.approx(nearest, abs=0.06)
+
+
+def test_video_whose_start_or_end_is_lost_is_not_held(small: Path, tmp_path: Path) -> None:
+    """A player holds the last frame; but one that cannot be decoded is not held over."""
+    data = bytearray(converted(small, tmp_path / "a.mp4", "-g", "300", "-c:v", "libx264", "-c:a", "copy"))
+    with av.open(io.BytesIO(bytes(data))) as container:
+        places = [(p.pos, p.size, float(p.pts * p.time_base)) for p in container.demux(video=0) if p.size]
+    for position, size, time in places:
+        if time > 1.5:
+            data[position : position + size] = bytes(size)
+    with pytest.raises(media.BrokenClip, match="cannot be decoded"):
+        media.decode_frames(bytes(data), [0.5, 2.9])
+
+
+def test_a_video_and_a_longer_sound_in_another_file_are_unequal(shared_data: Path, tmp_path: Path) -> None:
+    section = corpus("ravdess", shards=[0])
+    film, speech = (shared_data / FILM).read_bytes(), sound(np.resize(TONE, 6 * RATE), "pcm_s16le", "wav")
+    entry = Entry(clip=None, file="a.mp4", sound="a.wav", reason="")
+    row = index._content(entry, {"a.mp4": film, "a.wav": speech}.__getitem__, section)  # type: ignore[arg-type]
+    assert row["status"] == "of two files: 3.2 seconds and, with the sound, 6.0"

@@ -26,11 +26,12 @@ RATE = 10.0
 
 
 def encode(path: Path, levels: list[int], height: int = 64, width: int = 96) -> bytes:
-    """A clip of uniform grey frames with the given levels, pure blue on both sides of the centre square."""
+    """A clip of finely striped grey frames with the given mean levels, pure blue on both sides of the centre square."""
     frames = np.zeros((len(levels), height, width, 3), np.uint8)
     frames[..., 2] = 255
     side = (width - height) // 2
-    frames[:, :, side : width - side] = np.array(levels, np.uint8)[:, None, None, None]
+    stripes = np.resize([-12, -12, 12, 12], height)[:, None, None]
+    frames[:, :, side : width - side] = (np.array(levels)[:, None, None, None] + stripes).clip(0, 255)
     media.write_clip(path, frames, RATE, np.zeros(int(len(levels) / RATE * 16000), np.float32), 16000)
     return path.read_bytes()
 
@@ -76,7 +77,9 @@ def test_centre_crops_show_the_right_moments_of_the_centre_square(tmp_path: Path
     middles = crops.reshape(6, 32, 32, 3)[:, 8:24, 8:24]
     assert np.abs(middles.mean((1, 2, 3)) - shown).max() < 4
     assert np.ptp(crops[0, 0, 0].astype(int).mean(0), axis=1).max() < 60  # no blue, so nothing from beside the square
-    assert table == [{"clip": "a", "row": "0", "status": "ok", "scores": "[]", "boxes": "[]", "times": "[]"}]
+    assert table == [
+        {"clip": "a", "row": "0", "status": "ok", "replaced": "0", "scores": "[]", "boxes": "[]", "times": "[]"}
+    ]
 
 
 def test_bad_clip_has_a_reason_and_zeros_and_does_not_affect_others(tmp_path: Path) -> None:
@@ -160,13 +163,11 @@ def films(path: Path, frames_THWC: np.ndarray) -> media.Frames:
 def test_visible_frames_are_decoded_once(tmp_path: Path) -> None:
     levels = [20 * number + 30 for number in range(10)]
     data = encode(tmp_path / "a.mp4", levels)
-    frames = media.decode_frames(data, [0.01, 0.05, 0.35, 0.36, 0.44, 0.95, 1.3])
+    frames = media.decode_frames(data, [0.01, 0.05, 0.35, 0.36, 0.44, 0.95, 1.3, 2.5])
     assert frames.times.tolist() == pytest.approx([0.0, 0.3, 0.4, 0.9])
-    assert frames.shown.tolist() == [0, 0, 1, 1, 2, 3, 3]
+    assert frames.shown.tolist() == [0, 0, 1, 1, 2, 3, 3, 3]  # the last frame is held
     middles = media.read_frames(data, [0.01, 0.35, 0.95])[:, 28:36, 44:52]
     assert np.abs(middles.mean((1, 2, 3)) - [levels[0], levels[3], levels[9]]).max() < 4
-    with pytest.raises(media.BrokenClip, match=r"truncated: the video ends after 0\.9 of 2\.5 seconds"):
-        media.decode_frames(data, [0.5, 2.5])
 
 
 FORMATS = {
@@ -300,7 +301,8 @@ def test_square_follows_the_face_at_constant_size(tmp_path: Path) -> None:
     assert np.abs(found - np.stack((x, y), 1)).max() < 5
     assert (np.diff(found, axis=0) >= 0).all()
     assert np.abs(np.diff(found[3:-3, 0]) - np.diff(x).mean()).max() <= 1  # whole pixels, and no more than that
-    crops = faces.crops(decoded, track, Faces(snippets=4, frames=10, size=48))
+    crops, replaced = faces.crops(decoded, track, Faces(snippets=4, frames=10, size=48))
+    assert replaced == 0
     light = crops.reshape(40, 48, 48, 3)[..., 0] > 128
     assert np.ptp(light.sum((1, 2))) < 0.1 * light.sum((1, 2)).mean()
 
@@ -455,3 +457,230 @@ def test_faces_of_real_clips_are_centred(shared_data: Path, tmp_path: Path) -> N
             assert np.abs(centre - 56).max() < 6
             assert found[0, :4].min() > 0
             assert found[0, :4].max() < 112
+
+
+def run_ffmpeg(source: Path, target: Path, *options: str, before: tuple[str, ...] = ()) -> bytes:
+    command = [media.ffmpeg_binary(), "-v", "error", "-y", *before, "-i", source, *options, target]
+    subprocess.run(command, check=True)
+    return target.read_bytes()
+
+
+FACE = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
+SECTION = Faces(body="mobilenet0.25", snippets=3, frames=4, size=64)
+
+
+@pytest.fixture(scope="session")
+def detect(shared_data: Path) -> faces.Detect:
+    found = faces.detector(SECTION, shared_data / "weights" / "mobilenet0.25_Final.pth")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def talking(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of a real face, 480 × 270."""
+    path = tmp_path_factory.mktemp("talking") / "talking.mp4"
+    run_ffmpeg(shared_data / FACE, path, "-t", "2", "-vf", "scale=480:270", "-crf", "15")
+    return path
+
+
+def cropped(data: bytes, detect: faces.Detect | None) -> tuple[np.ndarray, int]:
+    times = faces.frame_times(media.probe(data).duration, SECTION.snippets, SECTION.frames)
+    decoded = media.decode_frames(data, times.ravel().tolist())
+    if detect is None:
+        return faces.crops(decoded, faces.NO_TRACK, SECTION)
+    (track,) = faces.find([decoded], detect, SECTION.detect_size, faces.follow)
+    assert faces.verdict(track, decoded.times) == "ok"
+    return faces.crops(decoded, track, SECTION)
+
+
+H264 = ("-c:v", "libx264", "-crf", "12", "-c:a", "copy")
+SHAPES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "wide pixels": ("a.mp4", ("-vf", "scale=360:270,setsar=4/3", *H264)),
+    "wide pixels by the container": ("a.mkv", ("-vf", "scale=240:270", "-aspect", "16:9", *H264)),
+    "wide pixels by the codec": ("a.ts", ("-vf", "scale=360:270,setsar=4/3", *H264)),
+    "high pixels": ("a.mov", ("-vf", "scale=480:136,setsar=1/2", *H264)),
+    "webm": ("a.webm", ("-vf", "scale=360:270,setsar=4/3", "-c:v", "libvpx", "-deadline", "realtime", "-b:v", "2M")),
+    "avi": ("a.avi", ("-vf", "scale=360:270,setsar=4/3", "-c:v", "mpeg4", "-q:v", "2")),
+    "mpeg": ("a.mpg", ("-vf", "scale=360:270,setsar=4/3", "-c:v", "mpeg2video", "-q:v", "2")),
+    "camcorder": ("a.dv", ("-t", "2", "-af", "apad", "-s", "720x576", "-r", "25", "-aspect", "16:9", "-pix_fmt", "yuv420p", "-ar", "48000", "-ac", "2")),
+    "10 bit": ("a.mp4", ("-c:v", "libx264", "-pix_fmt", "yuv420p10le", "-crf", "12")),
+    "alpha": ("a.mov", ("-c:v", "prores_ks", "-profile:v", "4", "-pix_fmt", "yuva444p10le")),
+    "interlaced": ("a.mp4", ("-vf", "scale=480:272,interlace", "-flags", "+ilme+ildct", *H264)),
+    "meaningless ratio": ("a.mkv", ("-vf", "setsar=1/100", *H264)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_face_is_shown_as_a_player_shows_it(tmp_path: Path, talking: Path, detect: faces.Detect, kind: str) -> None:
+    name, options = SHAPES[kind]
+    expected, _ = cropped(talking.read_bytes(), detect)
+    found, replaced = cropped(run_ffmpeg(talking, tmp_path / name, *options), detect)
+    assert replaced == 0
+    assert np.abs(found.astype(int) - expected).mean() < 12
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.97
+
+
+def test_grey_face_is_found(tmp_path: Path, talking: Path, detect: faces.Detect) -> None:
+    expected, _ = cropped(talking.read_bytes(), detect)
+    data = run_ffmpeg(talking, tmp_path / "a.mp4", "-vf", "format=gray", "-c:v", "libx264", "-crf", "12")
+    found, _ = cropped(data, detect)
+    assert np.corrcoef(found.mean(-1).ravel(), expected.mean(-1).ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])
+def test_hdr_is_converted(tmp_path: Path, talking: Path, transfer: str) -> None:
+    """Without conversion, HDR has half of the contrast."""
+    light = "zscale=tin=bt709:min=bt709:pin=bt709:rin=tv:t=linear:npl=100,format=gbrpf32le"
+    hdr = f"{light},zscale=t={transfer}:p=bt2020:m=bt2020nc:r=tv,format=yuv420p10le"
+    tags = f"log-level=none:colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc"
+    data = run_ffmpeg(
+        talking, tmp_path / "a.mp4", "-t", "0.2", "-vf", hdr, "-c:v", "libx265", "-x265-params", tags, "-an"
+    )
+    expected = media.read_frames(talking.read_bytes(), [0.1]).std()
+    assert media.read_frames(data, [0.1]).std() == pytest.approx(expected, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        ("-display_rotation", "90"), ("-display_rotation", "180"), ("-display_rotation", "-90"), ("-display_hflip",),
+        ("-display_vflip",), ("-display_rotation", "90", "-display_hflip"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_turned_and_mirrored_videos_are_upright(tmp_path: Path, talking: Path, turn: tuple[str, ...]) -> None:
+    """As ffmpeg shows them."""
+    data = run_ffmpeg(talking, tmp_path / "a.mp4", "-c", "copy", before=turn)
+    run_ffmpeg(tmp_path / "a.mp4", tmp_path / "a.png", "-frames:v", "1")
+    expected = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"), int)
+    (found,) = media.read_frames(data, [0.0])
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 2
+
+
+def test_size_change_is_scaled(shared_data: Path, tmp_path: Path, talking: Path, detect: faces.Detect) -> None:
+    """As in video calls, whose picture also changes between upright and lying."""
+    found, replaced = cropped((shared_data / "awkward/webrtc_resize.webm").read_bytes(), detect)
+    expected, _ = cropped((shared_data / FACE).read_bytes(), detect)
+    assert replaced == 0
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.95
+    parts = []
+    for number, scale in enumerate(("scale=160:90", "scale=480:270", "crop=150:270")):
+        options = (
+            "-ss",
+            str(0.6 * number),
+            "-t",
+            "0.6",
+            "-vf",
+            scale,
+            "-c:v",
+            "libx264",
+            "-bf",
+            "0",
+            "-f",
+            "h264",
+            "-an",
+        )
+        parts.append(run_ffmpeg(talking, tmp_path / "part.h264", *options))
+    (tmp_path / "joined.h264").write_bytes(b"".join(parts))
+    data = run_ffmpeg(tmp_path / "joined.h264", tmp_path / "joined.ts", "-c", "copy", before=("-r", "29.97"))
+    decoded = media.decode_frames(data, [0.1, 0.3, 0.9, 1.5])
+    assert {(picture.width, picture.height) for picture in decoded.pictures} == {(480, 270)}
+    narrow = decoded.pictures[-1].to_ndarray(format="rgb24")
+    assert narrow[:, :150].max() < 3  # black beside it
+    found, replaced = cropped(data, detect)
+    assert found.std((1, 2, 3, 4)).min() > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("still_end.mp4", None),
+        ("a.mp4", ("-vf", "select='lt(t,0.9)'", "-fps_mode", "vfr")),
+        ("a.mkv", ("-vf", "select='lt(t,0.9)'", "-fps_mode", "vfr")),
+        ("vfr.mp4", ("-vf", "select='lt(t,0.5)+gt(t,1.4)'", "-fps_mode", "vfr")),
+        ("one.mp4", ("-vf", "select='eq(n,0)'", "-fps_mode", "vfr")),
+        ("one.webm", ("-vf", "select='eq(n,0)'", "-fps_mode", "vfr", "-deadline", "realtime")),
+        ("slow.avi", ("-r", "1", "-c:v", "mpeg4", "-q:v", "2")),
+    ],
+)
+def test_frames_are_held_as_long_as_the_sound_goes_on(
+    shared_data: Path, tmp_path: Path, talking: Path, detect: faces.Detect, name: str, options: tuple[str, ...] | None
+) -> None:
+    data = (
+        (shared_data / "awkward" / name).read_bytes()
+        if options is None
+        else run_ffmpeg(talking, tmp_path / name, *options)
+    )
+    found, replaced = cropped(data, detect)
+    assert replaced == 0
+    assert found.std((2, 3, 4)).min() > 20
+    if options is None or "lt(t,0.9)'" in options[1] or name.startswith("one"):
+        assert np.array_equal(found[-1, -1], found[-1, -2])
+
+
+BLANK = {
+    "black start": "drawbox=c=black:t=fill:enable='lt(t,0.4)'",
+    "white end": "drawbox=c=white:t=fill:enable='gt(t,1.7)'",
+    "blue middle": "drawbox=c=blue:t=fill:enable='between(t,0.9,1.2)'",
+    "fades in": "fade=in:d=0.4:alpha=0,fade=in:st=0.3:d=0.2",
+    "black with noise": "drawbox=c=black:t=fill:enable='lt(t,0.4)',noise=alls=4",
+    "black with a clock": "drawbox=c=black:t=fill:enable='lt(t,0.4)',drawbox=x=8:y=8:w=80:h=16:c=white:t=fill",
+}
+
+
+@pytest.mark.parametrize("kind", BLANK)
+@pytest.mark.parametrize("searched", [True, False], ids=["retinaface", "centre"])
+def test_blank_frames_are_replaced_by_the_nearest_that_shows_the_face(
+    tmp_path: Path, talking: Path, detect: faces.Detect, kind: str, searched: bool
+) -> None:
+    data = run_ffmpeg(talking, tmp_path / "a.mp4", "-vf", BLANK[kind], *H264)
+    found, replaced = cropped(data, detect if searched else None)
+    whole, none = cropped(talking.read_bytes(), detect if searched else None)
+    assert none == 0
+    assert 1 <= replaced <= 3
+    contrast = found.std((2, 3)).max(-1)
+    assert contrast.min() > 0.3 * np.median(contrast)
+    if kind != "fades in":
+        same = np.abs(found.astype(int) - whole).mean((2, 3, 4)) < 15
+        assert same.sum() >= 9  # the others show the face at another moment
+
+
+def test_title_before_a_face_is_replaced(tmp_path: Path, talking: Path, detect: faces.Detect) -> None:
+    """Colour bars are not blank, but show no face."""
+    bars = "[0:v]null[a];smptebars=s=480x270:d=0.4:r=29.97[b];[a][b]overlay=enable='lt(t,0.4)'"
+    data = run_ffmpeg(
+        talking, tmp_path / "a.mp4", "-filter_complex", bars, "-c:v", "libx264", "-crf", "12", "-c:a", "copy"
+    )
+    found, replaced = cropped(data, detect)
+    assert replaced in (2, 3)
+    assert np.array_equal(found[0, 0], found[0, 1])
+    assert np.abs(found[0, 0].astype(int) - found[0, 3]).mean() < 20
+
+
+@pytest.mark.parametrize("colour", ["black", "white", "gray"])
+def test_clip_with_too_many_blank_frames_is_excluded_and_others_are_counted(
+    shared_data: Path, tmp_path: Path, talking: Path, colour: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = {
+        name: (
+            run_ffmpeg(talking, tmp_path / "x.mp4", "-vf", f"drawbox=c={colour}:t=fill:enable='lt(t,{end})'", *H264),
+            2.0,
+        )
+        for name, end in (("a", 0.3), ("b", 0.9), ("c", 9), ("d", 0))
+    }
+    for section, reason in (
+        (Faces(detector="centre", snippets=3, frames=4, size=32), "no picture"),
+        (Faces(body="mobilenet0.25", snippets=3, frames=4, size=32), "no face"),
+    ):
+        extract(tmp_path, clips, section, weights=shared_data / "weights" / "mobilenet0.25_Final.pth")
+        crops, table = read(tmp_path)
+        assert [(line["clip"], line["status"], int(line["replaced"])) for line in table] == [
+            ("a", "ok", 2), ("b", table[1]["status"], 0), ("c", f"{reason}: in 100% of the frames", 0), ("d", "ok", 0),
+        ]  # fmt: skip
+        assert re.fullmatch(f"{reason}: in [45].% of the frames", table[1]["status"])
+        assert not crops[1:3].any()
+        assert crops[0].std((2, 3, 4)).min() > 20
+        assert "in 1 of 4 clips, 2 crops are of the nearest frame that shows the face" in caplog.text
+        caplog.clear()

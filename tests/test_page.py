@@ -510,6 +510,7 @@ def test_page_lists_usable_and_missing_clips_and_actors(project: tuple[Params, P
     assert "20 of these actors are missing here: 4–6, 8–24" in html
     assert "1,200 clips of the whole corpus are missing here" in html
     assert "3 not usable: no face in 6 of 6 snippets" in html
+    assert "In 1 of the usable clips, 7 crops are of the nearest frame that shows the face" in html
 
 
 def test_evaluated_configurations_are_shown(project: tuple[Params, Path]) -> None:

@@ -82,7 +82,7 @@ def write_clips(root: Path, corpus: str, protocol: str, clips: list[tuple[str, i
         {
             "clip": clip, "shard": 0, "faces_row": row, "audio_row": row, "actor": actor, "gender": "female",
             "emotion": emotion, "group": clip, "usable": "true" if row >= broken else "false",
-            "reason": "" if row >= broken else "no face in 6 of 6 snippets",
+            "reason": "" if row >= broken else "no face in 6 of 6 snippets", "replaced": 7 if row == broken else 0,
         }
         for row, (clip, actor, emotion) in enumerate(clips)
     ]  # fmt: skip

@@ -145,7 +145,7 @@ def test_first_reason_is_reported() -> None:
             {"clip": "d", "sha256": "4", "status": "ok", "shard": "0"},
         ]
     )
-    faces = pd.DataFrame({"clip": ["a", "c"], "row": ["0", "1"], "status": ["ok", "no face"]})
+    faces = pd.DataFrame({"clip": ["a", "c"], "row": ["0", "1"], "status": ["ok", "no face"], "replaced": ["3", "0"]})
     audio = pd.DataFrame({"clip": ["a", "c", "d"], "row": ["0", "1", "2"], "status": ["ok", "silent", "ok"]})
     clips = splits.join(index, {"faces": faces, "audio": audio})
     assert list(clips.columns) == list(splits.CLIP_COLUMNS)
@@ -153,3 +153,4 @@ def test_first_reason_is_reported() -> None:
     assert clips["reason"].tolist() == ["", "wrong name", "no face", "not in the faces table"]
     assert clips["faces_row"].tolist() == ["0", "", "1", ""]
     assert clips["audio_row"].tolist() == ["0", "", "1", "2"]
+    assert clips["replaced"].tolist() == ["3", "", "0", ""]

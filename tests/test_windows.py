@@ -18,6 +18,7 @@ from test_audio import RATE
 
 from emofuse.config import Audio, Faces, Network
 from emofuse.features import faces, media
+from emofuse.features.media import BrokenClip
 from emofuse.inference import windows
 from emofuse.inference.bundle import Bundle, Ensemble, Model
 
@@ -307,3 +308,89 @@ def test_cover_art_is_not_a_video_track(shared_data: Path, tmp_path: Path) -> No
     assert not media.probe(tmp_path / "song.mp3").video
     assert len(media.read_audio(tmp_path / "song.mp3", RATE)) > RATE
     assert math.isfinite(media.probe(tmp_path / "song.mp3").duration)
+
+
+@pytest.mark.parametrize("name", ["apac2.mp4", "longmeta.flv", "overflow.flv", "still_end.mp4", "webrtc_resize.webm"])
+def test_awkward_videos_are_like_the_original(shared_data: Path, detect: faces.Detect, name: str) -> None:
+    (sample,) = windows.samples(shared_data / "awkward" / name, bundle(), detect)
+    (original,) = windows.samples(shared_data / FILM, bundle(), detect)
+    assert sample.place.missing == {}
+    assert sample.place.end == pytest.approx(original.place.end, abs=0.02)
+    assert sample.place.box is not None
+    assert original.place.box is not None
+    assert faces.overlap(np.array(sample.place.box), np.array(original.place.box)) > 0.9
+    found, expected = (each.features["video"].astype(float) for each in (sample, original))
+    still = slice(2 if name == "still_end.mp4" else 3)  # its last second is held
+    assert np.corrcoef(found[still].ravel(), expected[still].ravel())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("name", ["quietstart.aac", "quietstart.mp3", "float_int16scale.wav", "memo.amr", "memo.caf"])
+def test_recordings_of_any_length_and_scale_have_windows(shared_data: Path, tmp_path: Path, name: str) -> None:
+    file = shared_data / "awkward" / name
+    if name.startswith("memo"):
+        file = tmp_path / name
+        codec = ("libopencore_amrnb", "-ar", "8000") if name.endswith("amr") else ("alac", "-ar", "48000")
+        ffmpeg("-i", shared_data / FILM, "-vn", "-ac", "1", "-c:a", *codec, file)
+    samples = list(windows.samples(file, bundle(), None))
+    assert len(samples) == len(windows.spans(media.probe(file).duration, 2.0, 4.0))
+    assert {tuple(sample.place.missing.items()) for sample in samples[-2:]} == {(("video", "no video track"),)}
+    assert all(sample.features["audio"].std() > 0.5 for sample in samples[-2:])
+
+
+def test_a_codec_that_is_not_read_is_a_reason(shared_data: Path, tmp_path: Path) -> None:
+    ffmpeg(
+        "-i", shared_data / FILM, "-t", "1", "-vf", "scale=160:90", "-c:v", "qtrle", "-c:a", "aac", tmp_path / "a.mov"
+    )
+    (sample,) = windows.samples(tmp_path / "a.mov", bundle(), None)
+    assert set(sample.features) == {"audio"}
+    assert "the codec of its video is qtrle, which is not read; convert it" in sample.place.missing["video"]
+    ffmpeg("-i", tmp_path / "a.mov", "-an", "-c", "copy", tmp_path / "b.mov")
+    with pytest.raises(
+        BrokenClip, match=r"codec of its video is qtrle, which is not read; convert it .*; no sound track"
+    ):
+        list(windows.samples(tmp_path / "b.mov", bundle(), None))
+
+
+CHANGES = {
+    "wide pixels": ("-vf", "scale=480:360,setsar=4/3"),
+    "blank for a moment": ("-vf", "drawbox=c=black:t=fill:enable='between(t,3.4,3.7)'"),
+    "held": ("-vf", "select='lt(t,4.4)+gt(t,5.4)'", "-fps_mode", "vfr"),
+    "loud": ("-af", "volume=30", "-c:a", "pcm_f32le"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_windows_of_a_changed_video_are_like_those_of_the_original(
+    shared_data: Path, tmp_path: Path, detect: faces.Detect, kind: str
+) -> None:
+    long = concatenated(shared_data, tmp_path, (FILM, OTHERS[0]))
+    ffmpeg("-i", long, "-crf", "15", *CHANGES[kind], tmp_path / "changed.mkv")
+    before = list(windows.samples(long, bundle(), detect))
+    after = list(windows.samples(tmp_path / "changed.mkv", bundle(), detect))
+    assert len(before) == len(after) > 4
+    for original, changed in zip(before, after, strict=True):
+        assert changed.place.missing == {}
+        assert changed.place.box is not None
+        assert original.place.box is not None
+        assert faces.overlap(np.array(changed.place.box), np.array(original.place.box)) > 0.85
+        video, expected = (each.features["video"].astype(float) for each in (changed, original))
+        assert video.std((2, 3, 4)).min() > 20  # no frame is blank
+        alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9 for a, b in zip(video, expected, strict=True)]
+        assert sum(alike) >= (3 if kind in ("wide pixels", "loud") else 1)
+        sound, expected = (each.features["audio"].astype(float) for each in (changed, original))
+        assert np.corrcoef(sound.ravel(), expected.ravel())[0, 1] > 0.95
+
+
+def test_a_window_that_is_mostly_blank_has_the_reason(shared_data: Path, tmp_path: Path, detect: faces.Detect) -> None:
+    long = concatenated(shared_data, tmp_path, (FILM, OTHERS[0]))
+    ffmpeg("-i", long, "-vf", "drawbox=c=black:t=fill:enable='between(t,3,5)'", tmp_path / "changed.mp4")
+    for searched, reason in ((detect, "no face: in "), (None, "no picture: in ")):
+        samples = list(windows.samples(tmp_path / "changed.mp4", bundle(), searched))
+        missing = {sample.place.start: sample.place.missing.get("video", "") for sample in samples}
+        blank = [min(end, 5) - max(start, 3) for start, end in ((s.place.start, s.place.end) for s in samples)]
+        for overlap, why in zip(blank, missing.values(), strict=True):
+            if overlap > 0.8:
+                assert why.startswith(reason)
+            elif overlap < 0.3:
+                assert why == ""
+        assert max(blank) > 1.5

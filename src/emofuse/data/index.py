@@ -30,6 +30,8 @@ COLUMNS = ("clip", "shard", "file", "sound", *LABELS, "video", "audio", "duratio
 # Seconds. A spoken sentence takes 1.2 to 5.3 s in these corpora, a sung one slightly more; anything far outside is not
 # one sentence.
 SHORTEST, LONGEST = 0.25, 20.0
+# Seconds by which a clip's video and a separate file with its sound may differ in duration.
+UNEQUAL = 0.5
 
 
 def stage(params: Params, corpus: str, root: Path = Path()) -> None:
@@ -114,9 +116,11 @@ def _content(entry: Entry, read: partial[bytes], corpus: Corpus) -> dict[str, st
     if duration > LONGEST:
         faults.append(f"too long: {duration:.1f} seconds")
     if "video" in corpus.modalities and not streams.video:
-        faults.append("no video track")
+        faults.append(streams.missing["video"])
     if "audio" in corpus.modalities and not sound_streams.audio:
-        faults.append("no sound track")
+        faults.append(sound_streams.missing["audio"])
+    if sound is not data and abs(sound_streams.duration - streams.duration) > UNEQUAL:
+        faults.append(f"of two files: {streams.duration:.1f} seconds and, with the sound, {sound_streams.duration:.1f}")
     return {
         **row,
         "video": str(streams.video).lower(),

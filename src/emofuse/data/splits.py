@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLIP_COLUMNS = ("clip", "shard", "faces_row", "audio_row", "actor", "gender", "emotion", "group", "usable", "reason")
+CLIP_COLUMNS = (
+    *("clip", "shard", "faces_row", "audio_row", "actor", "gender", "emotion", "group", "usable", "reason", "replaced"),
+)
+STAGE_COLUMNS = {"faces": ["clip", "row", "status", "replaced"], "audio": ["clip", "row", "status"]}
 PARTS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)  # codes of PARTS
 
@@ -58,10 +61,7 @@ def build(
     stages = [stage for stage, section in (("faces", corpus.faces), ("audio", corpus.audio)) if section]
     features = {
         stage: pd.concat(
-            [
-                read_csv(root / paths.features(name, stage, shard)[1])[["clip", "row", "status"]]
-                for shard in corpus.shards
-            ]
+            [read_csv(root / paths.features(name, stage, shard)[1])[STAGE_COLUMNS[stage]] for shard in corpus.shards]
         )
         for stage in stages
     }
@@ -97,13 +97,15 @@ def join(index: pd.DataFrame, features: Mapping[str, pd.DataFrame]) -> pd.DataFr
     """Every clip of the index with its features' rows and the first reason why it is unusable, if any.
 
     `features` maps "faces" and "audio", as far as the corpus has them, to the tables of these stages. `group` is the
-    hash of a clip's content: clips of one group are the same recording.
+    hash of a clip's content: clips of one group are the same recording. `replaced` is that of the faces' table.
     """
     clips = index.assign(group=index["sha256"]).reindex(columns=CLIP_COLUMNS, fill_value="")
     reason = index["status"].mask(index["status"] == "ok", "")
     for stage, table in features.items():
         rows = index[["clip"]].merge(table, on="clip", how="left", validate="many_to_one")
         clips[f"{stage}_row"] = rows["row"].fillna("")
+        if "replaced" in rows:
+            clips["replaced"] = rows["replaced"].fillna("")
         status = rows["status"].fillna(f"not in the {stage} table")
         reason = reason.mask(reason == "", status.mask(status == "ok", ""))
     return clips.assign(usable=np.where(reason == "", "true", "false"), reason=reason)

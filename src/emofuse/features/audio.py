@@ -16,6 +16,7 @@ import torchaudio
 
 from emofuse import paths
 from emofuse.datasets import shards
+from emofuse.features.levels import SILENCE
 from emofuse.features.media import BrokenClip, read_audio
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
@@ -25,7 +26,7 @@ from emofuse.utils.progress import Progress
 if TYPE_CHECKING:
     from emofuse.config import Audio, Params
 
-SILENCE = 1e-4  # peak of −80 dBFS; the quietest recording of RAVDESS peaks 40 dB above it
+CLIPPED = 0.5, 0.85  # fraction of samples above a fraction of the peak: at most 0.1 in speech, 0.35 in a pure tone
 FLOOR = 1e-6  # added to the mel power before the logarithm
 TOGETHER = 16  # clips decoded one after the other, then transformed
 BLOCK = 16  # mel bands per matrix product
@@ -110,21 +111,23 @@ def clip_sound(data: bytes, duration: float, audio: Audio) -> np.ndarray:
     """The sound of one clip, float32 (samples,).
 
     `data` is the file with its sound, `duration` the clip's duration in seconds. Raises `BrokenClip` for a sound track
-    that cannot be decoded, is silent, or is shorter than half of the clip.
+    that cannot be decoded, is silent or clipped, or is shorter than half of the clip.
     """
     return usable(read_audio(data, audio.sample_rate), duration, audio)
 
 
 def usable(samples: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
-    """The samples, unchanged, float32 (samples,); raises `BrokenClip` if they are silent, invalid or too short."""
+    """The samples, unchanged, float32 (samples,); raises `BrokenClip` if they are silent, clipped or too short."""
     seconds = len(samples) / audio.sample_rate
     if seconds < duration / 2 or len(samples) <= audio.fft // 2:  # reflection padding needs half a window
         raise BrokenClip(f"the sound is too short: {seconds:.1f} of {duration:.1f} seconds")
-    peak = np.abs(samples).max()
-    if not np.isfinite(peak):
-        raise BrokenClip("the sound has samples that are not finite")
+    magnitude = np.abs(samples)
+    peak = magnitude.max()
     if peak < SILENCE:
         raise BrokenClip("the sound track is silent")
+    share = (magnitude > CLIPPED[1] * peak).mean()
+    if share > CLIPPED[0]:
+        raise BrokenClip(f"the sound is clipped: {share:.0%} of its samples are at full level")
     return samples
 
 

@@ -8,6 +8,7 @@ stored are converted to RGB.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     # uint8 (B, H, W, 3) RGB → for each picture float32 (faces, 5): left, top, right, bottom in its pixels, score
     Detect = Callable[[np.ndarray], Sequence[np.ndarray]]
 
+log = logging.getLogger(__name__)
+
 Row = Mapping[str, str]
 
 KEYS = 3  # initial key frames, evenly spaced
@@ -45,6 +48,8 @@ SMOOTH = 0.15  # seconds, standard deviation of the Gaussian that smooths the sq
 NEAR = 1.5  # maximum distance of a face from its expected position, in longer sides of the face
 RIVAL = 0.25  # area of another face, relative to the clip's, from which it counts as large
 MISSING = 0.25  # fraction of a clip that may be without a face
+BLANK = 4.0  # standard deviation of a crop, of 255 levels, below which it shows nothing; that of a face is over 30
+DIM = 0.1  # the same, relative to the clip's median: frames that are fading in or out
 BATCH = 2**27  # bytes: clips are collected for the detector until their frames take this much memory
 DECODERS = 4  # more threads would decode faster than the main thread crops, and each holds a clip in memory
 
@@ -320,22 +325,47 @@ def verdict(track: Track, times_F: np.ndarray) -> str:
     """Why a clip with frames at these times has no usable face; "ok" if it has one."""
     if track is NO_TRACK:
         return "ok"
-    nearest = np.abs(times_F[:, None] - track.times).argmin(1)
-    missing = 1 - track.found[nearest].mean()
+    missing = 1 - _found(track, times_F).mean()
     if missing > MISSING:
         return f"no face: in {missing:.0%} of the frames"
     return "two faces" if track.rivals > 0.5 else "ok"
 
 
-def crops(frames: Frames, track: Track, faces: Faces) -> np.ndarray:
-    """The N × T crops of a clip, uint8 (N, T, S, S, 3) RGB: around its face, or the centre if there is no track."""
+def _found(track: Track, times_F: np.ndarray) -> np.ndarray:
+    """Whether the key frame nearest to each time shows a face, bool (F,)."""
+    return track.found[np.abs(times_F[:, None] - track.times).argmin(1)]
+
+
+def crops(frames: Frames, track: Track, faces: Faces) -> tuple[np.ndarray, int]:
+    """The N × T crops of a clip, uint8 (N, T, S, S, 3) RGB: around its face, or the centre if there is no track.
+
+    A frame that is blank, or in which no face was found, is replaced by the nearest that shows the face; also returns
+    how many of the N × T are. Raises `BrokenClip` if too many would be.
+    """
     if track is NO_TRACK:
         whole = np.array([[0, 0, frames.width, frames.height]])
         corners, side = _squares(whole.repeat(len(frames.times), 0), min(frames.width, frames.height) // 2 * 2)
     else:
         corners, side = windows(track, frames.times, faces.margin)
     squares = cut(frames.pictures, corners, (side, side), (faces.size, faces.size))
-    return squares[frames.shown].reshape(faces.snippets, faces.frames, faces.size, faces.size, 3)
+    shows = ~_blank(squares)
+    if track is not NO_TRACK:
+        shows &= _found(track, frames.times)
+    missing = 1 - shows[frames.shown].mean()
+    if missing > MISSING:
+        raise BrokenClip(f"{'no picture' if track is NO_TRACK else 'no face'}: in {missing:.0%} of the frames")
+    usable = np.flatnonzero(shows)
+    nearest = usable[np.abs(frames.times[:, None] - frames.times[usable]).argmin(1)][frames.shown]
+    stored = squares[nearest].reshape(faces.snippets, faces.frames, faces.size, faces.size, 3)
+    return stored, int((~shows[frames.shown]).sum())
+
+
+def _blank(crops_BHWC: np.ndarray) -> np.ndarray:
+    """Which crops show nothing, bool (B,): they are black or another uniform colour, or nearly so."""
+    size = crops_BHWC.shape[1]
+    samples = crops_BHWC[:, :: max(1, size // 28), :: max(1, size // 28)].astype(np.float32)
+    contrast = samples.std((1, 2)).max(1)
+    return np.asarray(contrast < max(BLANK, DIM * float(np.median(contrast))))
 
 
 def detector(faces: Faces, weights: Path | None) -> Detect | None:
@@ -392,22 +422,29 @@ def extract(
 
     `rows` are the shard's usable rows of index.csv, `archive` is its zip, `weights` are RetinaFace's. With several
     `threads`, all but one decode. Writes `output`, uint8 (clips, N, T, S, S, 3) RGB, zeros for a clip without faces,
-    and `table`, in the same order: clip, row, status ("ok" or why the clip has no faces), and as JSON lists the scores,
-    boxes (left, top, right, bottom in pixels) and times (seconds) of the key frames: null for a key frame without a
-    face, empty if there was no search. Raises `UserError` for unusable weights and a full disk.
+    and `table`, in the same order: clip, row, status ("ok" or why the clip has no faces), replaced (how many of the
+    N × T crops are of another frame, the nearest that shows the face), and as JSON lists the scores, boxes (left, top,
+    right, bottom in pixels) and times (seconds) of the key frames: null for a key frame without a face, empty if there
+    was no search. Raises `UserError` for unusable weights and a full disk.
     """
     detect = detector(faces, weights)
     shape = (len(rows), faces.snippets, faces.frames, faces.size, faces.size, 3)
-    lines: list[tuple[str, int, str, str, str, str]] = []
+    lines: list[tuple[str, int, str, int, str, str, str]] = []
     decoders = min(threads - 1, DECODERS)
     decoded = prefetched(partial(_decode, archive, faces), progress(rows), decoders, results=decoders)
     results = (result for clips in _batches(decoded) for result in _results(clips, detect, faces))
     with array_file(output, np.uint8, shape) as add:
-        for number, (row, (squares, status, track)) in enumerate(zip(rows, results, strict=True)):
+        for number, (row, (squares, status, replaced, track)) in enumerate(zip(rows, results, strict=True)):
             add(squares)
             lists = (_json(track.faces[:, 4], 4), _json(track.faces[:, :4], 1), _json(track.times, 4))
-            lines.append((row["clip"], number, status, *lists))
-    write_csv(table, pd.DataFrame(lines, columns=["clip", "row", "status", "scores", "boxes", "times"]))
+            lines.append((row["clip"], number, status, replaced, *lists))
+    frame = pd.DataFrame(lines, columns=["clip", "row", "status", "replaced", "scores", "boxes", "times"])
+    write_csv(table, frame)
+    if replaced := sum(frame["replaced"]):
+        log.warning(
+            "in %d of %d clips, %d crops are of the nearest frame that shows the face, because their own shows none",
+            *((frame["replaced"] > 0).sum(), len(frame), replaced),
+        )
 
 
 def _decode(archive: Path, faces: Faces, row: Row) -> Frames | str:
@@ -438,17 +475,21 @@ def _batches(clips: Iterable[Frames | str]) -> Iterator[list[Frames | str]]:
 
 def _results(
     clips: Sequence[Frames | str], detect: Detect | None, faces: Faces
-) -> Iterator[tuple[np.ndarray | None, str, Track]]:
-    """The crops, status and track of each clip; no crops unless the status is "ok"."""
+) -> Iterator[tuple[np.ndarray | None, str, int, Track]]:
+    """The crops, status, number of replaced crops, and track of each clip; no crops unless the status is "ok"."""
     readable = [clip for clip in clips if isinstance(clip, Frames)]
     tracks = iter(find(readable, detect, faces.detect_size, follow) if detect else [NO_TRACK] * len(readable))
     for clip in clips:
         if isinstance(clip, str):
-            yield None, clip, NO_TRACK
-        else:
-            track = next(tracks)
-            status = verdict(track, clip.times)
-            yield crops(clip, track, faces) if status == "ok" else None, status, track
+            yield None, clip, 0, NO_TRACK
+            continue
+        track = next(tracks)
+        status = verdict(track, clip.times)
+        try:
+            squares, replaced = crops(clip, track, faces) if status == "ok" else (None, 0)
+        except BrokenClip as reason:
+            squares, status, replaced = None, str(reason), 0
+        yield squares, status, replaced, track
 
 
 def _json(values: np.ndarray, digits: int) -> str:

@@ -7,12 +7,15 @@ import math
 import mmap
 import shutil
 import tempfile
+import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,35 +24,59 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
-# Seconds by which an intact file may be shorter than it states, through rounding and the last packet's padding.
+from emofuse.features import formats, levels
+from emofuse.features.broken import BrokenClip as BrokenClip
+
+# Seconds by which the stated duration may be shorter than the packets, of which the last may be padded.
 ROUNDING = 0.25
-# The same for a file that ends within a packet, which an intact file never does.
+# Seconds by which a file may be shorter than it states, through rounding, although it is shorter in bytes, too.
 CUT_ROUNDING = 0.05
 # Maximum difference in seconds between a sound track's timestamps and its samples: a tenth of a segment.
 DRIFT = 0.1
+# Seconds by which the times of successive frames of sound may be imprecise.
+JITTER = 0.01
 # Seconds on both sides of a span of sound that are resampled with it and then removed: the filter needs context.
 EDGE = 0.05
-# Seconds for which the last frame may stay visible; the sound is often slightly longer than the video.
-FROZEN = 0.5
-
-# Containers of clips. FFmpeg's other formats include lists of files and addresses, which a clip must not open.
-CONTAINERS = "mov,matroska,webm,avi,flv,mpeg,mpegts,asf,wav,w64,aiff,au,mp3,aac,flac,ogg"
+# Seconds of sound whose level is measured at a time.
+TILE = 10.0
+# Seconds of video at its start and end that may be impossible to decode.
+LOST = 0.5
+# Sides of pixels differ by at most this factor; beyond it, or below a hundredth, the stated ratio is wrong or irrelevant.
+STRETCHED = 4.0
+SQUARE = 0.01
+# Transfer characteristics of HDR video (PQ and HLG), which would look pale without conversion, and that of BT.709.
+HDR, SDR = (16, 18), 1
 
 # Pixel formats that can be cropped plane by plane; frames in others, which are rare, are converted as a whole.
 PLANAR = ("yuv420p", "yuvj420p")
 
 
-class BrokenClip(Exception):
-    """A clip that cannot be used; str() is the reason as it appears in clips.csv, "kind" or "kind: detail"."""
-
-
 @dataclass(frozen=True)
 class Streams:
-    """The content of a clip. `duration`, in seconds, is from its first frame to the end of its longest stream."""
+    """The content of a clip. `duration`, in seconds, is from its first frame to the end of its longest stream.
 
-    video: bool
-    audio: bool
+    `missing` says why there is no "video" or no "audio" that can be decoded.
+    """
+
     duration: float
+    missing: Mapping[str, str]
+
+    @property
+    def video(self) -> bool:
+        return "video" not in self.missing
+
+    @property
+    def audio(self) -> bool:
+        return "audio" not in self.missing
+
+
+@contextmanager
+def _content(source: bytes | Path) -> Iterator[bytes | mmap.mmap]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
 
 
 @contextmanager
@@ -57,36 +84,65 @@ def _opened(source: bytes | Path) -> Iterator[av.container.InputContainer]:
     if not (len(source) if isinstance(source, bytes) else source.stat().st_size):
         raise BrokenClip("empty file")
     file = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
-    only = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    only = {
+        "format_whitelist": formats.CONTAINERS,
+        "codec_whitelist": ",".join(sorted(formats.CODECS)),
+        "protocol_whitelist": "file",
+    }
     try:
         with av.open(file, "r", metadata_errors="ignore", container_options=only) as container:
-            if any(track.codec_context is None for track in (*container.streams.video, *container.streams.audio)):
-                raise BrokenClip("cannot be decoded: a track's codec is unknown")
             yield container
     except (av.error.FFmpegError, ValueError, IndexError) as error:  # IndexError if a track appears late
-        if isinstance(error, av.error.EOFError) or _is_headless(source):
+        if isinstance(error, av.error.EOFError) or _lacks_header(source):
             raise BrokenClip("truncated: its header is missing") from None  # the header may be at the end of an mp4
         raise BrokenClip(_cannot(error)) from None
 
 
-def _is_headless(source: bytes | Path) -> bool:
-    """Whether it is an mp4 file without its header (the moov box)."""
-    if isinstance(source, bytes):
-        return source[4:8] == b"ftyp" and b"moov" not in source
-    with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return data[4:8] == b"ftyp" and data.find(b"moov") < 0
+def _lacks_header(source: bytes | Path) -> bool:
+    """Whether it is an mp4 file without its header (the moov box), or any file that is shorter than it states."""
+    with _content(source) as data:
+        return (data[4:8] == b"ftyp" and data.find(b"moov") < 0) or formats.stated_size(data) > len(data)
 
 
 def _cannot(error: Exception) -> str:
     if isinstance(error, av.error.ArgumentError):  # also for containers that are not whitelisted
-        return "cannot be decoded: it is damaged, or not a video or audio file"
+        return f"cannot be decoded: it is damaged, or in none of the formats that are read ({formats.CONTAINER_NAMES})"
     return f"cannot be decoded: {getattr(error, 'strerror', None) or error}"
 
 
-def _picture(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The video track; cover art does not count."""
-    tracks = container.streams.video
-    return next((track for track in tracks if not track.disposition & Disposition.attached_pic), None)
+def _picture(container: av.container.InputContainer) -> av.VideoStream:
+    """The video track: the first that can be decoded. Cover art does not count. Raises `BrokenClip` if there is none."""
+    return _decodable("video", [t for t in container.streams.video if not t.disposition & Disposition.attached_pic])
+
+
+def _sound(container: av.container.InputContainer) -> av.AudioStream:
+    """The sound track: the first that can be decoded. Raises `BrokenClip` if there is none."""
+    return _decodable("sound", container.streams.audio)
+
+
+T = TypeVar("T", bound=av.stream.Stream)
+
+
+def _decodable(kind: str, tracks: Sequence[T]) -> T:
+    codecs = [track.codec_context.codec if track.codec_context else None for track in tracks]
+    for track, codec in zip(tracks, codecs, strict=True):
+        if codec and codec.name in formats.CODECS:
+            return track
+    if not tracks:
+        raise BrokenClip(f"no {kind} track")
+    names = sorted({codec.canonical_name if codec else "unknown" for codec in codecs})
+    raise BrokenClip(
+        f"cannot be decoded: the codec of its {kind} is {' and '.join(names)}, which is not read;"
+        " convert it to H.264 and AAC, for instance with ffmpeg"
+    )
+
+
+def _zero(container: av.container.InputContainer) -> float | None:
+    """The timestamp in seconds of time 0, that of the first frame; None in a clip without video."""
+    with suppress(BrokenClip):
+        picture = _picture(container)
+        return _seconds(picture.start_time, picture)
+    return None
 
 
 def _seconds(ticks: int | None, stream: av.stream.Stream) -> float:
@@ -97,34 +153,71 @@ def _seconds(ticks: int | None, stream: av.stream.Stream) -> float:
 def probe(source: bytes | Path) -> Streams:
     """Inspect a clip, given as bytes or as a file, without decoding it.
 
-    Raises `BrokenClip` if it cannot be opened, or if it or a track ends before its stated duration.
+    The duration is that of what plays; what the container states may be wrong. Raises `BrokenClip` if the clip cannot
+    be opened, or if it is truncated: if it ends before its stated duration, and is shorter in bytes, too, than the
+    container's index or lengths say.
     """
     with _opened(source) as container:
-        picture = _picture(container)
-        tracks = [*([picture] if picture else []), *container.streams.audio[:1]]
+        tracks: list[av.VideoStream | av.AudioStream] = []
+        missing = {}
+        for kind, find in (("video", _picture), ("audio", _sound)):
+            try:
+                tracks.append(find(container))
+            except BrokenClip as reason:
+                missing[kind] = str(reason)
         ends = {track.index: 0 for track in tracks}  # in units of the track's time base
-        cut = False
         for packet in container.demux(tracks) if tracks else ():
             time = packet.dts if packet.pts is None else packet.pts
-            if time is not None:
+            if time is not None and not packet.is_discard:
                 index = packet.stream.index
                 ends[index] = max(ends[index], time + (packet.duration or 0))
-            cut = cut or packet.is_corrupt
         start = _seconds(tracks[0].start_time, tracks[0]) if tracks else 0.0
         end = max((_seconds(ends[track.index], track) for track in tracks), default=0.0)
         stated = (container.duration or 0) / av.time_base
-        stated_and_actual = [((container.start_time or 0) / av.time_base + stated, end)]
-        for track in tracks:
-            if track.duration:
-                stated_end = _seconds((track.start_time or 0) + track.duration, track)
-                stated_and_actual.append((stated_end, _seconds(ends[track.index], track)))
-        streams = bool(picture), bool(container.streams.audio)
-    for stated_end, actual in stated_and_actual:
-        if actual < stated_end - (CUT_ROUNDING if cut else ROUNDING):
+        lacking = [
+            (actual, stated_end)
+            for actual, stated_end in _stated_and_actual(source, container, ends, stated, end)
+            if actual < stated_end - CUT_ROUNDING
+        ]
+        if lacking:
+            actual, stated_end = max(lacking, key=lambda pair: pair[1])
             raise BrokenClip(f"truncated: {actual:.1f} of {stated_end:.1f} seconds")
     # The last packet may be padded, so the stated duration is more precise unless it is far off.
     length = end - start
-    return Streams(*streams, stated if length - ROUNDING <= stated <= length else length)
+    return Streams(stated if length - ROUNDING <= stated <= length else length, missing)
+
+
+def _stated_and_actual(
+    source: bytes | Path,
+    container: av.container.InputContainer,
+    ends: Mapping[int, int],
+    duration: float,
+    end: float,
+) -> Iterator[tuple[float, float]]:
+    """The ends in seconds, actual and stated, of the container and the tracks that are proven to be cut off.
+
+    `ends` are the actual ends of the tracks, in units of their time bases, `duration` and `end` those of the container.
+    """
+    tracks = [container.streams[index] for index in ends]
+    with _content(source) as data:
+        needed, size = formats.stated_size(data), len(data)
+    cut = needed > size
+    if cut:
+        yield end, (container.start_time or 0) / av.time_base + duration
+        if container.format.name in formats.EVEN:
+            yield end, end * needed / size
+    for track in tracks:
+        actual = _seconds(ends[track.index], track)
+        if cut and track.duration:
+            yield actual, _seconds((track.start_time or 0) + track.duration, track)
+        if "mp4" in container.format.name:
+            # The sample table, of which a fragmented file has many.
+            lacking = [entry.timestamp for entry in track.index_entries if entry.pos + entry.size > size]
+            if lacking:
+                yield actual, _seconds(lacking[-1], track)
+        if container.format.name == "flac":
+            samples = formats.flac_samples(track.codec_context.extradata)
+            yield actual, _seconds(samples, track)  # whose time base is one sample
 
 
 def read_audio(source: bytes | Path, sample_rate: int) -> np.ndarray:
@@ -146,15 +239,34 @@ def sounds(
 
     `spans` are start and end in seconds, both in ascending order. Raises `BrokenClip` for a clip without a sound track.
     """
-    waiting = deque(_Span(start, end) for start, end in spans)
+    wanted = list(spans)
+    level = None
+    if len(wanted) > 1:  # a span alone does not tell whether its level is unusual: it may be a pause
+        edges = np.arange(wanted[0][0], wanted[-1][1] + TILE, TILE).tolist()
+        parts = _sounds(source, pairwise(edges), sample_rate)
+        level = levels.whole(levels.measure(part) for part in parts if isinstance(part, np.ndarray))
+    for part in _sounds(source, wanted, sample_rate):
+        if isinstance(part, np.ndarray):
+            try:
+                yield levels.usual(part, level or levels.measure(part))
+            except BrokenClip as reason:
+                yield reason
+        else:
+            yield part
+
+
+def _sounds(
+    source: bytes | Path, spans: Iterable[tuple[float, float]], sample_rate: int
+) -> Iterator[np.ndarray | BrokenClip]:
+    """The same with samples as they are in the file, possibly at an unusual level."""
     with _opened(source) as container:
-        if not container.streams.audio:
-            raise BrokenClip("no sound track")
-        picture = _picture(container)
-        zero = None if picture is None else _seconds(picture.start_time, picture)
+        track = _sound(container)
+        is_exact = track.codec_context.codec.name.startswith("pcm_f")
+        waiting = deque(_Span(start, end, is_exact) for start, end in spans)
+        zero = _zero(container)
         lost: tuple[float, str] | None = None  # time from which decoding fails, and the reason
         time = 0.0
-        for frames in _decoded(container, container.streams.audio[0]):
+        for _, frames in _decoded(container, track):
             if isinstance(frames, str):
                 lost = lost or (time, frames)
                 continue
@@ -180,10 +292,14 @@ def sounds(
 
 @dataclass
 class _Span:
-    """A span of a clip's sound, from `start` to `end` in seconds, during decoding."""
+    """A span of a clip's sound, from `start` to `end` in seconds, during decoding.
+
+    `is_exact` if the file has the samples themselves as floating-point numbers, which know no full scale.
+    """
 
     start: float
     end: float
+    is_exact: bool
     frames: list[av.AudioFrame] = field(default_factory=list)
     spoilt: str = ""
 
@@ -209,6 +325,10 @@ class _Span:
             resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
             mono = np.concatenate([b.to_ndarray()[0] for f in (whole, None) for b in resampler.resample(f)])
         start = first.time or 0.0
+        if len(frames) > 1 and frames[1].time is not None:
+            # Fragmented mp4 files have a pause after the first frame, which is only there for the decoder.
+            pause = frames[1].time - start - first.samples / first.sample_rate
+            start += pause if JITTER < pause < DRIFT else 0
         if last.time is not None:
             gap = last.time - start - sum(frame.samples for frame in frames[:-1]) / first.sample_rate
             if abs(gap) > DRIFT:
@@ -219,7 +339,9 @@ class _Span:
         mono = mono[early:] if early >= 0 else np.pad(mono, (-early, 0))
         if self.end < math.inf:
             mono = mono[: round((self.end - self.start) * sample_rate)]
-        return np.clip(mono, -1, 1)
+        # Decoders of compressed sound, and the resampler, exceed the full scale slightly.
+        usual = not self.is_exact and np.abs(mono).max(initial=0) <= levels.OVER
+        return np.clip(mono, -1, 1) if usual else mono
 
 
 @dataclass(frozen=True)
@@ -252,8 +374,8 @@ class Frames:
 def decode_frames(source: bytes | Path, times: Sequence[float]) -> Frames:
     """Decode the frames that are visible at the given times.
 
-    `times` are in seconds from the first frame, in ascending order; a time just after the end gives the last frame.
-    Raises `BrokenClip` for a clip without video, and for one whose video ends long before the last time.
+    `times` are in seconds from the first frame, in ascending order; a time after the end gives the last frame, which
+    a player holds. Raises `BrokenClip` for a clip without video, and for one whose start or end cannot be decoded.
     """
     return _only(pictures(source, [times]))
 
@@ -269,13 +391,16 @@ def pictures(
     waiting = deque(map(_Series, series))
     with _opened(source) as container:
         stream = _picture(container)
-        if stream is None:
-            raise BrokenClip("no video track")
         stream.codec_context.thread_count = 1  # clips are decoded in parallel, which is more efficient
-        start, moment = 0.0, 0.0
+        coded = stream.codec_context.sample_aspect_ratio  # of the codec; the container may state another
+        stated = None if stream.sample_aspect_ratio == coded else stream.sample_aspect_ratio
+        start, moment, end = 0.0, 0.0, 0.0
         last: av.VideoFrame | None = None
+        aspect = 1.0  # of the last frame's pixels
         lost = ""  # why decoding has failed since the last frame
-        for frames in _decoded(container, stream):
+        for packet, frames in _decoded(container, stream):
+            if packet.pts is not None and not packet.is_discard:
+                end = max(end, _seconds(packet.pts, stream))
             if isinstance(frames, str):
                 lost = lost or frames
                 continue
@@ -283,30 +408,35 @@ def pictures(
                 if frame.time is None:
                     continue
                 if last is None:
-                    start = frame.time
-                    waiting[0].spoilt = lost
+                    start = frame.time if stream.start_time is None else _seconds(stream.start_time, stream)
+                    moment = frame.time - start
+                    if lost or moment > LOST:
+                        for wanted in waiting:
+                            if wanted is waiting[0] or wanted.times[0] < moment:
+                                wanted.spoilt = lost or f"cannot be decoded: the video before {moment:.1f} seconds"
                 else:
-                    if (frame.width, frame.height, frame.format.name) != (last.width, last.height, last.format.name):
-                        lost = "the video changes its size or format"
+                    # An AVI file may have the time of decoding in place of that of display.
+                    now = max(frame.time - start, moment)
                     for wanted in waiting:
-                        if wanted.times[0] >= frame.time - start:
+                        if wanted.times[0] >= now:
                             break
-                        wanted.show(last, moment, frame.time - start, lost, largest)
-                lost = ""
-                last, moment = frame, frame.time - start
+                        wanted.show(last, moment, now, lost, aspect, largest)
+                    moment = now
+                lost, last = "", frame
+                aspect = _aspect(stated or stream.codec_context.sample_aspect_ratio)
                 while waiting and waiting[0].is_complete:
                     yield waiting.popleft().frames()
                 if not waiting:
                     return
-        shown = _seconds(last.duration, stream) if last else 0.0  # long at, say, one frame per second
         for wanted in waiting:
             if last is None:
                 yield BrokenClip(lost or "the video track is empty")
-            elif lost or wanted.times[-1] > moment + max(FROZEN, shown):
-                end = f"truncated: the video ends after {moment:.1f} of {wanted.times[-1]:.1f} seconds"
-                yield BrokenClip(lost or end)
+            elif lost or end - start > moment + LOST:
+                yield BrokenClip(
+                    lost or f"cannot be decoded: the video after {moment:.1f} of {end - start:.1f} seconds"
+                )
             else:
-                wanted.show(last, moment, math.inf, "", largest)
+                wanted.show(last, moment, math.inf, "", aspect, largest)
                 yield wanted.frames()
 
 
@@ -325,7 +455,9 @@ class _Series:
     def is_complete(self) -> bool:
         return bool(self.spoilt) or len(self.shown) == len(self.times)
 
-    def show(self, frame: av.VideoFrame, moment: float, until: float, lost: str, largest: int | None) -> None:
+    def show(
+        self, frame: av.VideoFrame, moment: float, until: float, lost: str, aspect: float, largest: int | None
+    ) -> None:
         """A frame is visible from `moment` until then, unless some of the frames in between were `lost`."""
         if self.is_complete:
             return
@@ -334,34 +466,87 @@ class _Series:
         if lost or count == len(self.shown):
             return
         self.damaged += frame.is_corrupt
-        self.pictures.append(_prepared(frame, largest))
+        self.pictures.append(_prepared(frame, aspect, largest))
         self.moments.append(moment)
         self.shown.extend([len(self.pictures) - 1] * (count - len(self.shown)))
 
     def frames(self) -> Frames | BrokenClip:
         if self.spoilt:
             return BrokenClip(self.spoilt)
-        return Frames(self.pictures, np.array(self.moments), np.array(self.shown, int), self.damaged)
+        return Frames(_uniform(self.pictures), np.array(self.moments), np.array(self.shown, int), self.damaged)
 
 
-def _prepared(frame: av.VideoFrame, largest: int | None) -> av.VideoFrame:
-    """A frame for further processing: upright, in planes, and no larger than `largest`."""
-    side = max(frame.width, frame.height)
+def _aspect(ratio: Fraction | None) -> float:
+    """Width over height of a pixel; 1 unless a plausible ratio is stated that differs visibly from it."""
+    if ratio is None or not 1 / STRETCHED <= ratio <= STRETCHED or abs(ratio - 1) < SQUARE:
+        return 1.0
+    return float(ratio)
+
+
+_hdr = threading.local()  # a converter per thread: its table of colours takes seconds to compute
+
+
+def _prepared(frame: av.VideoFrame, aspect: float, largest: int | None) -> av.VideoFrame:
+    """A frame for further processing: as it is displayed, in planes of 8 bits, and no larger than `largest`.
+
+    `aspect` is width over height of its pixels; those of the result are square.
+    """
+    width, height = frame.width, frame.height
+    if aspect != 1:
+        width, height = round(width * max(aspect, 1)), round(height / min(aspect, 1))
+    side = max(width, height)
     if largest and side > largest:
-        width, height = (max(2, round(length * largest / side)) for length in (frame.width, frame.height))
-    else:
-        width, height = frame.width, frame.height
-    kind = frame.format.name if frame.format.name in PLANAR else "gbrp"
-    converted = frame if kind == frame.format.name else None
-    if converted is None or (width, height) != (frame.width, frame.height):
-        converted = frame.reformat(width, height, format=kind, threads=1)
-    turns = round(frame.rotation / 90) % 4  # counterclockwise, for videos of upright telephones
-    if turns:
-        upright = np.rot90(converted.to_ndarray(format="rgb24"), turns)
-        converted = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright, np.uint8), format="rgb24").reformat(
-            format="gbrp"
+        width, height = (max(2, round(length * largest / side)) for length in (width, height))
+    converted = frame
+    if frame.color_trc in HDR:
+        _hdr.reformatter = getattr(_hdr, "reformatter", None) or VideoReformatter()
+        converted = _hdr.reformatter.reformat(
+            frame, width, height, "gbrp", dst_color_trc=SDR, dst_color_primaries=SDR, threads=1
         )
-    return converted
+    elif frame.format.name not in PLANAR or (width, height) != (frame.width, frame.height):
+        kind = frame.format.name if frame.format.name in PLANAR else "gbrp"
+        converted = frame.reformat(width, height, format=kind, threads=1)
+    matrix = frame.side_data.get("DISPLAYMATRIX")  # of telephones that are held upright, and of mirrored cameras
+    return _turned(converted, np.frombuffer(matrix, np.int32)) if matrix is not None else converted  # type: ignore[call-overload]
+
+
+def _turned(frame: av.VideoFrame, matrix: np.ndarray) -> av.VideoFrame:
+    """A frame turned and mirrored by a display matrix, int (9,), to the nearest right angle."""
+    a, b, _, c, d = matrix[:5].astype(float)
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    to_left, upwards = (c < 0, b < 0) if transposed else (a < 0, d < 0)
+    if not (transposed or to_left or upwards):
+        return frame
+    picture = frame.to_ndarray(format="rgb24")
+    picture = picture.transpose(1, 0, 2) if transposed else picture
+    return _from_rgb(picture[:: -1 if upwards else 1, :: -1 if to_left else 1])
+
+
+def _uniform(pictures: list[av.VideoFrame]) -> list[av.VideoFrame]:
+    """Frames in one size and format. If they differ, as in video calls, all get the size of the largest.
+
+    They keep their proportions, with black beside them.
+    """
+    if len({(p.width, p.height, p.format.name, p.colorspace, p.color_range) for p in pictures}) < 2:
+        return pictures
+    largest = max(pictures, key=lambda picture: picture.width * picture.height)
+    width, height = largest.width, largest.height
+    fitted = []
+    for picture in pictures:
+        scale = min(width / picture.width, height / picture.height)
+        columns, rows = (max(1, round(length * scale)) for length in (picture.width, picture.height))
+        left, top = (width - columns) // 2, (height - rows) // 2
+        canvas = np.zeros((height, width, 3), np.uint8)
+        canvas[top : top + rows, left : left + columns] = picture.to_ndarray(
+            width=columns, height=rows, format="rgb24", threads=1
+        )
+        fitted.append(_from_rgb(canvas))
+    return fitted
+
+
+def _from_rgb(picture_HWC: np.ndarray) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC, np.uint8), format="rgb24")
+    return frame.reformat(format="gbrp", threads=1)
 
 
 A = TypeVar("A")
@@ -376,13 +561,13 @@ def _only(parts: Iterator[A | BrokenClip]) -> A:
     return part
 
 
-def _decoded(container: av.container.InputContainer, stream: Any) -> Iterator[list[Any] | str]:
-    """The frames of each packet of a track, or why it cannot be decoded; later packets may still be decodable."""
+def _decoded(container: av.container.InputContainer, stream: Any) -> Iterator[tuple[av.Packet, list[Any] | str]]:
+    """Each packet of a track and its frames, or why it cannot be decoded; later packets may still be decodable."""
     for packet in container.demux(stream):
         try:
-            yield packet.decode()
+            yield packet, packet.decode()
         except av.error.FFmpegError as error:
-            yield _cannot(error)
+            yield packet, _cannot(error)
 
 
 def read_frames(source: bytes | Path, times: Sequence[float]) -> np.ndarray:

@@ -75,11 +75,11 @@ def samples(
         raise BrokenClip(f"cannot be read: {error.strerror}") from None
     streams = media.probe(path)
     windows = spans(_duration(streams), bundle.window, bundle.longest)
-    images: Iterator[media.Frames | BrokenClip] = repeat(BrokenClip("no video track"))
+    images: Iterator[media.Frames | BrokenClip] = repeat(BrokenClip(streams.missing.get("video", "")))
     if bundle.faces and streams.video:
         times = [_times(start, end, bundle.faces) for start, end in windows]
         images = _until_broken(media.pictures(path, times, LARGEST))
-    sounds: Iterator[np.ndarray | BrokenClip] = repeat(BrokenClip("no sound track"))
+    sounds: Iterator[np.ndarray | BrokenClip] = repeat(BrokenClip(streams.missing.get("audio", "")))
     if bundle.audio and streams.audio:
         whole = len(windows) == 1  # as in the pipeline, with sound that continues after the last frame
         sounds = _until_broken(media.sounds(path, [(0.0, math.inf)] if whole else windows, bundle.audio.sample_rate))
@@ -106,10 +106,10 @@ def samples(
 
 def _duration(streams: media.Streams) -> float:
     """The duration as in the index. Raises `BrokenClip` if it is too short or has neither picture nor sound."""
+    if not (streams.video or streams.audio):
+        raise BrokenClip("; ".join(streams.missing.values()))
     if streams.duration < SHORTEST:
         raise BrokenClip(f"too short: {streams.duration:.1f} seconds")
-    if not (streams.video or streams.audio):
-        raise BrokenClip("neither a picture nor a sound")
     return float(f"{streams.duration:.3f}")
 
 
@@ -140,17 +140,26 @@ def _faces(
     if frames.damaged:
         raise BrokenClip(f"the picture is damaged: in {frames.damaged} of {len(frames.pictures)} frames")
     if detect is None:
-        return [(None, None, faces.crops(frames, faces.NO_TRACK, section))]
+        return [(None, None, faces.crops(frames, faces.NO_TRACK, section)[0])]
     (tracks,) = faces.find([frames], detect, section.detect_size, faces.follow_all)
-    verdicts = [faces.verdict(track, frames.times) for track in tracks]
-    found = [track for track, verdict in zip(tracks, verdicts, strict=True) if verdict == "ok"]
+    found: list[tuple[faces.Track, np.ndarray]] = []
+    reasons = []
+    for track in tracks:
+        verdict = faces.verdict(track, frames.times)
+        try:
+            if verdict == "ok":
+                found.append((track, faces.crops(frames, track, section)[0]))
+        except BrokenClip as reason:
+            verdict = str(reason)
+        reasons.append(verdict)
     if not found:
-        raise BrokenClip(verdicts[0] if verdicts else "no face: in 100% of the frames")
+        raise BrokenClip(reasons[0] if reasons else "no face: in 100% of the frames")
     size = np.array([frames.width, frames.height] * 2)
     middle = frames.times[[len(frames.times) // 2]]
+    people_here = people.names([track for track, _ in found], float(frames.times[0]))
     return [
-        (person, tuple((track.at(middle)[0, :4] / size).round(4).tolist()), faces.crops(frames, track, section))
-        for person, track in zip(people.names(found, float(frames.times[0])), found, strict=True)
+        (person, tuple((track.at(middle)[0, :4] / size).round(4).tolist()), crops)
+        for person, (track, crops) in zip(people_here, found, strict=True)
     ]
 
 

@@ -176,6 +176,7 @@ class Clips:
     usable: int
     unusable: dict[str, int]  # reason → clips, most frequent first, as `exclusion_counts.by_kind` groups them
     actors: tuple[int, ...]  # with at least one usable clip
+    replaced: tuple[int, int] = (0, 0)  # crops of another frame, because their own shows no face, and clips with them
 
     @property
     def total(self) -> int:
@@ -350,12 +351,16 @@ def _history(path: Path) -> pd.DataFrame:
 def _clips(path: Path) -> Clips | None:
     if not path.is_file():
         return None
-    frame = read_csv(path, ("actor", "usable", "reason"))[["actor", "usable", "reason"]]
+    frame = read_csv(path, ("actor", "usable", "reason")).reindex(
+        columns=["actor", "usable", "reason", "replaced"], fill_value=""
+    )
     usable = frame["usable"] == "true"
+    replaced = pd.to_numeric(frame.loc[usable, "replaced"], errors="coerce").fillna(0)
     return Clips(
         usable=int(usable.sum()),
         unusable=exclusion_counts.by_kind(frame.loc[~usable, "reason"]),
         actors=tuple(sorted(map(int, frame.loc[usable, "actor"].unique()))),
+        replaced=(int(replaced.sum()), int((replaced > 0).sum())),
     )
 
 

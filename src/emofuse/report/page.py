@@ -224,6 +224,12 @@ def _clips(corpus: CorpusResults, protocol: str) -> list[str]:
         )
         if clips.total < total:
             lines.append(f"{total - clips.total:,} clips of the whole corpus are missing here.")
+    crops, affected = clips.replaced
+    if crops:
+        lines.append(
+            f"In {affected:,} of the usable clips, {crops:,} crops are of the nearest frame that shows the face, because their"
+            " own shows none."
+        )
     reasons = list(clips.unusable.items())
     lines += [f"{count:,} not usable: {reason or 'no reason given'}" for reason, count in reasons[:REASONS]]
     if others := reasons[REASONS:]:
