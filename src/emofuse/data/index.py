@@ -17,7 +17,7 @@ from emofuse.datasets.base import Entry
 from emofuse.features import media
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import write_csv
+from emofuse.utils.files import LFS_POINTER, write_csv
 from emofuse.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 LABELS = ("actor", "gender", "emotion", "intensity", "statement", "repetition")
 COLUMNS = ("clip", "shard", "file", "sound", *LABELS, "video", "audio", "duration", "sha256", "status")
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 # Seconds. A spoken sentence takes 1.2 to 5.3 s in these corpora, a sung one slightly more; anything far outside is not
 # one sentence.
 SHORTEST, LONGEST = 0.25, 20.0

@@ -16,9 +16,9 @@ from emofuse.config import Audio, Faces, Modality, Name, Network, Params, Positi
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.provenance.freshness import Chain
-from emofuse.training.model_file import read_model
+from emofuse.training.model_file import load_model, read_model
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_csv, read_json, sha256
+from emofuse.utils.files import POINTER, is_pointer, read_csv, read_json, sha256
 
 FILE = "bundle.json"
 FOLDER = "bundle"  # the folder of an export that holds it
@@ -106,14 +106,13 @@ class Bundle(Section):
                 f"{path} is not the model that was evaluated: run the evaluate stage again, or export it again"
             )
         state, described = read_model(path)
-        state.pop("emotion_distance", None)
         if described != {"emotions": list(self.emotions), "network": ensemble.network.model_dump(mode="json")}:
             raise UserError(
                 f"{path} has another network than the variant {ensemble.variant}: train it or export it again"
             )
         moments = self.faces.snippets if self.faces else self.audio.segments if self.audio else 1
         network = EmotionNetwork(ensemble.network, len(self.emotions), moments, self.faces.size if self.faces else None)
-        network.load_state_dict(state)
+        load_model(path, state, network)
         return network.eval()
 
 
@@ -169,6 +168,8 @@ def read(folder: Path) -> tuple[Bundle, Path]:
     for file in bundle.files():
         if not (folder / file).resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path} names {file}, which is outside its folder: do not trust it")
+        if is_pointer(folder / file):
+            raise UserError(f"{folder / file}: {POINTER}")
     return bundle, folder
 
 

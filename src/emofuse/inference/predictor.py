@@ -18,6 +18,7 @@ from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.windows import Place, Sample
 from emofuse.models.network import EmotionNetwork
 from emofuse.training.train import CPU
+from emofuse.utils.files import POINTER, is_pointer
 from emofuse.utils.progress import Progress
 
 BATCH = {"cpu": 4, "cuda": 32}  # samples; larger batches take gigabytes on a CPU and are no faster
@@ -117,6 +118,9 @@ def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
     clips = [Clip(path) for path in paths]
     batch: list[tuple[Clip, Sample, Ensemble]] = []
     for clip in Progress(clips, "videos") if len(clips) > 1 else clips:
+        if is_pointer(clip.path):
+            clip.broken = POINTER
+            continue
         try:
             for sample in windows.samples(clip.path, models.bundle, models.detect, _with_progress(clip.path)):
                 ensemble = models.bundle.ensemble_for(frozenset(sample.features))
