@@ -22,7 +22,7 @@ from emofuse.utils.files import POINTER, is_pointer, read_csv, read_json, sha256
 
 FILE = "bundle.json"
 FOLDER = "bundle"  # the folder of an export that holds it
-RUN = re.compile(r"models/([a-z0-9_]+)/([a-z0-9_]+)/([a-z0-9_]+)/seed-(\d+)(?:/fold-(\d+)\.safetensors)?")
+RUN = re.compile(r"(?:(.*/))?models/([a-z0-9_]+)/([a-z0-9_]+)/([a-z0-9_]+)/seed-(\d+)(?:/fold-(\d+)\.safetensors)?", re.S)
 
 
 class Model(Section):
@@ -119,9 +119,9 @@ class Bundle(Section):
 def find(address: str | None, root: Path) -> tuple[Bundle, Path]:
     """The models at an address, and the folder that their paths are relative to.
 
-    An address is a run of this repository (models/<corpus>/<protocol>/<variant>/seed-<s>), one fold's model in it, a
-    folder that `emofuse export` wrote, or an MLflow address (models:/<name>/<version>, runs:/…). Raises `UserError` if there
-    are none.
+    An address is a run (models/<corpus>/<protocol>/<variant>/seed-<s> in this repository, which is `root`, or in another one),
+    one fold's model in it, a folder that `emofuse export` wrote, or an MLflow address (models:/<name>/<version>, runs:/…).
+    Raises `UserError` if there are none.
     """
     if address is None:
         raise UserError(f"--model is missing: name the models to use; {_known(root)}")
@@ -132,13 +132,13 @@ def find(address: str | None, root: Path) -> tuple[Bundle, Path]:
     place = Path(address)
     if _bundle_folder(place):
         return read(place)
-    inside = place.absolute().is_relative_to(root.absolute())
-    if run := RUN.fullmatch((place.absolute().relative_to(root.absolute()) if inside else place).as_posix()):
+    if run := RUN.fullmatch(place.as_posix()) or RUN.fullmatch(place.absolute().as_posix()):
         from emofuse import config as parameters
 
-        corpus, protocol, variant, seed, fold = run.groups()
+        above, corpus, protocol, variant, seed, fold = run.groups()
+        repository = Path(above) if above else root
         key = (corpus, protocol, variant, int(seed))
-        return of_run(parameters.load(root / "params.yaml"), key, int(fold) if fold else None, root)
+        return of_run(parameters.load(repository / "params.yaml"), key, int(fold) if fold else None, repository)
     raise UserError(f"--model {address}: neither a run of models/ nor a folder of emofuse export; {_known(root)}")
 
 

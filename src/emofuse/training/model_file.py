@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def read_model(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     Raises `UserError` for a file that is missing or not a model of this project.
     """
     try:
+        os.fsencode(path).decode()
         with safe_open(path, "pt") as model:
             description = parse_json((model.metadata() or {})["emofuse"])
             return {name: model.get_tensor(name) for name in model.keys()}, description  # noqa: SIM118
@@ -47,6 +49,8 @@ def read_model(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise UserError(f"{path} is missing: run the train stage for it") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeError:
+        raise UserError(f"{path}: safetensors reads only files whose path is UTF-8: rename the folder") from None
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a model of this project ({error}): delete it and train again") from None
 

@@ -9,8 +9,13 @@ import sys
 
 
 def printable(text: str) -> str:
-    """Text on one line, with control characters escaped."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    """Text on one line, with control characters and bytes of names that are not UTF-8 escaped."""
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    is_byte = 0xDC80 <= ord(character) <= 0xDCFF  # how Python represents bytes of names that it cannot decode
+    return f"\\x{ord(character) - 0xDC00:02x}" if is_byte else ascii(character)[1:-1]
 
 
 def shown(path: os.PathLike[str] | str) -> str:
