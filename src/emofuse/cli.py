@@ -178,7 +178,7 @@ def paper() -> None:
 
 @app.command()
 def predict(
-    videos: Annotated[list[Path], typer.Argument(help="Video or audio files.")],
+    videos: Annotated[list[Path], typer.Argument(help="Video or audio files.", readable=False)],  # each is tried
     model: Annotated[
         str | None, typer.Option(help="A run or model file in models/, a folder of emofuse export, or models:/….")
     ] = None,
@@ -341,9 +341,10 @@ def source(corpus: Corpus) -> None:
     """Write the digests of a corpus's source. DVC reads data/<corpus>/source.json to notice changed clips."""
     params = load_params()
     from emofuse.data.download import clips
-    from emofuse.provenance.adopt import refuse_unregistered
+    from emofuse.provenance.adopt import refuse_links, refuse_unregistered
     from emofuse.utils.files import write_json
 
+    refuse_links(corpus, ROOT)
     refuse_unregistered(ROOT)
     digests = [clips.at_source(params, corpus, shard) for shard in params.corpus(corpus).shards]
     write_json(ROOT / "data" / corpus / "source.json", digests)

@@ -22,7 +22,9 @@ from emofuse.utils.files import POINTER, is_pointer, read_csv, read_json, sha256
 
 FILE = "bundle.json"
 FOLDER = "bundle"  # the folder of an export that holds it
-RUN = re.compile(r"(?:(.*/))?models/([a-z0-9_]+)/([a-z0-9_]+)/([a-z0-9_]+)/seed-(\d+)(?:/fold-(\d+)\.safetensors)?", re.S)
+RUN = re.compile(
+    r"(?:(.*/))?models/([a-z0-9_]+)/([a-z0-9_]+)/([a-z0-9_]+)/seed-(\d+)(?:/fold-(\d+)\.safetensors)?", re.S
+)
 
 
 class Model(Section):
