@@ -157,7 +157,7 @@ def parse_json(text: str | bytes) -> Any:
 def _is_deep(value: Any) -> bool:
     """Whether a tree has more than DEEPEST levels. Branches that YAML's aliases share are counted once."""
     level = _containers([value])
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST + 1):
         if not level:
             return False
         level = _containers(
@@ -228,20 +228,26 @@ def read_yaml(path: Path | str, missing: str) -> Any:
     if there is no such file.
     """
     from ruamel.yaml import YAML
+    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
     try:
-        value = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+        text, depth = Path(path).read_text(encoding="utf-8"), 0
+        for event in YAML(typ="safe").parse(text):  # before it is loaded: libyaml's loader may crash
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > DEEPEST:
+                raise UserError(f"{path}: {TOO_DEEP}")
+        value = YAML(typ="safe").load(text)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {missing}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path}: {TOO_DEEP}") from None
     except Exception as error:  # impossible dates, huge integers and the like raise more than YAMLError
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         where = f"line {mark.line + 1}: " if mark else ""
         raise UserError(f"{path}: not YAML: {where}{printable(' '.join(problem.split()))}") from None
-    if _is_deep(value):
+    if _is_deep(value):  # through aliases
         raise UserError(f"{path}: {TOO_DEEP}")
     return value
