@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import micro
+import nolocks
 import pytest
 from conftest import ROOT
 from filelock import Timeout
@@ -155,3 +158,19 @@ def test_no_module_locks_by_itself() -> None:
     """filelock by default falls back to locks that outlive a killed process."""
     for path in (ROOT / "src").rglob("*.py"):
         assert path.name == "locks.py" or "filelock import" not in path.read_text(), path
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_run_on_a_file_system_without_locks(micro_run: Path, tmp_path: Path, number: int) -> None:
+    folder = micro.copied(micro_run, tmp_path)
+    shutil.rmtree(folder / "models")
+    for file in folder.glob("mlflow.db*"):
+        file.unlink()
+    printed = micro.run(folder, *micro.SNAKEMAKE, **nolocks.settings(tmp_path, number))
+    assert "its file system has no locks: start no second run in this folder" in printed
+    assert {status for _, status in micro.runs(folder)} == {"FINISHED"}
+    (folder / ".dvc/tmp/lock").unlink(missing_ok=True)
+    micro.run(folder, "dvc", "config", "--local", "core.hardlink_lock", "true")
+    micro.run(folder, "dvc", "status", f"source@{micro.CORPUS}", **nolocks.settings(tmp_path, number))
