@@ -159,7 +159,7 @@ def test_a_model_outside_any_repository_is_one_line(tmp_path: Path) -> None:
 
 
 NAMES = [
-    b"\xff\xe9.mp4", "é🎬.mp4".encode(), b"a\nb\r\x1b[2J.mp4", b"[/bold].mp4", b"-x.mp4", b"%s.mp4", b"file:x.mp4",
+    b"\xff\xe9.mp4", "é🎬.mp4".encode(), b"a\nb\r\x1b[2J.mp4", b"[bold].mp4", b"-x.mp4", b"%s.mp4", b"file:x.mp4",
     b"<b>&.mp4", b"=1+1,;\t\".mp4", b"a" * 251 + b".mp4",
 ]  # fmt: skip
 
