@@ -1,6 +1,5 @@
-# Everything here runs in .venv, which is created from requirements.lock when a target first needs it.
+# Everything here runs in .venv, which environment.sh makes from requirements.lock when a target first needs it.
 PYTHON ?= python3
-UV_VERSION = 0.13.8
 BIN = .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY = true
@@ -10,7 +9,7 @@ CORES ?= $(shell nproc)
 # Three tests at a time, because some wait for a server or for Slurm.
 PARALLEL = --numprocesses 3 --dist loadgroup
 
-.PHONY: demo pull test integration soak soak-long lint format ui schema lock
+.PHONY: demo pull test integration soak soak-long lint format ui schema lock always
 
 # The synthetic corpus, from nothing to results/demo/report.html. Does not touch dvc.lock.
 demo: .venv/.ready
@@ -61,9 +60,5 @@ lock: .venv/.ready
 	uv pip compile pyproject.toml --universal --group dev --generate-hashes --no-emit-index-url \
 		--quiet --output-file requirements.lock
 
-.venv/.ready: requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --requirement requirements.lock
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	touch $@
+.venv/.ready: requirements.lock pyproject.toml environment.sh $(if $(shell sh environment.sh usable || echo no),always)
+	@PYTHON='$(PYTHON)' sh environment.sh

@@ -4,3 +4,4 @@
 set -euo pipefail
 uv pip install --python "$CONDA_PREFIX/bin/python" --requirement requirements.lock
 uv pip install --python "$CONDA_PREFIX/bin/python" --no-deps --no-build-isolation --editable .
+"$CONDA_PREFIX/bin/python" -m emofuse.utils.user

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shutil
 import signal
@@ -14,6 +16,7 @@ from conftest import ROOT
 
 from emofuse import __version__, cli
 from emofuse.provenance.code import STAGES
+from emofuse.utils.progress import Progress
 
 COMMANDS = [
     *STAGES, "predict", "export", "score", "search", "verify", "trace", "adopt", "publish", "compare", "source", "track",
@@ -76,6 +79,15 @@ def test_every_argument_is_explained(command: str, capsys: pytest.CaptureFixture
         (["trace", "results/demo/report.html"], "results/demo/report.html has no record"),
         (["trace", "/etc/passwd"], "/etc/passwd: not a file of this repository"),
         (["weights", "resnet"], "'resnet'"),
+        (["ui", "--port", "99999"], "Invalid value for '--port': Input should be less than or equal to 65535"),
+        (["ui", "--port", "-1"], "Invalid value for '--port': Input should be greater than or equal to 1"),
+        (["ui", "--port", "0"], "Invalid value for '--port': Input should be greater than or equal to 1"),
+        (["ui", "--port", "http"], "Invalid value for '--port'"),
+        (["score", "demo", "kfold_3", "\udcff.csv"], "clips.csv is missing: run `snakemake "),
+        (["trace", "\udcff\x1b[2J\n"], r"\xff\x1b[2J\n"),
+        (["index", "\udcff"], r"there is no corpus '\udcff'"),
+        (["search", "demo", "kfold_3", "0", "\udcff.yaml"], r"\xff.yaml is missing"),
+        (["predict", "a.mp4", "--model", "\udcff"], r"--model \xff: neither a run of models/ nor a folder"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_2(
@@ -98,6 +110,62 @@ def test_a_closed_pipe_is_not_an_error(folder: Path) -> None:
     command = f"{sys.executable} -m emofuse.cli schema | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == ""
+
+
+ENCODINGS = ({}, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"},
+             {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "POSIX"})  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", ENCODINGS, ids=str)
+def test_any_encoding_of_the_terminal_will_do(folder: Path, settings: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "emofuse.cli"]
+    for arguments, status in ((["--help"], 0), (["trace", "é\udcff→"], 2)):
+        done = subprocess.run([*command, *arguments], capture_output=True, env={**os.environ, **settings}, check=False)
+        assert done.returncode == status, done.stderr
+        assert b"Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert rb"\xff" in done.stderr
+
+
+@pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_closed_streams_are_not_an_error(folder: Path, redirect: str) -> None:
+    command = f"{sys.executable} -m emofuse.cli schema {redirect}; echo status $? >&3"
+    done = subprocess.run(["bash", "-c", f"exec 3>&1; {command}"], capture_output=True, text=True, check=False)
+    assert "status 0" in done.stdout
+    assert done.stderr == ""
+
+
+def test_an_unreadable_video_does_not_stop_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """typer would refuse the whole command; predict says it of this file."""
+    (folder / "a.mp4").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert cli.main(["predict", "a.mp4", "--model", "nothing"]) == 2
+    assert "--model nothing: neither a run" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", ["schema", "--help", "--version"])
+def test_output_that_cannot_be_written_is_one_line(folder: Path, arguments: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m emofuse.cli {arguments} > /dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("emofuse: error: cannot write an output: No space left on device")
+
+
+def test_a_bar_shows_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, where file names may look like markup."""
+    monkeypatch.setattr(sys, "stderr", terminal := io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    assert list(Progress([1, 2], "[/]\udcff\x1b[2J.mp4")) == [1, 2]
+    terminal.flush()
+    assert "[/]\\xff\\x1b[2J.mp4" in terminal.buffer.getvalue().decode()  # type: ignore[attr-defined]
 
 
 INTERRUPTED = """

@@ -406,7 +406,8 @@ def test_pointers_of_git_lfs_are_not_clips(tmp_path: Path, caplog: pytest.LogCap
     assert "1 of 2 clips were not fetched" in caplog.text
     folder_of(source, {f"Actor_02/{SECOND}": POINTER})
     with pytest.raises(
-        UserError, match=r"a pointer of Git LFS, not the clip: run git lfs pull in the source \(and so are 1 more\)"
+        UserError,
+        match=r"a pointer of Git LFS, not the clip: run `git lfs pull` in the repository that it comes from \(and so are 1 more\)",
     ):
         clips.download("voices", sounds(), 0, str(source), tmp_path)
 
@@ -414,7 +415,7 @@ def test_pointers_of_git_lfs_are_not_clips(tmp_path: Path, caplog: pytest.LogCap
 def test_table_of_votes_that_is_not_one_has_a_reason(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "source", {"1001_DFA_ANG_XX.flv": b"clip", "tabulatedVotes.csv": POINTER})
     section = corpus("cremad", labels="perceived")
-    with pytest.raises(UserError, match="it is a pointer of Git LFS, not the table: run git lfs pull"):
+    with pytest.raises(UserError, match="it is a pointer of Git LFS, not the table: run `git lfs pull`"):
         clips.download("faces", section, 0, str(source), tmp_path)
     (source / "tabulatedVotes.csv").rename(source / "tabulatedVotes.xlsx")
     with pytest.raises(UserError, match=r"add it to the source, as \.csv instead of .*tabulatedVotes\.xlsx"):
@@ -757,7 +758,7 @@ def test_weights_come_from_a_folder_or_the_web_and_are_verified(
     weights.fetch(name, tmp_path)
     link.unlink()
     for spoil, message in (
-        (lambda file: file.write_bytes(POINTER), "it is a pointer of Git LFS, not the weights: run git lfs pull"),
+        (lambda file: file.write_bytes(POINTER), "it is a pointer of Git LFS, not the weights: run `git lfs pull`"),
         (lambda file: file.symlink_to("/no/where"), "cannot be read: No such file or directory"),
     ):
         spoil(link.parent / target.name)

@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import atomic, read_csv, write_csv
+from emofuse.utils.files import DEEPEST, atomic, read_csv, read_json, read_yaml, write_csv, write_json
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.tuples(st.text('a,"\n é1', max_size=4), st.sampled_from(["", "NA", "null", "007", "1e3"])), min_size=1)
+    st.lists(
+        st.tuples(st.text('a,"\n\r é1', max_size=4), st.sampled_from(["", "NA", "null", "007", "1e3"])), min_size=1
+    )
 )
 def test_csv_cells_are_read_as_they_were_written(tmp_path: Path, rows: list[tuple[str, str]]) -> None:
     frame = pd.DataFrame([("x", *row) for row in rows], columns=["first", "text", "value"])
@@ -65,3 +67,47 @@ def test_failure_keeps_the_previous_file(tmp_path: Path) -> None:
 def test_importing_files_does_not_import_pandas() -> None:
     program = "import sys, emofuse.utils.files; sys.exit('pandas' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("levels", [DEEPEST + 1, 900, 100_000])
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a": ', "}"), ('[{"a": ', "}]")])
+def test_deeply_nested_json_and_yaml_is_one_line(tmp_path: Path, levels: int, start: str, end: str) -> None:
+    path = tmp_path / "deep"
+    path.write_text(start * levels + "1" + end * levels)
+    for read in (read_json, lambda path: read_yaml(path, "")):
+        with pytest.raises(UserError, match="nested too deeply") as error:
+            read(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["&a [*a]", "&a {b: *a}"])
+def test_yaml_that_contains_itself_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "file").write_text(content)
+    with pytest.raises(UserError, match="nested too deeply"):
+        read_yaml(tmp_path / "file", "")
+
+
+def test_nesting_of_ordinary_depth_is_read(tmp_path: Path) -> None:
+    value: object = 1
+    for _ in range(DEEPEST - 1):
+        value = [value, {"a": 1}]
+    write_json(tmp_path / "file", value)
+    assert read_json(tmp_path / "file") == value
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 120 + ".json", "a." + "j" * 200, "\udcff.json", "a\nb\x1b"])
+def test_any_name_that_the_file_system_accepts_can_be_written(tmp_path: Path, name: str) -> None:
+    write_json(tmp_path / name, 1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("a" * 256, "File name too long"), ("folder", "Is a directory"), ("file/a", "File exists")]
+)
+def test_a_place_where_nothing_can_be_written_is_one_line(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"^cannot write {tmp_path / name}: {reason}"):
+        write_json(tmp_path / name, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

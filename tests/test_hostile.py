@@ -44,8 +44,9 @@ from emofuse.paths import RunKey
 from emofuse.provenance.adopt import adopt
 from emofuse.provenance.freshness import Chain, State
 from emofuse.provenance.records import Record
+from emofuse.training.checkpoint import Checkpoint
 from emofuse.training.initialisation import load_pretrained
-from emofuse.training.model_file import read_model
+from emofuse.training.model_file import load_model, read_model
 from emofuse.utils.errors import UserError
 
 JSON = st.recursive(
@@ -628,10 +629,110 @@ def test_loading_a_checkpoint_executes_nothing(tmp_path: Path, form: str) -> Non
     checkpoint = tmp_path / run_key("a").checkpoint
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(pickled(tmp_path / "ran", form))
-    with pytest.raises((UserError, pickle.UnpicklingError)):
+    with pytest.raises(
+        UserError, match=r"a/seed-1/fold-0\.pt is damaged, or not a checkpoint of this training; delete it"
+    ):
         trained(tmp_path, "a")
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / run_key("a").model).exists()
+
+
+class Part(torch.nn.Linear):
+    """A part of a training, with its optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.optimizer = torch.optim.AdamW(self.parameters())
+        self(torch.ones(1, 2)).sum().backward()
+        self.optimizer.step()
+
+    @property
+    def parts(self) -> dict[str, torch.nn.Module | torch.optim.Optimizer]:
+        return {"network": self, "optimizer": self.optimizer}
+
+
+ROW = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_uar": 0.5}
+
+
+def checkpoint_of(part: Part) -> dict[str, Any]:
+    progress = {"history": [dict(ROW)], "best": {"weight": torch.ones(2)}, "seconds": 1.0, "seconds_waiting": 0.0}
+    states = {name: copy.deepcopy(each.state_dict()) for name, each in part.parts.items()}
+    return {"identity": "same", "parts": states, "progress": progress}
+
+
+CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
+    ("no parts", lambda saved: saved.pop("parts")),
+    ("no progress", lambda saved: saved.pop("progress")),
+    ("no identity", lambda saved: saved.pop("identity")),
+    ("no optimizer", lambda saved: saved["parts"].pop("optimizer")),
+    ("parts that are a number", lambda saved: saved.update(parts=1)),
+    ("a state that is a list", lambda saved: saved["parts"].update(network=[1])),
+    ("a weight less", lambda saved: saved["parts"]["network"].pop("bias")),
+    ("a weight more", lambda saved: saved["parts"]["network"].update(more=torch.ones(1))),
+    ("another shape", lambda saved: saved["parts"]["network"].update(bias=torch.ones(3))),
+    ("8-bit weights", lambda saved: saved["parts"]["network"].update(bias=torch.ones(2).to(torch.float8_e5m2))),
+    ("text", lambda saved: saved["parts"]["network"].update(bias="text")),
+    ("other settings", lambda saved: saved["parts"]["optimizer"]["param_groups"][0].update(betas="x")),
+    ("no settings", lambda saved: saved["parts"]["optimizer"].pop("param_groups")),
+    ("other moments", lambda saved: saved["parts"]["optimizer"]["state"][0].update(exp_avg=torch.ones(5))),
+    ("text as a moment", lambda saved: saved["parts"]["optimizer"]["state"][0].update(exp_avg="x")),
+    ("unknown progress", lambda saved: saved["progress"].update(more=1)),
+    ("history of text", lambda saved: saved["progress"].update(history="x")),
+    ("an epoch without scores", lambda saved: saved["progress"]["history"][0].pop("val_uar")),
+    ("scores that are text", lambda saved: saved["progress"]["history"][0].update(val_uar="x")),
+    ("an epoch twice", lambda saved: saved["progress"].update(history=[dict(ROW), dict(ROW)])),
+    ("best weights that are text", lambda saved: saved["progress"].update(best={"weight": "x"})),
+    ("no best weights", lambda saved: saved["progress"].update(best={})),
+    ("time that is text", lambda saved: saved["progress"].update(seconds="x")),
+]
+
+
+@pytest.mark.parametrize("change", [change for _, change in CHANGES], ids=[name for name, _ in CHANGES])
+def test_unexpected_contents_of_a_checkpoint_are_one_line(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    saved = checkpoint_of(Part())
+    torch.save(saved, tmp_path / "c.pt")
+    assert Checkpoint(tmp_path / "c.pt", "same").restore(Part().parts).history == [ROW]
+    change(saved)
+    torch.save(saved, tmp_path / "c.pt")
+    with pytest.raises(UserError, match=r"c\.pt is damaged, or not a checkpoint of this training; delete it"):
+        Checkpoint(tmp_path / "c.pt", "same").restore(Part().parts)
+
+
+@pytest.mark.parametrize("content", [1, [1], "text", torch.ones(2), {}])
+def test_other_objects_are_not_a_checkpoint(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this training"):
+        Checkpoint(tmp_path / "c.pt", "same").restore(Part().parts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": torch.ones(2, 2).to(torch.float8_e4m3fn)},
+        {"weight": torch.ones(2, 2, dtype=torch.uint8)},
+        {"weight": torch.ones(2, 2).half()},
+        {"weight": torch.ones(2, 3)},
+        {"more": torch.ones(1)},
+        {"weight": None},
+    ],
+    ids=["float8", "uint8", "half", "shape", "more", "less"],
+)
+def test_a_model_with_other_numbers_than_its_network_is_one_line(
+    tmp_path: Path, change: dict[str, torch.Tensor | None]
+) -> None:
+    network = torch.nn.Linear(2, 2)
+    state = {name: value for name, value in {**network.state_dict(), **change}.items() if value is not None}
+    with pytest.raises(UserError, match=r"m\.safetensors is not a model of this network"):
+        load_model(tmp_path / "m.safetensors", state, network)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("levels", [101, 100_000])
+def test_a_deeply_nested_description_is_not_a_model(tmp_path: Path, levels: int) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"emofuse": "[" * levels + "]" * levels})
+    with pytest.raises(UserError, match=r"is not a model of this project \(it is nested too deeply\)"):
+        read_model(tmp_path / "m.safetensors")
 
 
 @FORMS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -19,6 +20,9 @@ import numpy as np
 import pytest
 import servers
 import torch
+from conftest import ROOT
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_page import chromium  # noqa: F401  # a fixture
 from test_windows import FILM, ffmpeg
 
@@ -29,11 +33,12 @@ from emofuse.paths import RunKey
 from emofuse.training.model_file import read_model
 from emofuse.training.train import CPU, build_network, predict
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_csv, read_json
+from emofuse.utils.files import read_csv, read_json, sha256
 
 KEY = RunKey(micro.CORPUS, "kfold_3", "proposed", 1, 0)
 RUN = f"models/{KEY.group}"
 FOLD = KEY.model
+SOURCE = ROOT / "src"
 VOICE = "ravdess_speech_16k/Actor_01/03-01-03-01-01-01-01.flac"
 
 
@@ -130,6 +135,103 @@ def test_without_picture_or_sound_another_variant_predicts_and_the_reason_is_giv
     assert mute.failure(models.bundle) == "no sound track; these models need audio and video or audio"
     assert text.failure(models.bundle).startswith("cannot be decoded")
     assert [next(writers.lines(clip, models.bundle)).split(": ")[1] for clip in (mute, text)] == ["no prediction"] * 2
+
+
+@pytest.mark.parametrize("inside", ["", "models", "data"])
+@pytest.mark.parametrize("address", [FOLD, RUN, f"{RUN}/", f"models/../{RUN}"])
+def test_a_model_is_found_from_any_folder(
+    micro_run: Path, monkeypatch: pytest.MonkeyPatch, inside: str, address: str, tmp_path: Path
+) -> None:
+    """By its absolute path, or a relative one."""
+    expected = bundle.find(RUN, micro_run)[0]
+    for folder in (tmp_path, micro_run / inside):
+        monkeypatch.chdir(folder)
+        for place in (str(micro_run / address), os.path.relpath(micro_run / address)):
+            found, root = bundle.find(place, Path())
+            assert found == expected
+            assert (root / FOLD).is_file()
+
+
+def test_a_model_outside_any_repository_is_one_line(tmp_path: Path) -> None:
+    for address in (f"{tmp_path}/{RUN}", f"{tmp_path}/models"):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path))):
+            bundle.find(address, Path())
+
+
+NAMES = [
+    b"\xff\xe9.mp4", "é🎬.mp4".encode(), b"a\nb\r\x1b[2J.mp4", b"[bold].mp4", b"-x.mp4", b"%s.mp4", b"file:x.mp4",
+    b"<b>&.mp4", b"=1+1,;\t\".mp4", b"a" * 251 + b".mp4",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=str)
+def test_files_of_any_name_are_predicted(
+    exported: Path, clips: list[Path], tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """The others get their prediction, too; every file has its rows in every output."""
+    for name in NAMES:
+        shutil.copy(clips[0], os.fsencode(tmp_path) + b"/" + name)
+    (tmp_path / "pointer.mp4").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    given = ["--model", str(exported), "--output", "out\udcff", "--", *map(os.fsdecode, NAMES)]
+    given += ["pointer.mp4", "missing\udcff.mp4", "x" * 300, str(tmp_path)]
+    printed = micro.run(tmp_path, "emofuse", "predict", *given, status=2, PYTHONPATH=str(SOURCE), **settings)
+    assert "Traceback" not in printed
+    assert "emofuse: error: 4 of 14 videos have no prediction" in printed
+    assert "pointer.mp4: no prediction: a pointer of Git LFS, not the file: run `git lfs pull`" in printed
+    for line in (r"\xff\xe9.mp4: ", r"a\nb\r\x1b[2J.mp4: ", r"missing\xff.mp4: no prediction"):
+        assert sum(each.startswith(line) for each in printed.splitlines()) == 1, line
+    expected = [r"\xff\xe9.mp4", *(name.decode() for name in NAMES[1:]), "pointer.mp4", r"missing\xff.mp4", "x" * 300]
+    written = tmp_path / "out\udcff"
+    rows = read_csv(written / "predictions.csv")
+    assert rows["file"].tolist() == [*expected, str(tmp_path)]
+    assert (rows["emotion"] != "").tolist() == [True] * len(NAMES) + [False] * 4
+    record = json.loads((written / "predictions.json").read_text(encoding="utf-8"))
+    assert [video["file"] for video in record["videos"]] == [*expected, str(tmp_path)]
+    assert "&lt;b&gt;&amp;.mp4" in (written / "predictions.html").read_text(encoding="utf-8")
+
+
+def test_an_export_of_pointers_says_so(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "model")
+    (weights,) = folder.rglob("proposed/fold-0.safetensors")
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(UserError, match=r"fold-0\.safetensors: a pointer of Git LFS, not the file"):
+        bundle.read(folder)
+
+
+def test_a_model_with_other_weights_is_one_line(exported: Path, tmp_path: Path) -> None:
+    """Of a hostile export, whose hash is right."""
+    folder = shutil.copytree(exported, tmp_path / "model")
+    described = json.loads((folder / "data/bundle" / bundle.FILE).read_text())
+    model = described["ensembles"][0]["models"][0]
+    path = folder / "data/bundle" / model["file"]
+    with safe_open(path, "pt") as stored:
+        metadata = stored.metadata()
+    state = {name: value.to(torch.float8_e4m3fn) for name, value in read_model(path)[0].items()}
+    save_file(state, path, metadata)
+    model["sha256"] = sha256(path)
+    (folder / "data/bundle" / bundle.FILE).write_text(json.dumps(described))
+    loaded = predictor.Models(*bundle.read(folder))
+    with pytest.raises(UserError, match="is not a model of this network"):
+        loaded.networks(loaded.bundle.ensembles[0])
+
+
+@pytest.mark.parametrize("name", ["é x", "a\nb\x1b", "\udcff", "a" * 255])
+def test_an_export_may_have_any_name(micro_run: Path, tmp_path: Path, name: str) -> None:
+    printed = micro.run(micro_run, "emofuse", "export", RUN, str(tmp_path / name))
+    assert "README.md is the model card" in printed
+    assert (tmp_path / name / "README.md").is_file()
+    if name == "\udcff":
+        printed = micro.run(tmp_path, "emofuse", "predict", "a.mp4", "--model", name, PYTHONPATH=str(SOURCE), status=2)
+        assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "file/below"])
+def test_a_folder_that_cannot_be_created_is_one_line(
+    micro_run: Path, params: config.Params, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^cannot create .*; choose another folder"):
+        export.write(bundle.find(RUN, micro_run), params, tmp_path / name)
 
 
 def test_a_long_video_is_predicted_window_by_window(models: predictor.Models, long: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 from collections.abc import Callable
@@ -253,7 +254,7 @@ def with_probabilities(**first: str) -> Callable[[list[Row]], list[Row]]:
             lambda rows: changed(0, p_sad="2")([row | {"label": row["clip"].split("-")[1]} for row in with_probabilities()(rows)]),
             "line 2, 1-neutral-1: label is neutral, but the most probable emotion is sad",
         ),
-        (lambda rows: [{"clip": "", "predicted": ""}], "line 2: there is no clip ''"),
+        (lambda rows: [{"clip": "", "predicted": "sad"}], "line 2: there is no clip ''"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(corpus: Path, change: Callable[[list[Row]], list[Row]], line: str) -> None:
@@ -269,13 +270,18 @@ def test_a_mistake_is_one_line(corpus: Path, change: Callable[[list[Row]], list[
     ("content", "line"),
     [
         (b"", "there is no column clip"),
-        (b"clip;predicted\n1-sad-0;sad\n", "there is no column clip; the first line is 'clip;predicted'"),
+        (b"clip:predicted\n1-sad-0:sad\n", "there is no column clip; the first line is 'clip:predicted'"),
         (b"clip,predicted\n", "there are no predictions"),
+        (b"clip,predicted\n,\n", "there are no predictions"),
         (b"clip,predicted\n1-sad-0\n", "line 2: 1 cells for 2 columns"),
         (b"clip,predicted\n1-sad-0,sad,0.9\n", "line 2: 3 cells for 2 columns"),
         (b"clip,clip,predicted\n", "there are two columns 'clip'"),
         (b'clip,predicted\n"1-sad-0,sad\n', "is not a CSV file"),
-        ("clip,predicted\n".encode("utf-16"), "is not a CSV file in UTF-8"),
+        ("clip,predicted,by\n1-sad-0,sad,Zoë\n".encode("latin-1"), "is not a CSV file in UTF-8"),
+        ("clip,predicted\n".encode("utf-16-le"), "is not a CSV file in UTF-8"),
+        ("clip,predicted\n".encode("utf-16")[:-1], "is not a CSV file in UTF-8"),
+        (b"PK\x03\x04\x14\x00\x06\x00", "is a workbook of a spreadsheet program: save it as CSV"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS, not the file: run"),
         (None, "is missing"),
     ],
 )
@@ -298,11 +304,43 @@ def test_arbitrary_bytes_are_one_line(corpus: Path, content: bytes) -> None:
             score_file(file, corpus)
 
 
-def test_byte_order_mark_and_windows_line_ends_are_read(corpus: Path) -> None:
-    result = score(corpus, guesses(corpus))
-    file = corpus / "given.csv"
-    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
-    assert numbers(score_file(file, corpus)) == numbers(result)
+def as_saved_by(program: str, rows: list[Row]) -> bytes:
+    """Rows as other programs write them."""
+    header = list(rows[0])
+    lines = [header, *([row[name] for name in header] for row in rows)]
+    match program:
+        case "Excel, CSV UTF-8":
+            return "".join(f"{','.join(line)}\r\n" for line in lines).encode("utf-8-sig")
+        case "Excel, in Germany":
+            return "".join(f"{';'.join(line)}\r\n".replace(".", ",") for line in lines).encode("utf-8-sig")
+        case "Excel, Unicode text":
+            return "".join("\t".join(line) + "\r\n" for line in lines).encode("utf-16")
+        case "Excel, with emptied cells":
+            empty = "," * (len(header) + 1) + "\r\n"
+            return ("".join(f"{','.join(line)},,\r\n" for line in lines) + empty * 2).encode()
+        case "with a line for Excel":
+            return ("sep=;\n" + "".join(f"{';'.join(line)}\n" for line in lines)).encode()
+        case "pandas, with tabs and its index":
+            return pd.DataFrame(rows).to_csv(sep="\t").encode()
+        case "R, everything quoted":
+            return pd.DataFrame(rows).to_csv(index=False, sep=";", quoting=csv.QUOTE_ALL).encode()
+        case "an old Mac":
+            return "".join(f"{','.join(line)}\r" for line in lines).encode()
+    raise ValueError(program)
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["Excel, CSV UTF-8", "Excel, in Germany", "Excel, Unicode text", "Excel, with emptied cells", "with a line for Excel",
+     "pandas, with tabs and its index", "R, everything quoted", "an old Mac"],
+)  # fmt: skip
+@pytest.mark.parametrize("change", [lambda rows: rows, with_probabilities(neutral="0.5", sad="0.25")])
+def test_files_of_other_programs_are_read(corpus: Path, program: str, change: Callable[[list[Row]], list[Row]]) -> None:
+    rows = change(guesses(corpus))
+    expected = numbers(score(corpus, rows))
+    file = corpus / "saved.csv"
+    file.write_bytes(as_saved_by(program, rows))
+    assert numbers(score_file(file, corpus)) == expected
 
 
 def test_an_ambiguous_name_is_rejected(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -281,3 +282,56 @@ def test_another_network_is_rejected_with_the_first_difference(tmp_path: Path) -
     torch.save({"conv1.weight": torch.tensor(1.0), "fc.bias": torch.tensor(1.0)}, file)
     for network in (section("video", "r3d_50", "w.pth"), section("audio", "resnet10", "w.pth")):
         assert "is a scalar" in rejection(network, file)
+
+
+def published(modality: str) -> nn.Module:
+    """A network as it is published, of the layout that `section(modality, …)` expects."""
+    from torchvision.models import resnet18
+
+    return HaraNet() if modality == "video" else resnet18()
+
+
+EIGHT_BITS = [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint8, torch.int8, torch.bool]
+
+
+@pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize(("modality", "backbone"), [("audio", "resnet18"), ("video", "r3d_50")])
+def test_weights_in_eight_bits_are_one_line(
+    tmp_path: Path, dtype: torch.dtype, name: str, modality: str, backbone: str
+) -> None:
+    """Without their scales, torch would convert them to wrong values."""
+    state = {key: value.to(dtype) for key, value in published(modality).state_dict().items()}
+    (save_file if name.endswith("safetensors") else torch.save)(state, tmp_path / name)
+    message = rejection(section(modality, backbone, name), tmp_path / name)
+    assert f"has numbers of type {str(dtype).removeprefix('torch.')}, not floats of 16 bits or more" in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda value: value.to_sparse(), lambda value: value.to("meta"), lambda value: value.to(torch.complex64),
+     lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)],
+    ids=["sparse", "meta", "complex", "quantized"],
+)  # fmt: skip
+def test_weights_that_are_not_plain_arrays_are_one_line(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    state = {name: change(value) for name, value in published("audio").state_dict().items() if value.dim() > 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: quantization is deprecated
+        torch.save(state, tmp_path / "w.pth")
+    rejection(section("audio", "resnet10", "w.pth"), tmp_path / "w.pth")
+
+
+def test_half_precision_is_read(tmp_path: Path) -> None:
+    state = published("audio").state_dict()
+    torch.save({name: value.to(torch.bfloat16) for name, value in state.items()}, tmp_path / "w.pth")
+    trunk = loaded(section("audio", "resnet18", "w.pth", 64), tmp_path / "w.pth")
+    expected = state["layer1.0.conv1.weight"].to(torch.bfloat16).float()
+    assert torch.equal(trunk.state_dict()["layer1.0.conv1.weight"], expected)
+
+
+def test_a_pointer_of_git_lfs_says_so(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    message = rejection(section("audio", "resnet10", "w.pth"), tmp_path / "w.pth")
+    assert "a pointer of Git LFS, not the file: run `git lfs pull`" in message

@@ -126,6 +126,8 @@ def test_a_candidate_is_not_resumed_with_other_clips(project: Path, monkeypatch:
         ("a: 3", "a: base is missing; name the variant"),
         ("a: {training: {epochs: 3}}", "a: base is missing; name the variant"),
         ("../a: {base: proposed}", "not a valid name"),
+        (f"{'a' * 300}: {{base: proposed}}", "not a valid name; use up to 100"),
+        ("[" * 5000, "nested too deeply"),
         ("a: {base: propsed}", "propsed"),
         ("a: {base: proposed, training: {epoch: 3}}", "epoch"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_results as fake
+import nolocks
 import pytest
 import servers
 from fake_results import EPOCHS, KEYS, SETTINGS, VARIANTS
@@ -786,3 +788,39 @@ def test_artifacts_can_be_downloaded(root: Path) -> None:
     for address in ("models:/none/1", f"runs:/{run_of(root).info.run_id}/nothing"):
         with pytest.raises(UserError, match=f"check {address}"):
             tracking.download(address, root)
+
+
+TRACK = """
+import sys; from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import fake_results as fake
+import nolocks
+from emofuse import tracking
+from emofuse.utils.errors import UserError
+try:
+    tracking.track("demo", fake.params(), Path())
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("with_fcntl", [False, True])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_store_on_a_file_system_without_locks_works_or_is_one_line(
+    root: Path, tmp_path: Path, number: int, with_fcntl: bool
+) -> None:
+    """SQLite needs the locks of fcntl."""
+    fake.write(root, fake.KEYS[:1])
+    (root / "mlflow.db").unlink()
+    settings = {**os.environ, **nolocks.settings(tmp_path, number, with_fcntl)}
+    command = [sys.executable, "-c", TRACK, str(Path(__file__).parent)]
+    done = subprocess.run(command, cwd=root, env=settings, capture_output=True, text=True, check=True)
+    if with_fcntl:
+        (line,) = done.stdout.splitlines()
+        assert re.search(
+            r"MLflow at sqlite.*(database is locked|disk I/O error); once it works, run `emofuse track demo`", line
+        )
+    else:
+        assert done.stdout == ""
+        assert run_of(root, fake.KEYS[0]).info.status == "FINISHED"

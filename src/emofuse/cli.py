@@ -7,7 +7,6 @@ This module only reads the command line and reports errors. Each command imports
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -18,8 +17,8 @@ import typer
 
 from emofuse import __version__, config
 from emofuse.config import Params
-from emofuse.utils import locks
-from emofuse.utils.console import complain, printable
+from emofuse.utils import console, locks, user
+from emofuse.utils.console import complain, printable, shown
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import unwritable
 
@@ -179,7 +178,7 @@ def paper() -> None:
 
 @app.command()
 def predict(
-    videos: Annotated[list[Path], typer.Argument(help="Video or audio files.")],
+    videos: Annotated[list[Path], typer.Argument(help="Video or audio files.", readable=False)],  # each is tried
     model: Annotated[
         str | None, typer.Option(help="A run or model file in models/, a folder of emofuse export, or models:/….")
     ] = None,
@@ -202,7 +201,7 @@ def predict(
         writers.write(clips, models, output)
     for clip in clips:
         show(writers.lines(clip, models.bundle))
-    print(f"every window and face: {output / 'predictions.html'}, .csv and .json")
+    show([f"every window and face: {shown(output / 'predictions.html')}, .csv and .json"])
     if failures := sum(bool(clip.failure(models.bundle)) for clip in clips):
         raise UserError(f"{failures} of {len(clips)} videos have no prediction; the lines above give the reasons")
 
@@ -219,7 +218,7 @@ def export(
     from emofuse.inference import export as module
 
     module.write(bundle.find(model, ROOT), load_params(), folder)
-    print(f"{folder}: README.md is the model card; try emofuse predict --model {folder} VIDEO")
+    show([f"{shown(folder)}: README.md is the model card; try emofuse predict --model {shown(folder)} VIDEO"])
 
 
 @app.command()
@@ -342,9 +341,10 @@ def source(corpus: Corpus) -> None:
     """Write the digests of a corpus's source. DVC reads data/<corpus>/source.json to notice changed clips."""
     params = load_params()
     from emofuse.data.download import clips
-    from emofuse.provenance.adopt import refuse_unregistered
+    from emofuse.provenance.adopt import refuse_links, refuse_unregistered
     from emofuse.utils.files import write_json
 
+    refuse_links(corpus, ROOT)
     refuse_unregistered(ROOT)
     digests = [clips.at_source(params, corpus, shard) for shard in params.corpus(corpus).shards]
     write_json(ROOT / "data" / corpus / "source.json", digests)
@@ -364,7 +364,7 @@ def track(corpus: Corpus) -> None:
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="The port to listen on.")] = 5000) -> None:
+def ui(port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 5000) -> None:
     """Serve the MLflow UI on 127.0.0.1."""
     from emofuse import tracking
 
@@ -385,27 +385,38 @@ def show_schema() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    user.complete()
+    console.start()
     try:
         status = app(arguments, prog_name="emofuse", standalone_mode=False) or 0
+        console.finish()
     except UserError as error:
         complain(error)
         return 2
     except typer.TyperException as error:  # wrong arguments
         complain(UserError(f"{error.format_message().rstrip('.')}; see --help"))
         return 2
+    except BrokenPipeError:  # the reader of the output has seen enough
+        return 1
     except Exception as error:
-        if (number := unwritable(error)) is None:
+        if (explained := _explained(error)) is None:
             raise
-        file = getattr(error, "filename", None)
-        where = os.path.relpath(file) if file else "an output"
-        complain(
-            UserError(f"cannot write {where}: {os.strerror(number)}; free space or make it writable, and run again")
-        )
+        complain(explained)
         return 2
     if status == 130:
         print("emofuse: interrupted; run the same command again to continue", file=sys.stderr)
     return int(status)
+
+
+def _explained(error: Exception) -> UserError | None:
+    """What to do about an error of the operating system; None for any other error."""
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
+        return UserError("there is no folder for temporary files; set TMPDIR to a folder in which you may create files")
+    if (number := unwritable(error)) is None:
+        return None
+    file = getattr(error, "filename", None)
+    where = os.path.relpath(file) if file else "an output"
+    return UserError(f"cannot write {where}: {os.strerror(number)}; free space or make it writable, and run again")
 
 
 if __name__ == "__main__":

@@ -29,13 +29,11 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-
-from filelock import FileLock
 
 from emofuse import paths
 from emofuse.config import leaves
@@ -45,6 +43,7 @@ from emofuse.provenance.job import verified
 from emofuse.provenance.records import Record
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, read_json, sha256
+from emofuse.utils.locks import locked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -233,9 +232,9 @@ def _database(root: Path) -> Path | None:
     return Path(path).resolve() if found and not scheme else None
 
 
-def _lock(root: Path, name: str = "") -> FileLock:
+def _lock(root: Path, name: str = "") -> AbstractContextManager[None]:
     """A lock for creating what must exist only once. Raises `filelock.Timeout`, an `OSError`."""
-    return FileLock(f"{_database(root) or root / 'mlflow.db'}{name}.lock", timeout=LOCK_TIMEOUT)
+    return locked(Path(f"{_database(root) or root / 'mlflow.db'}{name}.lock"), LOCK_TIMEOUT)
 
 
 def _connect(root: Path) -> None:

@@ -13,12 +13,13 @@ import pandas as pd
 from emofuse import datasets, paths
 from emofuse.data import exclusion_counts
 from emofuse.datasets import shards
-from emofuse.datasets.base import Entry, stand_in
+from emofuse.datasets.base import Entry
 from emofuse.features import media
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import write_csv
 from emofuse.utils.progress import Progress
+from emofuse.utils.stand_ins import stand_in
 
 if TYPE_CHECKING:
     from emofuse.config import Corpus, Params

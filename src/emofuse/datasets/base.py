@@ -38,22 +38,6 @@ OTHER_MODALITY = "of another modality or channel"
 COPY = "named like a copy of a clip, whose original is missing"  # the reason for a wrong name with a clip's name in it
 
 
-# How files begin that stand for content which was not fetched.
-STAND_INS = (
-    (
-        re.compile(rb"version https://git-lfs\.github\.com/spec/"),
-        "a pointer of Git LFS",
-        "run git lfs pull in the source",
-    ),
-    (re.compile(rb"/annex/objects/"), "a pointer of git-annex", "run git annex get in the source"),
-    (
-        re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", re.IGNORECASE),
-        "a web page",
-        "download it with a browser, which can log in or confirm",
-    ),
-)
-
-
 class NotAClip(Exception):
     """A name that is not one of the corpus's clips; str() is the reason in plain English."""
 
@@ -85,11 +69,6 @@ class Entry:
     sound: str
     clip: Clip | None
     reason: str = ""
-
-
-def stand_in(data: bytes, what: str) -> str:
-    """What a file is instead of the clip, zip or table (`what`) that it stands for, and what to do; "" if it is none."""
-    return next((f"{kind}, not {what}: {do}" for start, kind, do in STAND_INS if start.match(data)), "")
 
 
 class Published(NamedTuple):

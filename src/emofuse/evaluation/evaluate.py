@@ -19,7 +19,7 @@ from emofuse.datasets import shards
 from emofuse.evaluation import calibration, metrics
 from emofuse.paths import RunKey
 from emofuse.provenance.job import job
-from emofuse.training.model_file import describe, read_model
+from emofuse.training.model_file import describe, load_model, read_model
 from emofuse.training.train import CPU, build_network, predict
 from emofuse.utils import gpu
 from emofuse.utils.errors import UserError
@@ -53,13 +53,12 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
     torch.use_deterministic_algorithms(True, warn_only=True)
     test, val = read_parts(root, key, ("test", "val"), run.network.modalities, emotions)
     state, description = read_model(root / key.model)
-    state.pop("emotion_distance", None)
     if description != describe(emotions, run.network):
         raise UserError(
             f"{root / key.model} was trained with another network than params.yaml has for {key.variant}: train again"
         )
     network = build_network(run, emotions, test)
-    network.load_state_dict(state)
+    load_model(root / key.model, state, network)
     scores, embeddings = predict(network.to(device), test, device)
     val_scores, _ = predict(network, val, device)
     probabilities = scores.double().softmax(1)

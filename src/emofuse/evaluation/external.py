@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import math
 import re
 import textwrap
@@ -23,9 +25,13 @@ from emofuse.evaluation.metrics import NAMES
 from emofuse.evaluation.text import SCORES_NOTE, spread
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, sha256
+from emofuse.utils.stand_ins import stand_in
 from emofuse.utils.text import percent, ranges
 
 SUFFIX = re.compile(r"\.(mp4|wav|flac|flv|avi|mp3)$", re.IGNORECASE)
+
+DELIMITERS = (",", ";", "\t")
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, and .xls
 
 Row = dict[str, str]
 
@@ -132,7 +138,7 @@ def _wrapped(note: str) -> str:
 def score(file: Path, corpus: str, protocol: str, emotions: Sequence[str], root: Path) -> Scores:
     """Score a CSV file of predictions for the test clips of a protocol.
 
-    Columns of the file: `clip` is the name in clips.csv; a directory and a media suffix are ignored. `predicted` or
+    Cells are separated by commas, or by semicolons or tabs; only then may numbers have decimal commas. Columns of the file: `clip` is the name in clips.csv; a directory and a media suffix are ignored. `predicted` or
     `label` is the emotion; without it, the emotion with the highest probability is used, from one column per emotion,
     `p_<emotion>` or `<emotion>`. `fold` is the fold that tests the clip, and is optional if only one does. `emotion`,
     if present, must be the true emotion. Other columns are ignored.
@@ -184,7 +190,7 @@ def _read(
     emotions: Sequence[str],
 ) -> dict[int, dict[str, str]]:
     """The predicted emotions: fold → clip → emotion, in the order of the folds."""
-    header, rows = _table(file)
+    header, rows, commas = _table(file)
     label, probabilities = _prediction_columns(file, header, emotions)
     folds_of: dict[str, list[int]] = defaultdict(list)
     for fold, names in tests.items():
@@ -205,23 +211,26 @@ def _read(
             )
         if clip in predicted[fold]:
             raise UserError(f"{where}: fold {fold} already has a prediction for it; keep only one")
-        predicted[fold][clip] = _predicted(where, row, label, probabilities, emotions)
+        predicted[fold][clip] = _predicted(where, row, label, probabilities, emotions, commas)
     return dict(sorted(predicted.items()))
 
 
-def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]]]:
-    """The header, and each row with its line number, which pandas does not report."""
+def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]], bool]:
+    """The header, each row with its line number, which pandas does not report, and whether decimal commas are possible."""
+    text = _text(file)
+    delimiter = _delimiter(text)
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a byte order mark
-            reader = csv.reader(stream, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        header = [name.strip() for name in next(reader, [])]
+        if header[:1] == ["sep="]:
             header = [name.strip() for name in next(reader, [])]
-            found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing: name a CSV file of predictions") from None
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): name a CSV file of predictions") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} is not a CSV file in UTF-8 ({error}): export it again") from None
+        found = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise UserError(f"{file} is not a CSV file ({error}): export it again") from None
+    found = [(line, cells) for line, cells in found if any(cells)]
+    while header and not header[-1] and not any(any(cells[len(header) - 1 :]) for _, cells in found):
+        header.pop()  # spreadsheets write columns and rows that have been emptied
+        found = [(line, cells[: len(header)]) for line, cells in found]
     if unprintable := [name for name in header if not name.isprintable()]:
         raise UserError(f"{file}: the column name {unprintable[0]!r} is not printable; rename it")
     duplicate = next((name for name in header if header.count(name) > 1), None)
@@ -229,15 +238,45 @@ def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]]]:
         raise UserError(f"{file}: there are two columns {duplicate!r}; keep one")
     if "clip" not in header:
         raise UserError(
-            f"{file}: there is no column clip; the first line is {', '.join(header)[:80]!r}:"
-            " it must contain the column names, separated by commas"
+            f"{file}: there is no column clip; the first line is {delimiter.join(header)[:80]!r}:"
+            " it must contain the column names, separated by commas, semicolons or tabs"
         )
     for line, cells in found:
         if len(cells) != len(header):
             raise UserError(f"{file}, line {line}: {len(cells)} cells for {len(header)} columns; correct it")
     if not found:
         raise UserError(f"{file}: there are no predictions; add a row for each test clip")
-    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in found]
+    return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in found], delimiter != ","
+
+
+def _text(file: Path) -> str:
+    """The text of a file, in UTF-8 or, with a byte order mark, UTF-16, as spreadsheets write it."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: name a CSV file of predictions") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): name a CSV file of predictions") from None
+    if instead := stand_in(data, "the file"):
+        raise UserError(f"{file}: {instead}")
+    if data.startswith(WORKBOOKS):
+        raise UserError(f"{file} is a workbook of a spreadsheet program: save it as CSV")
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+        if "\0" in text:
+            raise ValueError("it contains zero bytes")  # UTF-16 without a byte order mark, or no text at all
+        return text
+    except ValueError as error:
+        raise UserError(f"{file} is not a CSV file in UTF-8 ({error}): save it as CSV UTF-8") from None
+
+
+def _delimiter(text: str) -> str:
+    """What separates the cells: the one that gives a column clip; a comma if none does."""
+    if text.startswith("sep=") and text[4:5] in DELIMITERS:  # a line for Excel
+        return text[4]
+    first = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    return next((each for each in DELIMITERS if "clip" in [cell.strip(' "') for cell in first.split(each)]), ",")
 
 
 def _prediction_columns(file: Path, header: Sequence[str], emotions: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -295,10 +334,13 @@ def _fold(where: str, given: str | None, folds: Sequence[int], clip: Row, tests:
     return known[given]
 
 
-def _predicted(where: str, row: Row, label: str | None, columns: Sequence[str], emotions: Sequence[str]) -> str:
+def _predicted(
+    where: str, row: Row, label: str | None, columns: Sequence[str], emotions: Sequence[str], commas: bool
+) -> str:
     """The predicted emotion of a row, from its label, or the highest of its probabilities."""
     values = {
-        emotion: _probability(where, column, row[column]) for emotion, column in zip(emotions, columns, strict=False)
+        emotion: _probability(where, column, row[column], commas)
+        for emotion, column in zip(emotions, columns, strict=False)
     }
     highest = max(values.values(), default=None)
     most_probable = [emotion for emotion, value in values.items() if value == highest]
@@ -316,9 +358,9 @@ def _predicted(where: str, row: Row, label: str | None, columns: Sequence[str], 
     return row[label]
 
 
-def _probability(where: str, column: str, text: str) -> float:
+def _probability(where: str, column: str, text: str, commas: bool) -> float:
     try:
-        value = float(text)
+        value = float(text.replace(",", ".") if commas else text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):

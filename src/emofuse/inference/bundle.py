@@ -16,13 +16,16 @@ from emofuse.config import Audio, Faces, Modality, Name, Network, Params, Positi
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.provenance.freshness import Chain
-from emofuse.training.model_file import read_model
+from emofuse.training.model_file import load_model, read_model
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, read_json, sha256
+from emofuse.utils.stand_ins import stand_in
 
 FILE = "bundle.json"
 FOLDER = "bundle"  # the folder of an export that holds it
-RUN = re.compile(r"models/([a-z0-9_]+)/([a-z0-9_]+)/([a-z0-9_]+)/seed-(\d+)(?:/fold-(\d+)\.safetensors)?")
+RUN = re.compile(
+    r"(?:(.*/))?models/([a-z0-9_]+)/([a-z0-9_]+)/([a-z0-9_]+)/seed-(\d+)(?:/fold-(\d+)\.safetensors)?", re.S
+)
 
 
 class Model(Section):
@@ -106,23 +109,22 @@ class Bundle(Section):
                 f"{path} is not the model that was evaluated: run the evaluate stage again, or export it again"
             )
         state, described = read_model(path)
-        state.pop("emotion_distance", None)
         if described != {"emotions": list(self.emotions), "network": ensemble.network.model_dump(mode="json")}:
             raise UserError(
                 f"{path} has another network than the variant {ensemble.variant}: train it or export it again"
             )
         moments = self.faces.snippets if self.faces else self.audio.segments if self.audio else 1
         network = EmotionNetwork(ensemble.network, len(self.emotions), moments, self.faces.size if self.faces else None)
-        network.load_state_dict(state)
+        load_model(path, state, network)
         return network.eval()
 
 
 def find(address: str | None, root: Path) -> tuple[Bundle, Path]:
     """The models at an address, and the folder that their paths are relative to.
 
-    An address is a run of this repository (models/<corpus>/<protocol>/<variant>/seed-<s>), one fold's model in it, a
-    folder that `emofuse export` wrote, or an MLflow address (models:/<name>/<version>, runs:/…). Raises `UserError` if there
-    are none.
+    An address is a run (models/<corpus>/<protocol>/<variant>/seed-<s> in this repository, which is `root`, or in another one),
+    one fold's model in it, a folder that `emofuse export` wrote, or an MLflow address (models:/<name>/<version>, runs:/…).
+    Raises `UserError` if there are none.
     """
     if address is None:
         raise UserError(f"--model is missing: name the models to use; {_known(root)}")
@@ -133,13 +135,13 @@ def find(address: str | None, root: Path) -> tuple[Bundle, Path]:
     place = Path(address)
     if _bundle_folder(place):
         return read(place)
-    inside = place.absolute().is_relative_to(root.absolute())
-    if run := RUN.fullmatch((place.absolute().relative_to(root.absolute()) if inside else place).as_posix()):
+    if run := RUN.fullmatch(place.as_posix()) or RUN.fullmatch(place.absolute().as_posix()):
         from emofuse import config as parameters
 
-        corpus, protocol, variant, seed, fold = run.groups()
+        above, corpus, protocol, variant, seed, fold = run.groups()
+        repository = Path(above) if above else root
         key = (corpus, protocol, variant, int(seed))
-        return of_run(parameters.load(root / "params.yaml"), key, int(fold) if fold else None, root)
+        return of_run(parameters.load(repository / "params.yaml"), key, int(fold) if fold else None, repository)
     raise UserError(f"--model {address}: neither a run of models/ nor a folder of emofuse export; {_known(root)}")
 
 
@@ -169,6 +171,8 @@ def read(folder: Path) -> tuple[Bundle, Path]:
     for file in bundle.files():
         if not (folder / file).resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{path} names {file}, which is outside its folder: do not trust it")
+        if instead := stand_in(folder / file, "the file"):
+            raise UserError(f"{folder / file}: {instead}")
     return bundle, folder
 
 

@@ -31,13 +31,17 @@ def write(models: tuple[Bundle, Path], params: Params, folder: Path) -> None:
 
     data/bundle/ has bundle.json, the weights as safetensors, each network as a torch.export program (.pt2), checked against
     the network itself, and the weights of the face detector. README.md is the model card; the other files are MLflow's.
-    Raises `UserError` if the folder exists, or if the output of a program differs from its network's.
+    Raises `UserError` if the folder exists or cannot be created, or if the output of a program differs from its network's.
     """
     bundle, root = models
-    if folder.exists():
-        raise UserError(f"{folder} exists: choose a new folder, or delete it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()
+    except FileExistsError:
+        raise UserError(f"{folder} exists: choose a new folder, or delete it first") from None
+    except OSError as error:
+        raise UserError(f"cannot create {folder}: {error.strerror}; choose another folder") from None
+    with tempfile.TemporaryDirectory(prefix=".emofuse-", dir=folder.parent) as name:
         inside = Path(name) / bundles.FOLDER
         inside.mkdir()
         renamed = _renamed(bundle)

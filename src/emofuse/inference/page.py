@@ -20,6 +20,7 @@ from emofuse.report import page
 from emofuse.report.attention import Attended, normalised
 from emofuse.report.figures.attention import draw_attention
 from emofuse.report.figures.style import BLUE, COLOURS, COLUMN, MARKERS, STYLE, WIDTH, inline_svg
+from emofuse.utils.console import shown
 
 LISTED = 20  # windows without a prediction; the others are only counted
 
@@ -76,7 +77,7 @@ def _clip(clip: Clip, number: int, models: Models) -> dict[str, Any]:
             }
         )
     return {
-        "name": str(clip.path),
+        "name": shown(clip.path),
         "failure": clip.failure(bundle),
         "faces": described,
         "skipped": [

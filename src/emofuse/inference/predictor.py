@@ -19,6 +19,7 @@ from emofuse.inference.windows import Place, Sample
 from emofuse.models.network import EmotionNetwork
 from emofuse.training.train import CPU
 from emofuse.utils.progress import Progress
+from emofuse.utils.stand_ins import stand_in
 
 BATCH = {"cpu": 4, "cuda": 32}  # samples; larger batches take gigabytes on a CPU and are no faster
 EXAMPLES = 20  # clips that keep a sample per face for the page; a sample takes megabytes
@@ -117,6 +118,9 @@ def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
     clips = [Clip(path) for path in paths]
     batch: list[tuple[Clip, Sample, Ensemble]] = []
     for clip in Progress(clips, "videos") if len(clips) > 1 else clips:
+        clip.broken = stand_in(clip.path, "the file")
+        if clip.broken:
+            continue
         try:
             for sample in windows.samples(clip.path, models.bundle, models.detect, _with_progress(clip.path)):
                 ensemble = models.bundle.ensemble_for(frozenset(sample.features))

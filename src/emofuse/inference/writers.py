@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.predictor import Clip, Models, Prediction, reasons
 from emofuse.inference.windows import Place
+from emofuse.utils.console import shown
 from emofuse.utils.files import write_csv, write_json, write_text
 
 COLUMNS = ("file", "start", "end", "face", "variant", "emotion", "note")
@@ -39,12 +40,12 @@ def rows(clip: Clip, bundle: Bundle) -> Iterator[dict[str, object]]:
     """The rows of predictions.csv: the probabilities of each place, or the reason why there is no prediction."""
     empty: dict[str, object] = dict.fromkeys((*COLUMNS, *bundle.columns), "")
     if clip.broken:
-        yield {**empty, "file": clip.path, "note": clip.broken}
+        yield {**empty, "file": shown(clip.path), "note": clip.broken}
         return
     places: list[tuple[Place, Prediction | None]] = [(each.place, each) for each in clip.predictions]
     places += [(place, None) for place in clip.skipped]
     for place, prediction in sorted(places, key=lambda each: (each[0].start, each[0].face or 0)):
-        row = {**empty, "file": clip.path, "start": place.start, "end": place.end, "face": place.face or ""}
+        row = {**empty, "file": shown(clip.path), "start": place.start, "end": place.end, "face": place.face or ""}
         if prediction is None:
             yield {**row, "note": f"no prediction: {reasons(place, bundle)}"}
             continue
@@ -60,13 +61,13 @@ def rows(clip: Clip, bundle: Bundle) -> Iterator[dict[str, object]]:
 def lines(clip: Clip, bundle: Bundle) -> Iterator[str]:
     """The lines for the terminal: one per face, or why there is no prediction."""
     if failure := clip.failure(bundle):
-        yield f"{clip.path}: no prediction: {failure}"
+        yield f"{shown(clip.path)}: no prediction: {failure}"
     for face in clip.faces:
         predictions = clip.of(face)
         best = most_likely(clip.mean(face), bundle, 3)
         label = "" if face is None or len(clip.faces) == 1 else f" face {face},"
         windows = f", {len(predictions)} windows" if len(predictions) > 1 else ""
-        yield f"{clip.path}:{label} {best} ({sources(predictions)}{windows})"
+        yield f"{shown(clip.path)}:{label} {best} ({sources(predictions)}{windows})"
 
 
 def most_likely(probabilities_C: NDArray[np.float64], bundle: Bundle, count: int) -> str:
@@ -87,7 +88,7 @@ def sources(predictions: Sequence[Prediction]) -> str:
 def _video(clip: Clip, bundle: Bundle) -> dict[str, Any]:
     means = {face: clip.mean(face) for face in clip.faces}
     return {
-        "file": str(clip.path),
+        "file": shown(clip.path),
         "no_prediction": clip.failure(bundle) or None,
         "faces": [
             {"face": face, "emotion": bundle.most_likely(mean), "probabilities": _by_emotion(mean, bundle)}

@@ -85,6 +85,16 @@ def _features_first(source: Path, params: Params, root: Path) -> None:
         )
 
 
+def refuse_links(corpus: str, root: Path) -> None:
+    """Raise `UserError` for folders of outputs that are links out of the repository, which DVC refuses without a remedy."""
+    for folder in (name for top in FOLDERS for name in (top, f"{top}/{corpus}")):
+        if (root / folder).exists() and not (root / folder).resolve().is_relative_to(root.resolve()):
+            raise UserError(
+                f"{folder} is a link to {(root / folder).resolve()}, and DVC versions nothing outside the repository: mount it"
+                " there instead, or keep DVC's cache elsewhere (docs/cluster.md, Scratch space); Snakemake works as it is"
+            )
+
+
 def refuse_unregistered(root: Path) -> None:
     """Raise `UserError` if there are outputs without Snakemake metadata, as in a fresh clone or a copied folder."""
     record = unregistered(root)

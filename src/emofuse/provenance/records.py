@@ -151,14 +151,16 @@ def everything(root: Path) -> Iterator[Record]:
 
 def commit(root: Path) -> tuple[str | None, bool | None]:
     """The current commit, and whether SOURCES have uncommitted changes; None without git."""
+    # git refuses a repository of another user, as in a container; that this one is trusted shows in that its code is running.
+    git = ["git", "-c", f"safe.directory={root.resolve()}"]
     try:
         head, changes = (
-            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
+            subprocess.run([*git, *command], cwd=root, capture_output=True, check=True, timeout=10).stdout
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *SOURCES])
         )
     except (OSError, subprocess.SubprocessError):
         return None, None
-    return head.strip(), bool(changes.strip())
+    return head.decode().strip(), bool(changes.strip())
 
 
 def environment(root: Path) -> dict[str, Any]:

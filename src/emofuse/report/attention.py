@@ -19,7 +19,7 @@ from emofuse.datasets.shards import FOLDERS
 from emofuse.models.network import EmotionNetwork
 from emofuse.report.embeddings import key
 from emofuse.report.load import CorpusResults, Fold, Run
-from emofuse.training.model_file import read_model
+from emofuse.training.model_file import load_model, read_model
 from emofuse.utils.files import read_csv
 
 
@@ -62,8 +62,7 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended
     moments = next(iter(stored.values())).shape[1]
     video, audio = stored.get("video"), stored.get("audio")
     trained = EmotionNetwork(network, len(described["emotions"]), moments, None if video is None else video.shape[3])
-    state.pop("emotion_distance", None)
-    trained.load_state_dict(state)
+    load_model(model, state, trained)
     weights = trained.attention_weights({modality: to_input(batch, modality) for modality, batch in stored.items()})
     return Attended(
         name=f"{clip['clip']}: {clip['emotion']}, predicted as {clip['predicted']}",

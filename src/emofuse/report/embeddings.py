@@ -5,7 +5,6 @@ Embeddings and models are not in git: a missing file is None. A file that belong
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from emofuse.evaluation import statistics
 from emofuse.paths import RunKey
 from emofuse.report.load import EVALUATE_AGAIN, CorpusResults, Fold, Run
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_csv
+from emofuse.utils.files import parse_json, read_csv
 
 MEASURES = ("intra", "inter", "ratio", "silhouette_emotion", "silhouette_actor")
 
@@ -148,12 +147,12 @@ def emotion_distances(corpus: CorpusResults, run: Run) -> NDArray[np.float64]:
             continue
         try:
             with safe_open(path, "np") as stored:
-                named = json.loads((stored.metadata() or {})["emofuse"])["emotions"]
+                named = parse_json((stored.metadata() or {})["emofuse"])["emotions"]
                 if "emotion_distance" in stored.keys():  # noqa: SIM118
                     matrix = stored.get_tensor("emotion_distance").astype(np.float64)
                     order = [named.index(emotion) for emotion in fold.emotions]
                     found.append(matrix[np.ix_(order, order)])
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not an emofuse model ({error}): delete it and train again") from None
     size = len(run.folds[0].emotions) if run.folds else 0
     return np.array(found).reshape(-1, size, size)

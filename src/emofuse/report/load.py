@@ -6,7 +6,6 @@ Whether a fold matches the clips and splits on disk has already been checked aga
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,7 @@ from emofuse.provenance.records import Record
 from emofuse.report import assumptions, human_baseline, literature
 from emofuse.report.human_baseline import HumanBaseline
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_csv, read_json
+from emofuse.utils.files import parse_json, read_csv, read_json
 
 if TYPE_CHECKING:
     from emofuse import config as parameters
@@ -386,7 +385,7 @@ def _search(path: Path) -> pd.DataFrame:
                 raise ValueError("val_war and val_uar must be fractions, 0 to 1")
             float(row["seconds"])
             int(row["fold"])
-            json.loads(row["overrides"])
+            parse_json(row["overrides"])
         except ValueError as error:
             raise UserError(f"{path}, configuration {row['config']}: {error}") from None
     return frame

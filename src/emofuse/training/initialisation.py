@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from emofuse.models import pretrained
 from emofuse.utils.errors import UserError
+from emofuse.utils.stand_ins import stand_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,8 @@ def load_pretrained(network: EmotionNetwork, section: Network, files: Mapping[st
 
 def _read(file: Path, advice: str) -> dict[str, torch.Tensor]:
     """The tensors of a state dict, by name. `advice` is what to do about a missing or broken file."""
+    if instead := stand_in(file, "the file"):
+        raise UserError(f"{file}: {instead}; {advice}")
     try:
         content: Any = (
             load_file(file)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from emofuse import paths
-from emofuse.config import Params, Run, overridden
+from emofuse.config import LONGEST_NAME, Params, Run, overridden
 from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import RunKey
 from emofuse.training import train as training
@@ -57,7 +57,7 @@ def run(
             overridden(params.run(corpus, variant), changes, f"{candidates}: {name}"),
         )
     table = root / paths.search(corpus)
-    done: list[dict[Any, Any]] = read_csv(table).to_dict("records") if table.is_file() else []
+    done: list[dict[Any, Any]] = read_csv(table, COLUMNS).to_dict("records") if table.is_file() else []
     for name, (overrides, resolved) in runs.items():
         known = [row for row in done if (row["config"], row["fold"]) == (name, str(fold))]
         if known and known[0]["overrides"] == overrides and known[0]["finished"] == "true":
@@ -86,8 +86,11 @@ def _candidates(path: Path) -> dict[str, tuple[str, dict[str, Any]]]:
         raise UserError(f"{path}: expected configurations, <name>: {{base: <variant>, …}}")
     found = {}
     for name, changes in named.items():
-        if not re.fullmatch(r"[a-z0-9_]+", str(name)):
-            raise UserError(f"{path}: {name!r} is not a valid name; use lowercase letters, digits and _")
+        if not re.fullmatch(r"[a-z0-9_]+", str(name)) or len(str(name)) > LONGEST_NAME:
+            raise UserError(
+                f"{path}: {str(name)[:LONGEST_NAME]!r} is not a valid name; use up to {LONGEST_NAME} lower-case letters,"
+                " digits and _"
+            )
         if not isinstance(changes, dict) or not isinstance(changes.get("base"), str):
             raise UserError(f"{path}: {name}: base is missing; name the variant that it starts from")
         found[str(name)] = (changes["base"], {key: value for key, value in changes.items() if key != "base"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+DEEPEST = 100  # levels of nesting in JSON and YAML
+TOO_DEEP = "it is nested too deeply"
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the name of the file, and its suffix once more
 
 
@@ -45,7 +48,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        prefix, suffix = _shortened(f".{path.name}", 150), _shortened(path.suffix, 50)  # names have at most 255 bytes
+        handle, name = tempfile.mkstemp(prefix=f"{prefix}.", suffix=suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         temporary.chmod(0o644)
@@ -68,6 +72,13 @@ def atomic(path: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _shortened(name: str, size: int) -> str:
+    """The start of a name, at most `size` bytes."""
+    while len(os.fsencode(name)) > size:
+        name = name[:-1]
+    return name
 
 
 def sweep(paths: Iterable[Path]) -> None:
@@ -123,11 +134,38 @@ def write_json(path: Path | str, value: Any) -> None:
 def read_json(path: Path | str) -> Any:
     """Read a JSON file that a stage wrote; `UserError` if it is missing or invalid."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run the stage that writes it") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): delete it and run its stage again") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON; ValueError if it is invalid or nested too deeply."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    if _is_deep(value):
+        raise ValueError(TOO_DEEP)
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a tree has more than DEEPEST levels. Branches that YAML's aliases share are counted once."""
+    level = _containers([value])
+    for _ in range(DEEPEST + 1):
+        if not level:
+            return False
+        level = _containers(
+            child for node in level for child in ([*node, *node.values()] if isinstance(node, dict) else node)
+        )
+    return True
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    return list({id(value): value for value in values if isinstance(value, dict | list | tuple)}.values())
 
 
 def read_csv(path: Path | str, columns: Sequence[str] = (), stage: str = "the stage that writes it") -> pd.DataFrame:
@@ -156,8 +194,11 @@ def read_csv(path: Path | str, columns: Sequence[str] = (), stage: str = "the st
 
 def write_csv(path: Path | str, frame: pd.DataFrame) -> None:
     """Write the columns of a frame, without its index, as a CSV file, atomically."""
+    text = frame.to_csv(index=False, lineterminator="\n")
+    if "\r" in text:  # in a file name; pandas would read it as the end of a line, but does not quote it
+        text = frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
     with atomic(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def sha256(path: Path | str) -> str:
@@ -176,17 +217,26 @@ def read_yaml(path: Path | str, missing: str) -> Any:
     if there is no such file.
     """
     from ruamel.yaml import YAML
+    from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
     try:
-        return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+        text, depth = Path(path).read_text(encoding="utf-8"), 0
+        for event in YAML(typ="safe").parse(text):  # before it is loaded: libyaml's loader may crash
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > DEEPEST:
+                raise UserError(f"{path}: {TOO_DEEP}")
+        value = YAML(typ="safe").load(text)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {missing}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply") from None
     except Exception as error:  # impossible dates, huge integers and the like raise more than YAMLError
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
         where = f"line {mark.line + 1}: " if mark else ""
         raise UserError(f"{path}: not YAML: {where}{printable(' '.join(problem.split()))}") from None
+    if _is_deep(value):  # through aliases
+        raise UserError(f"{path}: {TOO_DEEP}")
+    return value

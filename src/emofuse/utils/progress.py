@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+from emofuse.utils.console import printable
+
 log = logging.getLogger(__name__)
 
 INTERVAL = 15.0  # seconds between lines in a log
@@ -28,14 +30,14 @@ class Meter:
         self._bar: Any = None
 
     def __enter__(self) -> Meter:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             from rich import progress
             from rich.console import Console
 
             amount = progress.DownloadColumn() if self._in_bytes else progress.MofNCompleteColumn()
-            columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), amount)
+            columns = (progress.TextColumn("{task.description}", markup=False), progress.BarColumn(), amount)
             self._bar = progress.Progress(*columns, progress.TimeRemainingColumn(), console=Console(stderr=True))
-            self._bar.add_task(self._what, total=self._total)
+            self._bar.add_task(printable(self._what), total=self._total)
             self._bar.start()
         return self
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from emofuse.datasets.base import stand_in
 from emofuse.utils.errors import UserError
+from emofuse.utils.stand_ins import stand_in
 
 LARGEST = 2**30  # bytes of a member of a zip: many times the largest clip, and still small enough for memory
 DEEPEST = 3  # zips in zips in zips; some zips contain themselves

@@ -19,13 +19,14 @@ from emofuse.data.download import http, selection, sources, zenodo
 from emofuse.data.download.selection import Selection, select
 from emofuse.data.download.sources import Contents, File
 from emofuse.datasets import shards
-from emofuse.datasets.base import TABLES, Dataset, Published, stand_in
+from emofuse.datasets.base import TABLES, Dataset, Published
 from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.provenance.job import job
 from emofuse.provenance.records import Record
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
 from emofuse.utils.progress import Progress
+from emofuse.utils.stand_ins import stand_in
 from emofuse.utils.text import ranges
 
 if TYPE_CHECKING:

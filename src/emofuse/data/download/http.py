@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-
 from emofuse.datasets.urls import RemoteFile
 from emofuse.utils.errors import UserError
-from emofuse.utils.locks import one_of
+from emofuse.utils.locks import locked, one_of
 from emofuse.utils.progress import Meter
 
 if TYPE_CHECKING:
@@ -150,7 +148,7 @@ def _fetch(
         host = _host(address)
         try:
             # In this order, a process that holds the lock of a file never waits for a connection, so there is no deadlock.
-            with _connection(host), FileLock(lock):
+            with _connection(host), locked(lock):
                 if not _is_present(target, file):
                     _fetch_from(session, address, file, target, meter)
                 lock.unlink(missing_ok=True)  # processes that wait for it will find the file

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from emofuse import paths
 from emofuse.data.download import http, sources
-from emofuse.datasets.base import stand_in
 from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic
+from emofuse.utils.stand_ins import stand_in
 
 if TYPE_CHECKING:
     from emofuse.config import Params
