@@ -93,7 +93,7 @@ def test_corpus_of_good_and_bad_clips(
         stem.format(4, 5): (remuxed(real, keep=("audio",)), "no video track"),
         stem.format(5, 5): (b"", "empty file"),
         stem.format(6, 5): (real[: len(real) // 2], r"truncated: 1\.6 of 3\.2 seconds"),
-        stem.format(7, 5): (b"<html>404: not found</html>" * 100, "cannot be decoded: .+"),
+        stem.format(7, 5): (b"<html>404: not found</html>" * 100, "a web page, not the clip: .+"),
         stem.format(2, 1): (made(tmp_path, bars, speech), "no face.*"),
         stem.format(3, 1): (made(tmp_path, np.hstack([stills[n][:, 100:300] for n in (1, 2)]), speech), "two faces.*"),
         stem.format(4, 1): (minute, r"too long: 61\.\d seconds"),

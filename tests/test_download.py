@@ -366,7 +366,7 @@ def test_absent_actors_may_be_in_what_was_skipped(tmp_path: Path, caplog: pytest
         ("Actor_03.7z", b"", "unpack it and put its files here; by its name, it has clips that are nowhere else"),
         ("Actor_03/all.rar", b"", "unpack it and put its files here; by its name"),
         ("Audio_Speech_Actors_01-24.zip", b"<html>", "it is a web page, not the zip: download it with a browser"),
-        ("Audio_Speech_Actors_01-24 (1).zip", b"version https://git-lfs.github.com/spec/v1", "run git lfs pull"),
+        ("Audio_Speech_Actors_01-24 (1).zip", b"version https://git-lfs.github.com/spec/v1", "run `git lfs pull`"),
     ],
 )
 def test_unreadable_archive_with_clips_is_an_error_that_names_it(

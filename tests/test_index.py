@@ -103,7 +103,7 @@ def test_each_bad_clip_has_a_reason_and_stops_nothing(tmp_path: Path, film: byte
         "01-01-03-01-01-01-02": status["01-01-03-01-01-01-02"],
         "01-01-04-01-01-01-02": "no video track",
         "01-01-05-01-01-01-02": "a pointer of Git LFS, not the clip: run `git lfs pull` in the repository that it comes from",
-        "01-01-06-01-01-01-02": "a pointer of git-annex, not the clip: run git annex get in the source",
+        "01-01-06-01-01-01-02": "a pointer of git-annex, not the clip: run `git annex get` in the repository that it comes from",
         "01-01-07-01-01-01-02": "a web page, not the clip: download it with a browser, which can log in or confirm",
         "Actor_02/01-01-08-01-01-01-02_crop.mp4": "wrong name: named like a copy of a clip, whose original is missing",
         "Actor_02/smile.mp4": "wrong name: not seven numbers of two digits with hyphens between",
