@@ -143,7 +143,7 @@ def test_stages_import_no_computation_from_excluded_modules() -> None:
         "emofuse.tracking": {"TrainingRun"},
         "emofuse.utils.console": {"printable"},
         "emofuse.utils.errors": {"UserError"},
-        "emofuse.utils.locks": {"one_of"},
+        "emofuse.utils.locks": {"locked", "one_of"},
         "emofuse.utils.progress": {"Meter", "Progress"},
         "emofuse": {"config", "tracking"},
     }
