@@ -24,7 +24,7 @@ from emofuse.evaluation import metrics, statistics
 from emofuse.evaluation.metrics import NAMES
 from emofuse.evaluation.text import SCORES_NOTE, spread
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import POINTER, is_pointer, read_csv, sha256
+from emofuse.utils.files import LFS_POINTER, POINTER, read_csv, sha256
 from emofuse.utils.text import percent, ranges
 
 SUFFIX = re.compile(r"\.(mp4|wav|flac|flv|avi|mp3)$", re.IGNORECASE)
@@ -256,7 +256,7 @@ def _text(file: Path) -> str:
         raise UserError(f"{file} is missing: name a CSV file of predictions") from None
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}): name a CSV file of predictions") from None
-    if is_pointer(file):
+    if data.startswith(LFS_POINTER):
         raise UserError(f"{file}: {POINTER}")
     if data.startswith(WORKBOOKS):
         raise UserError(f"{file} is a workbook of a spreadsheet program: save it as CSV")

@@ -118,10 +118,8 @@ def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
     clips = [Clip(path) for path in paths]
     batch: list[tuple[Clip, Sample, Ensemble]] = []
     for clip in Progress(clips, "videos") if len(clips) > 1 else clips:
-        if is_pointer(clip.path):
-            clip.broken = POINTER
-            continue
         try:
+            _require_file(clip.path)
             for sample in windows.samples(clip.path, models.bundle, models.detect, _with_progress(clip.path)):
                 ensemble = models.bundle.ensemble_for(frozenset(sample.features))
                 if ensemble is None:
@@ -137,6 +135,18 @@ def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
     for clip in clips:
         clip.predictions.sort(key=lambda prediction: (prediction.place.start, prediction.place.face or 0))
     return clips
+
+
+def _require_file(path: Path) -> None:
+    """Raise `BrokenClip` for a pipe, which might never end, and for a pointer of Git LFS."""
+    try:
+        is_pipe = path.is_fifo()
+    except OSError as error:
+        raise BrokenClip(f"cannot be read: {error.strerror}") from None
+    if is_pipe:
+        raise BrokenClip("cannot be read: it is a pipe, not a file")
+    if is_pointer(path):
+        raise BrokenClip(POINTER)
 
 
 def _with_progress(path: Path) -> windows.Progress:
