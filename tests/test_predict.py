@@ -173,18 +173,26 @@ def test_files_of_any_name_are_predicted(
         shutil.copy(clips[0], os.fsencode(tmp_path) + b"/" + name)
     (tmp_path / "pointer.mp4").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     given = ["--model", str(exported), "--output", "out\udcff", "--", *map(os.fsdecode, NAMES)]
-    given += ["pointer.mp4", "missing\udcff.mp4", "x" * 300, str(tmp_path)]
+    os.mkfifo(tmp_path / "pipe")
+    given += ["pipe", "pointer.mp4", "missing\udcff.mp4", "x" * 300, str(tmp_path)]
     printed = micro.run(tmp_path, "emofuse", "predict", *given, status=2, PYTHONPATH=str(SOURCE), **settings)
     assert "Traceback" not in printed
-    assert "emofuse: error: 4 of 14 videos have no prediction" in printed
+    assert "emofuse: error: 5 of 15 videos have no prediction" in printed
     assert "pointer.mp4: no prediction: a pointer of Git LFS, not the file: run `git lfs pull`" in printed
     for line in (r"\xff\xe9.mp4: ", r"a\nb\r\x1b[2J.mp4: ", r"missing\xff.mp4: no prediction"):
         assert sum(each.startswith(line) for each in printed.splitlines()) == 1, line
-    expected = [r"\xff\xe9.mp4", *(name.decode() for name in NAMES[1:]), "pointer.mp4", r"missing\xff.mp4", "x" * 300]
+    expected = [
+        r"\xff\xe9.mp4",
+        *(name.decode() for name in NAMES[1:]),
+        "pipe",
+        "pointer.mp4",
+        r"missing\xff.mp4",
+        "x" * 300,
+    ]
     written = tmp_path / "out\udcff"
     rows = read_csv(written / "predictions.csv")
     assert rows["file"].tolist() == [*expected, str(tmp_path)]
-    assert (rows["emotion"] != "").tolist() == [True] * len(NAMES) + [False] * 4
+    assert (rows["emotion"] != "").tolist() == [True] * len(NAMES) + [False] * 5
     record = json.loads((written / "predictions.json").read_text(encoding="utf-8"))
     assert [video["file"] for video in record["videos"]] == [*expected, str(tmp_path)]
     assert "&lt;b&gt;&amp;.mp4" in (written / "predictions.html").read_text(encoding="utf-8")

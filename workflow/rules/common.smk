@@ -15,9 +15,11 @@ from emofuse.paths import RunKey
 from emofuse.provenance import adopt
 from emofuse.provenance.code import digest
 from emofuse.provenance.records import Record
-from emofuse.utils import locks
+from emofuse.utils import locks, user
 from emofuse.utils.console import complain
 from emofuse.utils.errors import UserError
+
+user.complete()  # for this process and its jobs; make has every Python of .venv do so
 
 # Rules call the `emofuse` of the environment that runs Snakemake, whether or not it is activated.
 os.environ.update(

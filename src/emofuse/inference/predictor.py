@@ -118,10 +118,8 @@ def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
     clips = [Clip(path) for path in paths]
     batch: list[tuple[Clip, Sample, Ensemble]] = []
     for clip in Progress(clips, "videos") if len(clips) > 1 else clips:
-        clip.broken = stand_in(clip.path, "the file")
-        if clip.broken:
-            continue
         try:
+            _require_file(clip.path)
             for sample in windows.samples(clip.path, models.bundle, models.detect, _with_progress(clip.path)):
                 ensemble = models.bundle.ensemble_for(frozenset(sample.features))
                 if ensemble is None:
@@ -137,6 +135,18 @@ def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
     for clip in clips:
         clip.predictions.sort(key=lambda prediction: (prediction.place.start, prediction.place.face or 0))
     return clips
+
+
+def _require_file(path: Path) -> None:
+    """Raise `BrokenClip` for a pipe, which might never end, and for a file that stands for another."""
+    try:
+        is_pipe = path.is_fifo()
+    except OSError as error:
+        raise BrokenClip(f"cannot be read: {error.strerror}") from None
+    if is_pipe:
+        raise BrokenClip("cannot be read: it is a pipe, not a file")
+    if instead := stand_in(path, "the file"):
+        raise BrokenClip(instead)
 
 
 def _with_progress(path: Path) -> windows.Progress:

@@ -91,7 +91,7 @@ def refuse_links(corpus: str, root: Path) -> None:
         if (root / folder).exists() and not (root / folder).resolve().is_relative_to(root.resolve()):
             raise UserError(
                 f"{folder} is a link to {(root / folder).resolve()}, and DVC versions nothing outside the repository: mount it"
-                " there instead, or keep DVC's cache elsewhere (docs/cluster.md, Scratch space); Snakemake works as it is"
+                " there instead (mount --bind), or move the repository (docs/cluster.md); Snakemake alone works with links"
             )
 
 
