@@ -23,7 +23,7 @@ pull: .venv/.ready
 
 # Unit tests, and one run of a tiny corpus with each engine.
 test: .venv/.ready
-	pytest -m "not integration and not slow and not long" --numprocesses 3 --dist loadfile
+	pytest -m "not integration and not slow and not long" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Tests that run engines and servers many times. CI runs them after the unit tests.
 integration: .venv/.ready

@@ -19,7 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the tests that need the longest time, so that they do not run alone at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+    def rank(item: pytest.Item) -> int:
+        if "dvc_run" in getattr(item, "fixturenames", ()):
+            return 0
+        return 1 if item.get_closest_marker("timeout") else 2
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

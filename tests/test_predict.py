@@ -329,6 +329,11 @@ def test_an_export_is_self_contained(exported: Path, clips: list[Path], predicte
     assert not [path for path in exported.rglob("*") if path.suffix in (".pkl", ".pth", ".pt")]
 
 
+def test_an_export_is_not_exported_again(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is in an export already: copy the export's folder"):
+        export.write(bundle.read(exported), config.load(), tmp_path / "again")
+
+
 def test_an_exported_program_gives_the_scores_of_its_network(
     exported: Path, models: predictor.Models, clips: list[Path]
 ) -> None:

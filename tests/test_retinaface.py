@@ -122,6 +122,9 @@ def test_wrong_weights_are_one_line(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a file of weights"):
             retinaface.read_weights(path)
+    torch.save({name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items()}, plain)
+    with pytest.raises(UserError, match="not floats of 16 bits or more"):
+        retinaface.read_weights(plain)
     with pytest.raises(UserError, match="cannot be read"):
         retinaface.read_weights(tmp_path / "none.pth")
 

@@ -130,9 +130,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
                 if len(names) == 1:  # torch's own files are zips of several members
                     data = archive.read(names[0])
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        tensors = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        usual = all(
+            (tensor.is_floating_point() and tensor.element_size() > 1) or name.endswith("num_batches_tracked")
+            for name, tensor in tensors.items()
+        )
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, AttributeError):
         raise UserError(f"{path}: not a file of weights; delete it and run emofuse weights again") from None
+    if not usual:  # 8-bit weights need scales that torch ignores
+        raise UserError(f"{path}: its weights are not floats of 16 bits or more; see faces.body in params.yaml")
+    return tensors
 
 
 class Detector:

@@ -31,9 +31,11 @@ def write(models: tuple[Bundle, Path], params: Params, folder: Path) -> None:
 
     data/bundle/ has bundle.json, the weights as safetensors, each network as a torch.export program (.pt2), checked against
     the network itself, and the weights of the face detector. README.md is the model card; the other files are MLflow's.
-    Raises `UserError` if the folder exists or cannot be created, or if the output of a program differs from its network's.
+    Raises `UserError` if the models are from an export, if the folder exists or cannot be created, or if the output of a program differs from its network's.
     """
     bundle, root = models
+    if (root / bundles.FILE).is_file():
+        raise UserError(f"{root} is in an export already: copy the export's folder")
     try:
         folder.mkdir(parents=True)
         folder.rmdir()
