@@ -223,6 +223,7 @@ def test_a_model_with_other_weights_is_one_line(exported: Path, tmp_path: Path) 
         loaded.networks(loaded.bundle.ensembles[0])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["é x", "a\nb\x1b", "\udcff", "a" * 255])
 def test_an_export_may_have_any_name(micro_run: Path, tmp_path: Path, name: str) -> None:
     printed = micro.run(micro_run, "emofuse", "export", RUN, str(tmp_path / name))

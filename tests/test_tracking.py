@@ -804,6 +804,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.integration
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("with_fcntl", [False, True])
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])

@@ -100,6 +100,7 @@ def as_nobody(folder: Path, *command: str, **settings: str) -> str:
 
 
 @users.needed
+@pytest.mark.integration
 def test_every_engine_works_without_an_account(micro_run: Path, tmp_path: Path) -> None:
     """With an unwritable home, and without one."""
     folder = micro.copied(micro_run, tmp_path)
