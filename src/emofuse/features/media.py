@@ -397,6 +397,7 @@ def pictures(
         start, moment, end = 0.0, 0.0, 0.0
         last: av.VideoFrame | None = None
         aspect = 1.0  # of the last frame's pixels
+        turn: np.ndarray | None = None
         lost = ""  # why decoding has failed since the last frame
         for packet, frames in _decoded(container, stream):
             if packet.pts is not None and not packet.is_discard:
@@ -408,6 +409,7 @@ def pictures(
                 if frame.time is None:
                     continue
                 if last is None:
+                    turn = _display_matrix(frame)
                     start = frame.time if stream.start_time is None else _seconds(stream.start_time, stream)
                     moment = frame.time - start
                     if lost or moment > LOST:
@@ -420,7 +422,7 @@ def pictures(
                     for wanted in waiting:
                         if wanted.times[0] >= now:
                             break
-                        wanted.show(last, moment, now, lost, aspect, largest)
+                        wanted.show(last, moment, now, lost, _Display(aspect, turn, largest))
                     moment = now
                 lost, last = "", frame
                 aspect = _aspect(stated or stream.codec_context.sample_aspect_ratio)
@@ -436,8 +438,27 @@ def pictures(
                     lost or f"cannot be decoded: the video after {moment:.1f} of {end - start:.1f} seconds"
                 )
             else:
-                wanted.show(last, moment, math.inf, "", aspect, largest)
+                wanted.show(last, moment, math.inf, "", _Display(aspect, turn, largest))
                 yield wanted.frames()
+
+
+@dataclass(frozen=True)
+class _Display:
+    """How frames are displayed: width over height of their pixels, their display matrix, and the largest side to keep."""
+
+    aspect: float
+    matrix: np.ndarray | None
+    largest: int | None
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    """The display matrix of upright telephones and mirrored cameras, int (9,); None if there is none.
+
+    It is the same for a whole video. PyAV frees a frame late once its side data have been read, and decoding is a third
+    slower if that is done for each.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return None if matrix is None else np.frombuffer(matrix, np.int32).copy()  # type: ignore[call-overload]
 
 
 @dataclass
@@ -455,9 +476,7 @@ class _Series:
     def is_complete(self) -> bool:
         return bool(self.spoilt) or len(self.shown) == len(self.times)
 
-    def show(
-        self, frame: av.VideoFrame, moment: float, until: float, lost: str, aspect: float, largest: int | None
-    ) -> None:
+    def show(self, frame: av.VideoFrame, moment: float, until: float, lost: str, display: _Display) -> None:
         """A frame is visible from `moment` until then, unless some of the frames in between were `lost`."""
         if self.is_complete:
             return
@@ -466,7 +485,7 @@ class _Series:
         if lost or count == len(self.shown):
             return
         self.damaged += frame.is_corrupt
-        self.pictures.append(_prepared(frame, aspect, largest))
+        self.pictures.append(_prepared(frame, display))
         self.moments.append(moment)
         self.shown.extend([len(self.pictures) - 1] * (count - len(self.shown)))
 
@@ -486,11 +505,9 @@ def _aspect(ratio: Fraction | None) -> float:
 _hdr = threading.local()  # a converter per thread: its table of colours takes seconds to compute
 
 
-def _prepared(frame: av.VideoFrame, aspect: float, largest: int | None) -> av.VideoFrame:
-    """A frame for further processing: as it is displayed, in planes of 8 bits, and no larger than `largest`.
-
-    `aspect` is width over height of its pixels; those of the result are square.
-    """
+def _prepared(frame: av.VideoFrame, display: _Display) -> av.VideoFrame:
+    """A frame for further processing: as it is displayed, in planes of 8 bits, with square pixels, and not too large."""
+    aspect, largest = display.aspect, display.largest
     width, height = frame.width, frame.height
     if aspect != 1:
         width, height = round(width * max(aspect, 1)), round(height / min(aspect, 1))
@@ -506,8 +523,7 @@ def _prepared(frame: av.VideoFrame, aspect: float, largest: int | None) -> av.Vi
     elif frame.format.name not in PLANAR or (width, height) != (frame.width, frame.height):
         kind = frame.format.name if frame.format.name in PLANAR else "gbrp"
         converted = frame.reformat(width, height, format=kind, threads=1)
-    matrix = frame.side_data.get("DISPLAYMATRIX")  # of telephones that are held upright, and of mirrored cameras
-    return _turned(converted, np.frombuffer(matrix, np.int32)) if matrix is not None else converted  # type: ignore[call-overload]
+    return converted if display.matrix is None else _turned(converted, display.matrix)
 
 
 def _turned(frame: av.VideoFrame, matrix: np.ndarray) -> av.VideoFrame:
