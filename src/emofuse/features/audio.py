@@ -125,7 +125,7 @@ def usable(samples: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
     peak = magnitude.max()
     if peak < SILENCE:
         raise BrokenClip("the sound track is silent")
-    share = (magnitude > CLIPPED[1] * peak).mean()
+    share = np.count_nonzero(magnitude > CLIPPED[1] * peak) / len(samples)
     if share > CLIPPED[0]:
         raise BrokenClip(f"the sound is clipped: {share:.0%} of its samples are at full level")
     return samples

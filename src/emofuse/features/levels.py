@@ -41,7 +41,7 @@ def measure(samples: np.ndarray) -> Level:
     if not len(samples) or not np.isfinite(highest - lowest):
         return Level(0, 0.0, 0.0, 0.0, 0.0)
     mean = float(samples.mean(dtype=np.float64))
-    return Level(len(samples), mean, float(np.abs(samples).mean(dtype=np.float64)), lowest, highest)
+    return Level(len(samples), mean, float(np.abs(samples).mean()), lowest, highest)
 
 
 def whole(parts: Iterable[Level]) -> Level:
@@ -64,7 +64,7 @@ def usual(samples: np.ndarray, level: Level) -> np.ndarray:
 
     Returns values in [-1, 1]. Raises `BrokenClip` for values that are not finite, or whose scale is unknown.
     """
-    if not np.isfinite(samples).all():
+    if not np.isfinite(samples.sum()) and not np.isfinite(samples).all():  # the sum is faster
         raise BrokenClip("the sound has samples that are not finite")
     peak, scale = level.peak, 1.0
     if peak > 1 and max(level.highest, -level.lowest) > 1:

@@ -340,7 +340,7 @@ class _Span:
         if self.end < math.inf:
             mono = mono[: round((self.end - self.start) * sample_rate)]
         # Decoders of compressed sound, and the resampler, exceed the full scale slightly.
-        usual = not self.is_exact and np.abs(mono).max(initial=0) <= levels.OVER
+        usual = not self.is_exact and max(mono.max(initial=0), -mono.min(initial=0)) <= levels.OVER
         return np.clip(mono, -1, 1) if usual else mono
 
 
