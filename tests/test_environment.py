@@ -130,20 +130,14 @@ def test_an_interrupted_one_is_made_anew(checkout: Path, how: str) -> None:
 
 def test_a_failed_update_keeps_it_and_an_interrupted_one_does_not(checkout: Path) -> None:
     make(checkout)
-    change_lock_file(checkout)
-    (checkout / "fail").touch()
-    make(checkout, status=2)
-    (checkout / "fail").unlink()
-    log(checkout)
-    make(checkout)
-    assert log(checkout) == UPDATE
-    change_lock_file(checkout)
-    (checkout / "kill").touch()
-    make(checkout, status=2)
-    (checkout / "kill").unlink()
-    log(checkout)
-    make(checkout)
-    assert log(checkout) == WHOLE
+    for how, then in (("fail", UPDATE), ("kill", WHOLE)):
+        change_lock_file(checkout)
+        (checkout / how).touch()
+        make(checkout, status=2)
+        (checkout / how).unlink()
+        log(checkout)
+        make(checkout)
+        assert log(checkout) == then, how
 
 
 def test_a_moved_or_copied_checkout_gets_its_own(checkout: Path) -> None:

@@ -108,6 +108,13 @@ class Dataset(ABC):
         except NotAClip:
             return None
 
+    def clip_at(self, file: PurePosixPath) -> tuple[Clip | None, bool]:
+        """The clip that a file's name, or that of its folder, contains, if any; and whether it is the file's whole name."""
+        try:
+            return self.parse(file.stem), True
+        except NotAClip:
+            return self.named_in(file.stem) or self.named_in(f"{file.parent.name}/"), False
+
     def types(self, corpus: Corpus) -> tuple[str, ...]:
         """The extensions of clips, in lower case, the published one first."""
         return ()

@@ -196,13 +196,9 @@ class CremaD(Dataset):
         suffix = file.suffix.lower()
         if suffix not in self.types(corpus):
             return OTHER_TYPE
-        try:
-            clip, is_clip = self.parse(file.stem), True
-        except NotAClip:
-            named, is_clip = self.named_in(file.stem) or self.named_in(f"{file.parent.name}/"), False
-            if named is None:
-                return self._misnamed(path)
-            clip = named
+        clip, is_clip = self.clip_at(file)
+        if clip is None:
+            return self._misnamed(path)
         name = f"{TYPES[suffix]}/{clip.clip}"
         return Member(clip.actor, f"{name}{suffix}" if is_clip else path, is_clip, name)
 

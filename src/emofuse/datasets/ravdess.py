@@ -100,13 +100,9 @@ class Ravdess(Dataset):
         suffix = file.suffix.lower()
         if suffix not in self.types(corpus):
             return OTHER_TYPE
-        try:
-            clip, is_clip = self.parse(file.stem), True
-        except NotAClip:
-            named, is_clip = self.named_in(file.stem) or self.named_in(f"{file.parent.name}/"), False
-            if named is None:
-                return self._misnamed(path)
-            clip = named
+        clip, is_clip = self.clip_at(file)
+        if clip is None:
+            return self._misnamed(path)
         modality, channel = clip.clip.split("-")[:2]
         wanted = AUDIO_VIDEO if "video" in corpus.modalities else AUDIO_ONLY
         if modality != wanted or CHANNELS[channel] not in corpus.vocal:

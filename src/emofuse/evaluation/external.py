@@ -138,8 +138,9 @@ def _wrapped(note: str) -> str:
 def score(file: Path, corpus: str, protocol: str, emotions: Sequence[str], root: Path) -> Scores:
     """Score a CSV file of predictions for the test clips of a protocol.
 
-    Cells are separated by commas, or by semicolons or tabs; only then may numbers have decimal commas. Columns of the file: `clip` is the name in clips.csv; a directory and a media suffix are ignored. `predicted` or
-    `label` is the emotion; without it, the emotion with the highest probability is used, from one column per emotion,
+    Cells are separated by commas, or by semicolons or tabs; only then may numbers have decimal commas. Columns of the
+    file: `clip` is the name in clips.csv; a directory and a media suffix are ignored. `predicted` or `label` is the
+    emotion; without it, the emotion with the highest probability is used, from one column per emotion,
     `p_<emotion>` or `<emotion>`. `fold` is the fold that tests the clip, and is optional if only one does. `emotion`,
     if present, must be the true emotion. Other columns are ignored.
 

@@ -31,6 +31,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import batched_nms
 
 from emofuse.utils.errors import UserError
+from emofuse.utils.tensors import require_floats
 
 # As in the package's predict_single.py and in the training of both bodies.
 PRIOR_SIZES = [[16, 32], [64, 128], [256, 512]]
@@ -131,14 +132,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
                     data = archive.read(names[0])
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         tensors = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-        usual = all(
-            (tensor.is_floating_point() and tensor.element_size() > 1) or name.endswith("num_batches_tracked")
-            for name, tensor in tensors.items()
-        )
+        require_floats(tensors)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; see faces.body in params.yaml") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, AttributeError):
         raise UserError(f"{path}: not a file of weights; delete it and run emofuse weights again") from None
-    if not usual:  # 8-bit weights need scales that torch ignores
-        raise UserError(f"{path}: its weights are not floats of 16 bits or more; see faces.body in params.yaml")
     return tensors
 
 

@@ -31,7 +31,8 @@ def write(models: tuple[Bundle, Path], params: Params, folder: Path) -> None:
 
     data/bundle/ has bundle.json, the weights as safetensors, each network as a torch.export program (.pt2), checked against
     the network itself, and the weights of the face detector. README.md is the model card; the other files are MLflow's.
-    Raises `UserError` if the models are from an export, if the folder exists or cannot be created, or if the output of a program differs from its network's.
+    Raises `UserError` if the models are from an export, if the folder exists or cannot be created, or if the output of a
+    program differs from its network's.
     """
     bundle, root = models
     if (root / bundles.FILE).is_file():

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from emofuse.models.backbones import HARA, FreezableResNet
+from emofuse.utils.tensors import require_floats
 
 if TYPE_CHECKING:
     State = dict[str, torch.Tensor]
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Names in github.com/kenshohara/3D-ResNets-PyTorch → names in torchvision's VideoResNet. The latter match no pattern.
 RENAMED = (
     (re.compile(r"^conv1\."), "stem.0."),
@@ -28,22 +28,11 @@ def load(backbone: FreezableResNet, modality: Literal["video", "audio"], state: 
 
     For video, networks of torchvision's or kenshohara's layout, for audio, networks of torchvision's.
     """
-    _require_floats(state)
+    require_floats(state)
     state = _video(state) if modality == "video" else _audio(state)
     if difference := _difference(state, backbone.state_dict()):
         raise ValueError(difference)
     backbone.load_state_dict(state)
-
-
-def _require_floats(state: State) -> None:
-    """ValueError for weights in other numbers than floats of 16 bits and more: 8-bit ones need scales that torch ignores."""
-    for name, value in state.items():
-        if value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"{name} is not stored as a plain array")
-        if value.dtype not in FLOATS and not name.endswith("num_batches_tracked"):
-            raise ValueError(
-                f"{name} has numbers of type {str(value.dtype).removeprefix('torch.')}, not floats of 16 bits or more"
-            )
 
 
 def _video(state: State) -> State:
