@@ -237,7 +237,7 @@ def score(
     from emofuse.evaluation import external
     from emofuse.utils.files import write_json
 
-    emotions = datasets.get(params.corpus(corpus).kind).emotions
+    emotions = datasets.of(params.corpus(corpus), ROOT).emotions
     scored = external.score(predictions, corpus, protocol, emotions, ROOT)
     if output is not None:
         write_json(output, scored.record())
@@ -260,7 +260,7 @@ def search(
     from emofuse.utils import gpu
 
     with gpu.device() as device:
-        emotions = datasets.get(params.corpus(corpus).kind).emotions
+        emotions = datasets.of(params.corpus(corpus), ROOT).emotions
         module.run(params, corpus, protocol, fold, candidates, emotions, ROOT, device)
 
 

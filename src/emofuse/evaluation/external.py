@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from emofuse import paths
 from emofuse.data.protocols import RANDOM
+from emofuse.datasets.base import actor_named
 from emofuse.evaluation import metrics, statistics
 from emofuse.evaluation.metrics import NAMES
 from emofuse.evaluation.text import SCORES_NOTE, spread
@@ -44,7 +45,7 @@ class Scores:
     protocol: str
     emotions: tuple[str, ...]
     folds: tuple[int, ...]
-    actors: tuple[NDArray[np.int64], ...]  # of each fold
+    actors: tuple[NDArray[Any], ...]  # of each fold
     confusions: tuple[NDArray[np.int64], ...]  # of each fold, by actor: (A, classes, classes)
     missing: tuple[int, ...]  # folds of the protocol without predictions
     sha256: dict[str, str]  # of the predictions, clips.csv and folds.csv
@@ -164,7 +165,7 @@ def score(file: Path, corpus: str, protocol: str, emotions: Sequence[str], root:
     index = {emotion: number for number, emotion in enumerate(emotions)}
     by_actor = [
         statistics.actor_confusions(
-            clips.loc[tests[fold], "actor"].astype(int).to_numpy(),
+            np.array(clips.loc[tests[fold], "actor"].map(actor_named).tolist()),
             clips.loc[tests[fold], "emotion"].map(index).to_numpy(),
             np.array([index[predictions[clip]] for clip in tests[fold]]),
             len(emotions),
