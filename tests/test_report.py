@@ -65,6 +65,7 @@ def make_params(root: Path) -> Params:
     }  # fmt: skip
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
     shutil.copytree(ROOT / "protocols", root / "protocols", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "corpora", root / "corpora", dirs_exist_ok=True)
     shutil.copytree(ROOT / "literature", root / "literature", dirs_exist_ok=True)
     return config.load(root / "params.yaml")
 

@@ -367,6 +367,10 @@ class Corpus(Section):
         for kind in ("demo", "table"):
             if (self.kind == kind) != (getattr(self, kind) is not None):
                 raise ValueError(f"{kind}: required if and only if kind is {kind}")
+        if self.actors != "all" and self.table is None:
+            for actor in self.actors:
+                if isinstance(actor, str):
+                    raise ValueError(f"actors: {printable(repr(actor))} is not a number")
         for key in ("seeds", "variants", "audit", "actors"):
             values = getattr(self, key)
             if values != "all" and len(set(values)) != len(values):
@@ -643,14 +647,13 @@ def load(path: Path | str = "params.yaml") -> Params:
     _check_size(tree, path)
     params = _validate(Params, tree)
     _check_names(params)
-    for name, corpus in params.corpora.items():
-        actors = _actors(corpus, path.parent)
-        for protocol, folds in corpus.protocols.items():
-            _check_folds(f"corpora.{name}", corpus, protocol, folds, actors, path.parent)
     proposed = Run(network=params.network, loss=params.loss, training=params.training)
     for variant, changes in params.variants.items():
         overridden(proposed, changes.model_dump(), f"variants.{variant}")
-    for name in params.corpora:
+    for name, corpus in params.corpora.items():
+        actors = _actors(f"corpora.{name}", corpus, path.parent)
+        for protocol, folds in corpus.protocols.items():
+            _check_folds(f"corpora.{name}", corpus, protocol, folds, actors, path.parent)
         _check_emotions(params, name)
     return params.model_copy(update={"corpora": {name: _without_unused(params, name) for name in params.corpora}})
 
@@ -688,12 +691,16 @@ def _check_names(params: Params) -> None:
                     raise UserError(f"corpora.{name}.{key}: there is no variant {variant!r} under variants")
 
 
-def _actors(corpus: Corpus, root: Path) -> Sequence[Actor] | None:
+def _actors(corpus_path: str, corpus: Corpus, root: Path) -> Sequence[Actor] | None:
     """The actors of a corpus that are known before its clips are there: those listed in params.yaml or in its table."""
     if corpus.table is None:
         return None if corpus.actors == "all" else corpus.actors
     listed = datasets.of(corpus, root).actors
-    return listed if corpus.actors == "all" else corpus.actors
+    if corpus.actors == "all":
+        return listed
+    if unknown := [actor for actor in corpus.actors if actor not in listed]:
+        raise UserError(f"{corpus_path}.actors: there is no actor {unknown[0]} in {corpus.table.metadata}; remove it")
+    return corpus.actors
 
 
 def _check_emotions(params: Params, name: str) -> None:
