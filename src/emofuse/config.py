@@ -323,8 +323,8 @@ class Corpus(Section):
     demo: Demo | None = None
     table: Table | None = None
     show_faces: bool = Field(
-        True,
-        description="false: no picture of the people in the clips in figures, pages and MLflow; say why in a comment",
+        False,
+        description="whether figures may show faces and spectrograms of clips; they are published with the results",
     )
     shards: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3, 4, 5, 6, 7]
     faces: Faces | None = None
@@ -396,6 +396,11 @@ class Corpus(Section):
         """The parameters that determine its clips."""
         clips = self.model_dump(mode="json", include=set(CLIPS))
         return clips | ({"table": {"metadata": self.table.metadata}} if self.table else {})
+
+    @property
+    def actors_known(self) -> bool:
+        """Whether its actors are people, not just groups of clips."""
+        return self.table is None or self.table.actors_known
 
     @property
     def tables(self) -> list[str]:

@@ -15,7 +15,7 @@ from emofuse.data.protocols import RANDOM
 from emofuse.datasets.base import Actor, Dataset, actor_named
 from emofuse.evaluation import metrics, statistics
 from emofuse.evaluation.metrics import NAMES
-from emofuse.evaluation.text import SCORES_NOTE, spread
+from emofuse.evaluation.text import ACTORS_UNKNOWN, SCORES_NOTE, spread
 from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.writers import MODALITIES
 from emofuse.report import load as results
@@ -103,6 +103,8 @@ def _data(bundle: Bundle, dataset: Dataset, corpus: CorpusResults, run: Run) -> 
     shared = (
         "**Actors appear in training and test**: the results do not apply to unseen people."
         if bundle.protocol.startswith(RANDOM)
+        else ACTORS_UNKNOWN
+        if not corpus.actors_known
         else "No actor is in more than one part of a split; the epoch was selected on validation actors."
     )
     return [

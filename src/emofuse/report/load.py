@@ -21,6 +21,7 @@ from emofuse.data import exclusion_counts
 from emofuse.data.protocols import RANDOM
 from emofuse.datasets.base import Actor, Published, actor_named, sorted_actors
 from emofuse.evaluation import calibration, metrics, statistics
+from emofuse.evaluation.text import ACTORS_UNKNOWN
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
 from emofuse.report import assumptions, human_baseline, literature
@@ -191,6 +192,8 @@ class CorpusResults:
     name: str
     title: str
     kind: str
+    show_faces: bool
+    actors_known: bool
     modalities: tuple[str, ...]
     runs: tuple[Run, ...]  # under actor-independent protocols
     random_runs: tuple[Run, ...]  # under random_ protocols, which share actors between training and test
@@ -206,7 +209,9 @@ class CorpusResults:
 
     @property
     def warning(self) -> str:
-        """What must precede the numbers wherever they are shown; empty for real corpora."""
+        """What must precede the numbers wherever they are shown, or ""."""
+        if not self.actors_known:
+            return ACTORS_UNKNOWN
         if self.kind != "demo":
             return ""
         return (
@@ -256,6 +261,8 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         name=corpus_name,
         title=corpus.title,
         kind=corpus.kind,
+        show_faces=corpus.show_faces,
+        actors_known=corpus.actors_known,
         modalities=tuple(corpus.modalities),
         runs=tuple(run for run in runs if not run.protocol.startswith(RANDOM)),
         random_runs=tuple(run for run in runs if run.protocol.startswith(RANDOM)),
