@@ -175,9 +175,7 @@ def _rows(data: bytes, metadata: str, emotions: tuple[str, ...]) -> tuple[Row, .
                 raise UserError(f"{where}: the cell of {column} is empty; fill it in")
         for column, text in cells.items():
             if not text.isprintable() or (len(text) > LONGEST and column not in ("file", "sound")):
-                raise UserError(
-                    f"{where}: {column} {printable(text)[:50]!r} is too long or cannot be printed; correct it"
-                )
+                raise UserError(f"{where}: {column} {text[:50]!r} is too long or cannot be printed; correct it")
         row = _row(line, cells, where)
         if row.clip.emotion not in emotions:
             raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 
 from emofuse.data.own_corpus import names
 from emofuse.data.own_corpus.listing import COLUMNS, Listing, Maps, interpreted
+from emofuse.datasets.base import actor_named, sorted_actors
 from emofuse.datasets.emotions import standard
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import parse_json, read_json
@@ -170,7 +171,7 @@ def _folds(parts: Mapping[int, Mapping[str, str]], actor_of: Mapping[str, str]) 
                     " out {actor} of --pattern to use these folds as they are"
                 )
         folds[fold] = {
-            part: sorted(actor for actor, own in placed.items() if own == part)
+            part: [*map(str, sorted_actors(actor_named(actor) for actor, own in placed.items() if own == part))]
             for part in ("test", "val")
             if part in placed.values()
         }

@@ -45,11 +45,11 @@ def read(paths: Iterable[str], pattern: str, maps: Maps) -> Listing:
 
     Raises `UserError` for another pattern, and for a map of a field that it does not have.
     """
+    expression, listing = compiled(pattern), Listing()
     if absent := {"actor", "emotion"} - fields(pattern):
         raise UserError(f"--pattern {pattern}: it has no {{{min(absent)}}}; it needs {{actor}} and {{emotion}}")
     if unknown := set(maps) - fields(pattern):
         raise UserError(f"--map {min(unknown)}: --pattern has no {{{min(unknown)}}}; correct one of them")
-    expression, listing = compiled(pattern), Listing()
     for path in paths:
         found = expression.fullmatch(path)
         row = interpreted(found.groupdict(), maps) if found else "whose names do not fit --pattern"
