@@ -220,6 +220,11 @@ class CorpusResults:
         )
 
     @property
+    def in_paper(self) -> bool:
+        """Whether the paper has results on clips of this kind."""
+        return self.kind not in ("demo", "table")
+
+    @property
     def planned(self) -> tuple[Run, ...]:
         """All runs that params.yaml plans."""
         return (*self.runs, *self.random_runs)
