@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import re
+import shlex
 import shutil
+import wave
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import micro
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
@@ -16,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emofuse import config, datasets
+from emofuse.cli import main
 from emofuse.data import own_corpus
 from emofuse.data.own_corpus import emobox, names, section
 from emofuse.data.own_corpus.listing import read_maps
@@ -218,9 +225,43 @@ def test_a_new_corpus_runs_under_both_engines_without_code(tmp_path: Path) -> No
     assert {"index own", "splits own kfold_5", "train own kfold_5 proposed 1 0"} <= changed
 
 
+def document() -> list[list[str]]:
+    """The commands in docs/own-corpus.md that call emofuse, as lists of arguments."""
+    text = (ROOT / "docs" / "own-corpus.md").read_text()
+    shell = "\n".join(re.findall("```sh\n(.+?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
+    return [shlex.split(line)[1:] for line in shell.splitlines() if line.startswith("emofuse corpus")]
+
+
+def test_the_first_example_of_the_document(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EMO-DB's names; its speakers are numbered 03 to 16, its emotions are letters for German words."""
+    monkeypatch.chdir(root)
+    with zipfile.ZipFile("download.zip", "w") as archive:
+        for number, (actor, code) in enumerate(itertools.product(("03", "08", "09", "10", "11"), "WLEAFTN")):
+            for take in "ab":
+                archive.writestr(f"wav/{actor}a0{number % 7 + 1}{code}{take}.wav", tone(100 + number))
+        archive.writestr("erkennung.txt", "?")
+    assert main(document()[0]) == 0
+    corpus = config.load("params.yaml").corpus("emodb")
+    dataset = datasets.of(corpus, root)
+    assert dataset.emotions == ("neutral", "happy", "sad", "angry", "fearful", "disgust", "boredom")
+    assert dataset.actors == (3, 8, 9, 10, 11)
+    assert corpus.modalities == ["audio"]
+    assert config.load("params.yaml").run("emodb", "proposed").loss.start == "flat"
+
+
+def tone(hertz: float) -> bytes:
+    """A recording of half a second."""
+    samples = (9000 * np.sin(2 * np.pi * hertz * np.arange(8000) / 16000)).astype("<i2")
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as written:
+        written.setparams((1, 2, 16000, 0, "NONE", ""))
+        written.writeframes(samples.tobytes())
+    return stream.getvalue()
+
+
 # ── EmoBox ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-RAVDESS = "ravdess-{modality}-{channel}-{emo}-{intensity}-{statement}-{repetition}-{actor}"
+RAVDESS = document()[1][document()[1].index("--pattern") + 1]
 
 
 @pytest.fixture

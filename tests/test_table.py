@@ -310,15 +310,17 @@ def test_the_registry_of_javased_is_that_of_its_clips(shared_data: Path) -> None
         assert (len(data), hashlib.sha256(data).hexdigest()) == (int(row["bytes"]), row["sha256"])
 
 
-def test_a_folder_of_flac_files_is_a_source_of_the_recordings(tmp_path: Path, shared_data: Path) -> None:
-    clips.download(
-        "javased_sound", javased("javased_sound"), 3, str(shared_data / "javased_sound_16k"), tmp_path_with(tmp_path)
-    )
+def test_a_folder_of_flac_files_is_a_source_of_the_recordings(
+    tmp_path: Path, shared_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(ROOT / "corpora", tmp_path / "corpora")
+    files = shutil.copytree(shared_data / "javased_sound_16k", tmp_path / "flac")
+    changed = files / "10-01-01_01.flac"
+    changed.unlink()
+    shutil.copy(files / "10-01-01_02.flac", changed)
+    with caplog.at_level("INFO"):
+        clips.download("javased_sound", javased("javased_sound"), 3, str(files), tmp_path)
     with zipfile.ZipFile(tmp_path / paths.raw("javased_sound", 3)) as archive:
         assert len(archive.namelist()) == 3 * 168
         assert all(name.endswith(".flac") for name in archive.namelist())
-
-
-def tmp_path_with(root: Path) -> Path:
-    shutil.copytree(ROOT / "corpora", root / "corpora")
-    return root
+    assert "javased_sound, shard 3: 1 of 504 files differ from the published ones" in caplog.text

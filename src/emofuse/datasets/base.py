@@ -147,6 +147,10 @@ class Dataset(ABC):
         """The members of shards that a source must have for some actors → where they are listed; {} if it may lack any."""
         return {}
 
+    def flac_md5(self) -> Mapping[str, str]:
+        """Members of shards that are re-encoded recordings → the MD5 of their samples, as far as they are known."""
+        return {}
+
     def generate(self, corpus: Corpus, shard: int) -> Sequence[tuple[str, Callable[[], bytes]]] | None:
         """The members of a shard of a computed corpus, in order of name; None if the clips come from files."""
         return None

@@ -9,6 +9,7 @@
 | sound | path of a separate file with its sound |
 | gender, intensity, statement, repetition | for information |
 | bytes, sha256 | of the published file, for downloads |
+| samples_md5 | of the samples of a recording, as the header of a FLAC copy states it |
 
 Other columns are ignored. Recordings listed as .wav may also be .flac files.
 """
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 REQUIRED = ("file", "actor", "emotion")
 LONGEST = 200  # characters of a name
+_MD5 = re.compile("[0-9a-f]{32}")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -60,6 +62,7 @@ class Row:
     sound: str
     size: int | None
     checksum: str
+    samples_md5: str
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -131,6 +134,12 @@ class TableCorpus(Dataset):
             for file in row.files
         }
 
+    def flac_md5(self) -> Mapping[str, str]:
+        """The name of a recording as .flac file → the MD5 of its samples, as far as they are known."""
+        return {
+            str(PurePosixPath(row.sound).with_suffix(".flac")): row.samples_md5 for row in self.rows if row.samples_md5
+        }
+
     def remote(self, bases: Sequence[str], actors: Sequence[Actor], corpus: Corpus) -> list[RemoteFile]:
         """The listed files of some actors, one by one."""
         wanted = set(actors)
@@ -194,15 +203,17 @@ def _rows(data: bytes, metadata: str, emotions: tuple[str, ...]) -> tuple[Row, .
 def _row(line: int, cells: Mapping[str, str], where: str) -> Row:
     file = _path(cells["file"], where)
     sound = _path(cells.get("sound", ""), where) or file
-    size, checksum = cells.get("bytes", ""), cells.get("sha256", "").lower()
+    size, checksum, md5 = cells.get("bytes", ""), cells.get("sha256", "").lower(), cells.get("samples_md5", "").lower()
     if size and not size.isdecimal():
         raise UserError(f"{where}: bytes {size!r} is not a whole number; correct it")
     if checksum and not _SHA256.fullmatch(checksum):
         raise UserError(f"{where}: sha256 {checksum[:20]!r} is not a SHA-256; correct it")
+    if md5 and not _MD5.fullmatch(md5):
+        raise UserError(f"{where}: samples_md5 {md5[:20]!r} is not an MD5; correct it")
     name = cells.get("clip", "") or str(PurePosixPath(file).with_suffix(""))
     details = (cells.get(column, "") for column in ("intensity", "statement", "repetition"))
     clip = Clip(name, actor_named(cells["actor"]), cells.get("gender", ""), cells["emotion"], *details)
-    return Row(line, clip, file, sound, int(size) if size else None, f"sha256:{checksum}" if checksum else "")
+    return Row(line, clip, file, sound, int(size) if size else None, f"sha256:{checksum}" if checksum else "", md5)
 
 
 def _path(text: str, where: str) -> str:

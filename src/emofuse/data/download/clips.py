@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FLAC_MD5 = slice(26, 42)  # the bytes of a FLAC file with the MD5 of its samples
+
 
 def stage(params: Params, corpus: str, shard: int, root: Path = Path()) -> None:
     """`emofuse download`: get the clips of one shard from the corpus's source to data/<corpus>/raw/."""
@@ -151,7 +153,8 @@ def download(name: str, corpus: Corpus, shard: int, source: str | None, root: Pa
     whole = dataset.published(corpus) if expected == everyone == dataset.actors else None
     _report(f"{name}, shard {shard}", contents, selected, actors, sorted_actors(set(absent) & set(actors)), whole)
     members = selected.members | _tables(name, corpus, dataset, contents.files, actors)
-    shards.write(target, _contents(members, published, f"download of {name}, shard {shard}"))
+    what = f"download of {name}, shard {shard}"
+    shards.write(target, _contents(members, published, dataset.flac_md5(), what))
 
 
 def _skipped(contents: Contents, selected: Selection) -> list[str]:
@@ -301,7 +304,9 @@ def _rows(
     return next(iter(tables))
 
 
-def _contents(members: dict[str, File], published: Sequence[RemoteFile], what: str) -> Iterator[tuple[str, bytes]]:
+def _contents(
+    members: dict[str, File], published: Sequence[RemoteFile], flac_md5: Mapping[str, str], what: str
+) -> Iterator[tuple[str, bytes]]:
     """The shard's members in order. A local copy may be another edition, so files that differ are only counted.
 
     Raises `UserError` if all clips are stand-ins for files that were not fetched; the index reports single ones.
@@ -319,6 +324,8 @@ def _contents(members: dict[str, File], published: Sequence[RemoteFile], what: s
                 http.verify(io.BytesIO(data), expected[member])
             except http.WrongContent:
                 others += 1
+        elif member in flac_md5:
+            others += data[FLAC_MD5].hex() != flac_md5[member]
         yield member, data
     if clips and len(unfetched) == len(clips):
         raise UserError(f"{unfetched[0]} (and so are {len(clips) - 1} more)")
