@@ -52,7 +52,7 @@ def make_params(root: Path) -> Params:
                 "variants": ["proposed", "no_temporal_attention"],
             },
             "demo": both | {
-                "kind": "demo", "title": "demo, made faces and voices", "demo": {}, "faces": FACES | {"detector": "centre"},
+                "kind": "demo", "title": "demo, made faces and voices", "demo": {}, "show_faces": True, "faces": FACES | {"detector": "centre"},
                 "protocols": {"kfold_3": [0, 1, 2]},
             },
         },
