@@ -408,6 +408,7 @@ def test_what_other_programs_append_to_a_file_is_not_its_length(small: Path, tmp
         ("a.mkv", ("-c:v", "png", "-c:a", "copy"), "the codec of its video is png, which is not read; convert it"),
         ("b.mkv", ("-c:v", "copy", "-c:a", "wavpack"), "the codec of its sound is wavpack, which is not read"),
         ("a.wav", ("-vn", "-c:a", "adpcm_yamaha"), "the codec of its sound is adpcm_yamaha, which is not read"),
+        ("b.wav", ("-vn", "-c:a", "pcm_s64le"), "the codec of its sound is pcm_s64le, which is not read"),
     ],
 )
 def test_only_allowed_decoders_are_opened(

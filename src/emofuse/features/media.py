@@ -37,6 +37,10 @@ DRIFT = 0.1
 JITTER = 0.01
 # Seconds on both sides of a span of sound that are resampled with it and then removed: the filter needs context.
 EDGE = 0.05
+# Power of the mean of channels, relative to that of the mean of independent ones, below which they cancel each other; and
+# of how many samples one is looked at.
+CANCELLED = 0.25
+SPARSE = 7
 # Seconds of sound whose level is measured at a time.
 TILE = 10.0
 # Seconds of video at its start and end that may be impossible to decode.
@@ -320,7 +324,8 @@ class _Span:
         else:
             # One long frame, because of the resampler's overhead per call.
             samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
-            whole = av.AudioFrame.from_ndarray(samples, format=first.format.name, layout=first.layout.name)
+            samples, layout = _audible(samples, first.layout)
+            whole = av.AudioFrame.from_ndarray(samples, format=first.format.name, layout=layout)
             whole.sample_rate = first.sample_rate
             resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
             mono = np.concatenate([b.to_ndarray()[0] for f in (whole, None) for b in resampler.resample(f)])
@@ -342,6 +347,23 @@ class _Span:
         # Decoders of compressed sound, and the resampler, exceed the full scale slightly.
         usual = not self.is_exact and max(mono.max(initial=0), -mono.min(initial=0)) <= levels.OVER
         return np.clip(mono, -1, 1) if usual else mono
+
+
+def _audible(samples: np.ndarray, layout: av.AudioLayout) -> tuple[np.ndarray, str]:
+    """The samples and the layout to mix: all channels or, if they cancel each other, the loudest.
+
+    They do if a microphone with a balanced output was recorded in stereo. A player plays both, so that they are heard.
+    """
+    channels = layout.nb_channels
+    if channels > 1:
+        planes = samples.reshape(-1, channels).T if len(samples) == 1 else samples
+        some = planes[:, ::SPARSE].astype(np.float64)
+        some -= 128 if planes.dtype == np.uint8 else 0
+        with np.errstate(invalid="ignore"):  # values that are not finite are reported later
+            powers, mixed = (some**2).mean(1), (some.mean(0) ** 2).mean()
+        if mixed < CANCELLED * powers.sum() / channels**2:
+            return np.ascontiguousarray(planes[powers.argmax()][None]), "mono"
+    return samples, layout.name
 
 
 @dataclass(frozen=True)
