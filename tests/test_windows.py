@@ -151,14 +151,6 @@ def variable(film: Path, output: Path) -> None:
     ffmpeg("-i", film, "-vf", "select='not(mod(n,2))+lt(mod(n,9),4)'", "-fps_mode", "vfr", output)
 
 
-def damaged(film: Path, output: Path) -> None:
-    """A few hundred bytes in the middle are noise."""
-    content = bytearray(film.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 400] = np.random.default_rng(1).bytes(400)
-    output.write_bytes(content)
-
-
 GOOD: dict[str, Conversion] = {
     "one frame a second": lambda film, output: ffmpeg("-i", film, "-r", "1", "-t", "3", output),
     "8K": lambda film, output: ffmpeg(

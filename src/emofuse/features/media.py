@@ -371,14 +371,12 @@ class Frames:
     """Frames of a clip in the decoder's format, so that only the regions that are needed are converted to RGB.
 
     `pictures` are F frames of one size in order of time; `times` (F,) are their timestamps in seconds from the clip's
-    first frame; `shown` is the number of the frame that is visible at each of the requested times; `damaged` counts the
-    frames that the decoder had to conceal errors in.
+    first frame; `shown` is the number of the frame that is visible at each of the requested times.
     """
 
     pictures: list[av.VideoFrame]
     times: np.ndarray
     shown: np.ndarray
-    damaged: int = 0
 
     @property
     def width(self) -> int:
@@ -397,7 +395,8 @@ def decode_frames(source: bytes | Path, times: Sequence[float]) -> Frames:
     """Decode the frames that are visible at the given times.
 
     `times` are in seconds from the first frame, in ascending order; a time after the end gives the last frame, which
-    a player holds. Raises `BrokenClip` for a clip without video, and for one whose start or end cannot be decoded.
+    a player holds. Raises `BrokenClip` for a clip without video, for one whose start or end cannot be decoded, and for
+    one with errors in these frames.
     """
     return _only(pictures(source, [times]))
 
@@ -485,7 +484,7 @@ def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
 
 @dataclass
 class _Series:
-    """The frames that are visible at some times, during decoding."""
+    """The frames that are visible at some times, during decoding. `damaged` counts those with concealed errors."""
 
     times: Sequence[float]
     pictures: list[av.VideoFrame] = field(default_factory=list)
@@ -514,7 +513,9 @@ class _Series:
     def frames(self) -> Frames | BrokenClip:
         if self.spoilt:
             return BrokenClip(self.spoilt)
-        return Frames(_uniform(self.pictures), np.array(self.moments), np.array(self.shown, int), self.damaged)
+        if self.damaged:
+            return BrokenClip(f"the picture is damaged: in {self.damaged} of {len(self.pictures)} frames")
+        return Frames(_uniform(self.pictures), np.array(self.moments), np.array(self.shown, int))
 
 
 def _aspect(ratio: Fraction | None) -> float:
