@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import subprocess
@@ -231,6 +232,15 @@ def test_an_unreadable_file_has_a_reason(shared_data: Path, tmp_path: Path) -> N
             list(windows.samples(file, bundle(), None))
     finally:
         os.seteuid(own)
+
+
+def test_a_file_system_that_fails_is_a_reason(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(media.mmap, "mmap", failing)
+    with pytest.raises(media.BrokenClip, match="cannot be read: No such device"):
+        list(windows.samples(shared_data / FILM, bundle(), None))
 
 
 def test_damage_affects_only_the_windows_around_it(shared_data: Path, tmp_path: Path, detect: faces.Detect) -> None:

@@ -79,7 +79,13 @@ def _content(source: bytes | Path) -> Iterator[bytes | mmap.mmap]:
     if isinstance(source, bytes):
         yield source
         return
-    with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    try:
+        with source.open("rb") as stream:
+            # Some network file systems cannot share maps of memory.
+            mapped = mmap.mmap(stream.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    except OSError as error:
+        raise BrokenClip(f"cannot be read: {error.strerror}") from None
+    with mapped as data:
         yield data
 
 
