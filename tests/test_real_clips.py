@@ -107,7 +107,8 @@ def test_job_uses_only_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(faces, "extract", extract)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    for name in ("protocols", "corpora"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("actors: 24, takes: 4", "actors: 4, takes: 1"))
     monkeypatch.chdir(tmp_path)
@@ -125,7 +126,8 @@ def test_job_uses_only_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_audio_recordings_become_folds(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uses 6 of the 24 actors, a partial corpus, to be quick."""
-    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    for name in ("protocols", "corpora"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     text = (ROOT / "params.yaml").read_text()
     old = "title: RAVDESS, speech recordings\n"
     assert old in text
