@@ -70,9 +70,12 @@ def setting(stage, section):
 
 def code(stage):
     """The digest of the code behind a job's results, for `params`."""
-    return (
-        lambda wildcards: f"code {digest(stage, PARAMS.corpora[wildcards.corpus].kind)}"
-    )
+
+    def of_job(wildcards):
+        job = key(wildcards)
+        return f"code {digest(stage, PARAMS.kind(job), PARAMS.package(job))}"
+
+    return of_job
 
 
 def source(wildcards):

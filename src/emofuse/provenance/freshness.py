@@ -143,9 +143,13 @@ class Chain:
         ran = f"`{record.command}` ran"
         try:
             settings = self.params.settings(record.stage, **record.key)
-            digest = code.digest(record.stage, self.params.kind(record.key))
+            kind, package = self.params.kind(record.key), self.params.package(record.key)
         except (UserError, KeyError, TypeError) as error:
             return Finding(State.LEFT_OVER, (f"params.yaml no longer includes `{record.command}`: {error}",))
+        try:
+            digest = code.digest(record.stage, kind, package, self.root)
+        except UserError as error:  # about the user's package
+            return Finding(State.STALE, (str(error),))
         reasons = [f"{ran} with {difference}" for difference in differences(record.settings, settings)]
         if record.code != digest:
             reasons.append(f"{ran} with other code")
