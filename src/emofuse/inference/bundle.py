@@ -131,8 +131,8 @@ class Bundle(Section):
                 raise UserError(f"--factory {factory}: {ensemble.variant} is a network of {name}")
             if code.of_package(network.package, HERE) != ensemble.package:
                 raise UserError(
-                    f"--factory {factory}: {network.package} is not the version that {ensemble.variant} was"
-                    " trained with; use that version, or train again"
+                    f"--factory {factory}: the package {network.package} here is not the version with which"
+                    f" {ensemble.variant} was trained; use that version, or train again"
                 )
 
     def networks(self, ensemble: Ensemble, folder: Path, factory: str | None) -> list[nn.Module]:
