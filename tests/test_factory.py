@@ -599,6 +599,16 @@ def test_a_factory_that_fails_ends_the_training_with_one_line(clone: Path) -> No
 
 
 @pytest.mark.integration
+def test_results_are_published_with_a_committed_package(clone: Path) -> None:
+    publish = ("emofuse", "publish", micro.CORPUS, "--why", "a test")
+    (clone / "my_net.py").write_text(f"# a comment\n{EXAMPLE}")
+    assert re.search("uncommitted changes in .*my_net: commit them", micro.run(clone, *publish, status=2))
+    micro.commit(clone, "comment")
+    micro.run(clone, *publish)
+    assert "results/published/micro: intact, up to date" in micro.run(clone, "emofuse", "verify", micro.CORPUS)
+
+
+@pytest.mark.integration
 def test_dvc_notices_another_package(clone: Path) -> None:
     assert micro.ran(micro.run(clone, *micro.DVC)) == set()
     assert read_json(clone / "data/micro/factories.json").keys() == {"my_net"}

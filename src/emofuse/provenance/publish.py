@@ -140,7 +140,7 @@ def check(corpus: str, params: Params, root: Path) -> Iterator[str]:
         yield f"{name}: {State.CORRUPTED}"
         yield from (f"  {flaw}" for flaw in found)
         raise UserError(f"{name}: {first(found)}; `git checkout -- {name}` restores what is committed")
-    chain = Chain(params, folder)
+    chain = Chain(params, folder, root)
     report = next(record for record in chain.records if record.stage == "report")
     commits = [row["commit"] for row in _logged(root) if (row["corpus"], row["record"]) == (corpus, report.hash)]
     if not commits:
