@@ -22,6 +22,7 @@ from emofuse.models.network import EmotionNetwork
 from emofuse.utils import packages
 from emofuse.utils.errors import UserError
 
+CPU = torch.device("cpu")
 Shapes = Mapping[str, tuple[int, ...]]
 
 RESERVED = "emotion_distance"  # in a model file, the weights of the loss
@@ -32,7 +33,7 @@ def build(
     emotions: int,
     shapes: Shapes,
     root: Path,
-    device: torch.device = torch.device("cpu"),  # noqa: B008
+    device: torch.device = CPU,
 ) -> nn.Module:
     """The network of a section with random weights, from torch's random numbers, on the device.
 
@@ -63,11 +64,12 @@ def _custom(
 def _try_out(network: nn.Module, emotions: int, shapes: Shapes, device: torch.device, name: str) -> None:
     """Raise `UserError` if a network does not predict two clips and one, or cannot be trained. It stays as it is."""
     generator = torch.Generator().manual_seed(1)
-    clips = {name: torch.rand(2, *shape, generator=generator).to(device) for name, shape in shapes.items()}
+    clips = {modality: torch.rand(2, *shape, generator=generator).to(device) for modality, shape in shapes.items()}
+    first = {modality: batch[:1].clone() for modality, batch in clips.items()}
     network.eval()
     with torch.no_grad():  # lazy modules get their shapes
         scores, embeddings = _outputs(network, clips, 2, emotions, name)
-        alone, embedding = _outputs(network, {name: x[:1].clone() for name, x in clips.items()}, 1, emotions, name)
+        alone, embedding = _outputs(network, first, 1, emotions, name)
     if embedding.shape[1] != embeddings.shape[1] or not torch.allclose(alone[0], scores[0], rtol=0.01, atol=0.001):
         raise UserError(f"{name}: the scores of a clip depend on the other clips of its batch, also in eval mode")
     if not any(parameter.requires_grad for parameter in network.parameters()):
