@@ -20,10 +20,12 @@ from emofuse.utils.errors import UserError
 
 SECTIONS = {
     "network": config.Network, "loss": config.Loss, "training": config.Training,
-    "faces": config.Faces, "audio": config.Audio, "demo": config.Demo,
+    "faces": config.Faces, "audio": config.Audio, "demo": config.Demo, "table": config.Table,
 }  # fmt: skip
 # They name a corpus and cut it in files; its variants have lines of their own.
-WITHOUT_EFFECT = {"kind", "title", "shards", "variants"}
+WITHOUT_EFFECT = {"kind", "title", "shards", "variants", "show_faces"}
+# The model card shows them.
+WITHOUT_EFFECT |= {f"table.{key}" for key in ("actors_known", "people", "licence", "terms")}
 # An override is shown as the value of what it overrides, and where clips come from does not change them.
 ELSEWHERE = {"network", "loss", "training", "source"}
 
@@ -41,6 +43,7 @@ def wanted() -> list[str]:
     """All parameters that can change a result, and all variants."""
     keys = [key for key in config.Corpus.model_fields if key not in WITHOUT_EFFECT | ELSEWHERE | set(SECTIONS)]
     inner = [leaf for name, section in SECTIONS.items() for leaf in leaves(section, name)]
+    inner = [leaf for leaf in inner if leaf not in WITHOUT_EFFECT]
     return [*inner, *keys, *(f"variants.{name}" for name in config.load(ROOT / "params.yaml").variants)]
 
 
@@ -59,6 +62,8 @@ def test_ledger_covers_the_settings_of_all_jobs() -> None:
         jobs += [(stage, {}) for stage in ("faces", "audio") if getattr(corpus, stage)]
         for stage, key in jobs:
             for section, values in params.settings(stage, name, **key).items():
+                if section == "classes":  # repeats table.emotions
+                    continue
                 found = [parameter for parameter, _ in config.leaves(values)]
                 depended |= {f"{section}.{each}" if section in SECTIONS else each.split(".")[0] for each in found}
     lines = {row["parameter"] for row in assumptions.ledger(ROOT).to_dict("records")}
@@ -76,7 +81,7 @@ def test_every_row_has_a_known_source_and_a_reason() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    for name in ("protocols", "literature"):
+    for name in ("protocols", "corpora", "literature"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     return tmp_path

@@ -27,6 +27,7 @@ COMMANDS = [
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    shutil.copytree(ROOT / "corpora", tmp_path / "corpora")
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -35,8 +35,9 @@ def settings(folder: Path, change: Callable[[dict[str, Any]], object]) -> dict[s
     """The settings of one demo job per stage, after a change of params.yaml."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     change(tree)
-    if not (folder / "protocols").exists():
-        (folder / "protocols").symlink_to(ROOT / "protocols")
+    for name in ("protocols", "corpora"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     params = config.load(folder / "params.yaml")
     return {stage: params.settings(stage, "demo", **key) for stage, key in JOBS.items()}

@@ -681,6 +681,7 @@ def test_audio_only_work_never_downloads_video(
     tree["corpora"][name]["variants"] = ["audio_only"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    shutil.copytree(ROOT / "corpora", tmp_path / "corpora")
     section = config.load(tmp_path / "params.yaml").corpus(name)
     publish(monkeypatch, name, server.address)
     with pytest.raises(UserError, match="404"):

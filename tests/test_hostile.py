@@ -385,6 +385,7 @@ def outputs(params: config.Params) -> Iterator[str]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("params")
     shutil.copytree(ROOT / "protocols", root / "protocols")
+    shutil.copytree(ROOT / "corpora", root / "corpora")
     assert load(root, yaml.safe_dump(SMALL))
     return root
 
@@ -419,7 +420,7 @@ def test_no_value_or_name_in_params_causes_a_traceback_or_escapes_the_folders(
     for name, section in loaded.corpora.items():
         for protocol in section.protocols:
             published = protocol_path(section.kind, protocol)
-            assert published is None or published.parent == Path("protocols") / section.kind
+            assert published is None or published.parent == Path("protocols") / section.protocol_folder
         assert all(loaded.run(name, variant) for variant in section.variants)
 
 

@@ -23,6 +23,7 @@ HEADS = TEXT[: TEXT.index("  heads: 8\n")].count("\n") + 1  # the line number in
 def load_changed(folder: Path, old: str, new: str) -> config.Params:
     assert old in TEXT
     shutil.copytree(ROOT / "protocols", folder / "protocols", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "corpora", folder / "corpora", dirs_exist_ok=True)
     (folder / "params.yaml").write_text(TEXT.replace(old, new, 1), errors="surrogateescape")
     return config.load(folder / "params.yaml")
 
@@ -90,7 +91,7 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
         (
             "kind: cremad",
             "kind: cremad\n    actors: [1, 2a]",
-            "corpora.cremad.actors.1: Input should be a valid integer",
+            "corpora.cremad.actors: '2a' is not a number",
         ),
         ("kind: cremad", "kind: cremad\n    actors: x\n    seed: 1", "valid list (found 'x') (and 1 more)"),
         (

@@ -378,6 +378,7 @@ def test_the_command_prints_and_writes(
     assert result["mean_over_folds"]["war"]["mean"] == pytest.approx((2 / 15 + 2 / 16 + 2 / 16) / 3)
     assert result["pooled"]["recall"] == {emotion: float(emotion == "sad") for emotion in RAVDESS}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "corpora",
         "data",
         "literature",
         "out",

@@ -52,7 +52,7 @@ def make_params(root: Path) -> Params:
                 "variants": ["proposed", "no_temporal_attention"],
             },
             "demo": both | {
-                "kind": "demo", "title": "demo, made faces and voices", "demo": {}, "faces": FACES | {"detector": "centre"},
+                "kind": "demo", "title": "demo, made faces and voices", "demo": {}, "show_faces": True, "faces": FACES | {"detector": "centre"},
                 "protocols": {"kfold_3": [0, 1, 2]},
             },
         },
@@ -65,6 +65,7 @@ def make_params(root: Path) -> Params:
     }  # fmt: skip
     (root / "params.yaml").write_text(yaml.safe_dump(tree))
     shutil.copytree(ROOT / "protocols", root / "protocols", dirs_exist_ok=True)
+    shutil.copytree(ROOT / "corpora", root / "corpora", dirs_exist_ok=True)
     shutil.copytree(ROOT / "literature", root / "literature", dirs_exist_ok=True)
     return config.load(root / "params.yaml")
 

@@ -235,7 +235,10 @@ def score(
     corpus: Corpus,
     protocol: Protocol,
     predictions: Annotated[
-        Path, typer.Argument(help="A CSV file with the columns clip and predicted, or p_<emotion> for every emotion.")
+        Path,
+        typer.Argument(
+            help="A CSV file with the columns clip and predicted, or p_<emotion> for every emotion; or EmoBox's JSON: key, pred."
+        ),
     ],
     output: Annotated[Path | None, typer.Option(help="A JSON file to write the scores to.")] = None,
 ) -> None:
@@ -246,8 +249,9 @@ def score(
     from emofuse.evaluation import external
     from emofuse.utils.files import write_json
 
-    emotions = datasets.get(params.corpus(corpus).kind).emotions
-    scored = external.score(predictions, corpus, protocol, emotions, ROOT)
+    section = params.corpus(corpus)
+    emotions, known = datasets.of(section, ROOT).emotions, section.actors_known
+    scored = external.score(predictions, corpus, protocol, emotions, ROOT, known)
     if output is not None:
         write_json(output, scored.record())
     print(scored.text())
@@ -269,8 +273,32 @@ def search(
     from emofuse.utils import gpu
 
     with gpu.device() as device:
-        emotions = datasets.get(params.corpus(corpus).kind).emotions
+        emotions = datasets.of(params.corpus(corpus), ROOT).emotions
         module.run(params, corpus, protocol, fold, candidates, emotions, ROOT, device)
+
+
+@app.command("corpus")
+def own_corpus(
+    folder: Annotated[Path, typer.Argument(help="The folder of the clips, or a zip file.")],
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="How names are read, such as '{actor}-{sentence}-{emotion}_{take}.mp4'; {emotion:1} is one character long."
+        ),
+    ] = None,
+    map: Annotated[
+        list[str] | None, typer.Option(help="What codes mean: <field>:<code>=<meaning>,…; nothing after = leaves out.")
+    ] = None,
+    emobox: Annotated[
+        Path | None, typer.Option(help="A folder of EmoBox's data/: labels and folds; --pattern is about its keys.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The name of the corpus; default: that of the folder.")] = None,
+) -> None:
+    """Add your own clips as a corpus. Writes corpora/<name>/metadata.csv and a section of params.yaml."""
+    from emofuse.data import own_corpus as module
+    from emofuse.data.own_corpus.listing import read_maps
+
+    show(module.write(folder, name, pattern, emobox, read_maps(map or []), ROOT))
 
 
 # ── provenance ───────────────────────────────────────────────────────────────────────────────────────────────────────

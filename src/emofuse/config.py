@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from emofuse import paths
+from emofuse import datasets, paths
 from emofuse.data.protocols import KFOLD, RANDOM, protocol_path, read_protocol
+from emofuse.datasets.emotions import VALENCE_AROUSAL
 from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import RunKey
 from emofuse.utils import packages
@@ -27,6 +28,8 @@ from emofuse.utils.files import read_yaml
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+    from emofuse.datasets.base import Actor
 
 Modality = Literal["video", "audio"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -39,7 +42,7 @@ S = TypeVar("S", bound="Section")
 
 LONGEST_NAME = 100  # characters; names become names of files and folders
 # The keys of a corpus that determine its clips. Where the clips are fetched from (`source`) does not change them.
-CLIPS = ("kind", "modalities", "actors", "shards", "vocal", "labels", "sound", "demo")
+CLIPS = ("kind", "modalities", "actors", "shards", "vocal", "labels", "sound", "demo", "table")
 
 
 class Section(BaseModel):
@@ -307,10 +310,38 @@ class Demo(Section):
     takes: Annotated[int, Field(ge=1, le=99)] = Field(4, description="clips per actor and emotion")
 
 
+class Table(Section):
+    """A corpus that is listed in a table, with what the model card says about it."""
+
+    metadata: Annotated[str, Field(pattern=r"^corpora/[a-z][a-z0-9_]*/[a-z][a-z0-9_]*\.csv$")] = Field(
+        description="the table of its clips, with the columns file, actor, emotion: corpora/<folder>/metadata.csv"
+    )
+    emotions: Annotated[list[Annotated[str, Field(pattern=r"^\w[\w -]*$", max_length=40)]], Field(min_length=2)] = (
+        Field(description="in the order of the class numbers")
+    )
+    actors_known: bool = Field(
+        True, description="false: the actors are groups of clips; that groups share no speaker cannot be checked"
+    )
+    people: str = Field("people about whom params.yaml says nothing", description="who is in the clips")
+    licence: str = Field("other", description="of the models: an identifier of the Hugging Face Hub")
+    terms: str = Field("clips whose terms params.yaml does not state.", description="citation, licence, requirements")
+
+    @property
+    def folder(self) -> str:
+        """The name of the folders in corpora/ and protocols/."""
+        return Path(self.metadata).parent.name
+
+    @model_validator(mode="after")
+    def _emotions_differ(self) -> Self:
+        if len(set(self.emotions)) != len(self.emotions):
+            raise ValueError("emotions: an emotion is listed twice")
+        return self
+
+
 class Corpus(Section):
     """A corpus: its clips, features, and the runs on it."""
 
-    kind: Literal["ravdess", "cremad", "demo"]
+    kind: Literal["ravdess", "cremad", "demo", "table"]
     title: str
     source: str | None = Field(
         None,
@@ -320,7 +351,7 @@ class Corpus(Section):
     modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = Field(
         ["video", "audio"], description="modalities of the clips; those that no variant uses are not extracted"
     )
-    actors: Literal["all"] | Annotated[list[int], Field(min_length=2)] = "all"
+    actors: Literal["all"] | Annotated[list[int | str], Field(min_length=2)] = "all"
     vocal: Annotated[list[Literal["speech", "song"]], Field(min_length=1)] = Field(
         ["speech"], description="RAVDESS only"
     )
@@ -329,6 +360,11 @@ class Corpus(Section):
         "clip", description="CREMA-D only: the audio track of the clip, or AudioWAV/; audio-only corpora use the latter"
     )
     demo: Demo | None = None
+    table: Table | None = None
+    show_faces: bool = Field(
+        False,
+        description="whether figures may show faces and spectrograms of clips; they are published with the results",
+    )
     shards: Annotated[list[int], Field(min_length=1)] = [0, 1, 2, 3, 4, 5, 6, 7]
     faces: Faces | None = None
     audio: Audio | None = None
@@ -367,8 +403,13 @@ class Corpus(Section):
             raise ValueError(
                 "audio.trim_db: audio-only corpora only; segment i and snippet i must cover the same moment"
             )
-        if (self.kind == "demo") != (self.demo is not None):
-            raise ValueError("demo: required if and only if kind is demo")
+        for kind in ("demo", "table"):
+            if (self.kind == kind) != (getattr(self, kind) is not None):
+                raise ValueError(f"{kind}: required if and only if kind is {kind}")
+        if self.actors != "all" and self.table is None:
+            for actor in self.actors:
+                if isinstance(actor, str):
+                    raise ValueError(f"actors: {printable(repr(actor))} is not a number")
         for key in ("seeds", "variants", "audit", "actors"):
             values = getattr(self, key)
             if values != "all" and len(set(values)) != len(values):
@@ -383,6 +424,32 @@ class Corpus(Section):
             if followed not in self.protocols:
                 raise ValueError(f"protocols: {protocol} requires {followed}, which it is compared with; list both")
         return self
+
+    @property
+    def protocol_folder(self) -> str:
+        """The folder of its protocol files in protocols/."""
+        return self.table.folder if self.table else self.kind
+
+    @property
+    def clips(self) -> dict[str, Any]:
+        """The parameters that determine its clips."""
+        clips = self.model_dump(mode="json", include=set(CLIPS))
+        return clips | ({"table": {"metadata": self.table.metadata}} if self.table else {})
+
+    @property
+    def actors_known(self) -> bool:
+        """Whether its actors are people, not just groups of clips."""
+        return self.table is None or self.table.actors_known
+
+    @property
+    def tables(self) -> list[str]:
+        """The files with its labels."""
+        return [self.table.metadata] if self.table else []
+
+    @property
+    def classes(self) -> dict[str, Any]:
+        """The emotions in the order of the class numbers, if params.yaml sets them."""
+        return {"emotions": list(self.table.emotions)} if self.table else {}
 
     def variants_under(self, protocol: str) -> list[str]:
         """The variants to run under a protocol."""
@@ -473,7 +540,7 @@ class Params(Section):
         section = self.corpus(corpus)
         match stage:
             case "download" | "index":
-                return {"clips": section.model_dump(mode="json", include=set(CLIPS))}
+                return {"clips": section.clips}
             case "faces" | "audio":
                 features: Section | None = getattr(section, stage)
                 if features is None:
@@ -485,9 +552,11 @@ class Params(Section):
                 return {"splits": section.model_dump(mode="json", include=keys)}
             case "train" | "evaluate":
                 run = self.planned(corpus, variant=variant, **key).model_dump(mode="json")
+                run["classes"] = section.classes
                 if stage == "train":
                     return run
-                return {"network": run["network"], "training": {"threads": run["training"]["threads"]}}
+                threads = {"threads": run["training"]["threads"]}
+                return {"network": run["network"], "training": threads, "classes": run["classes"]}
             case "report":
                 return {
                     "corpus": section.model_dump(mode="json", exclude={"source"}),
@@ -639,12 +708,14 @@ def load(path: Path | str = "params.yaml") -> Params:
     _check_size(tree, path)
     params = _validate(Params, tree)
     _check_names(params)
-    for name, corpus in params.corpora.items():
-        for protocol, folds in corpus.protocols.items():
-            _check_folds(f"corpora.{name}", corpus, protocol, folds, path.parent)
     proposed = Run(network=params.network, loss=params.loss, training=params.training)
     for variant, changes in params.variants.items():
         overridden(proposed, changes.model_dump(), f"variants.{variant}")
+    for name, corpus in params.corpora.items():
+        actors = _actors(f"corpora.{name}", corpus, path.parent)
+        for protocol, folds in corpus.protocols.items():
+            _check_folds(f"corpora.{name}", corpus, protocol, folds, actors, path.parent)
+        _check_emotions(params, name)
     _check_packages(params, path.parent)
     return params.model_copy(update={"corpora": {name: _without_unused(params, name) for name in params.corpora}})
 
@@ -696,7 +767,36 @@ def _check_packages(params: Params, root: Path) -> None:
                     ) from None
 
 
-def _check_folds(corpus_path: str, corpus: Corpus, protocol: str, folds: list[int], root: Path) -> None:
+def _actors(corpus_path: str, corpus: Corpus, root: Path) -> Sequence[Actor] | None:
+    """The actors of a corpus that are known before its clips are there: those listed in params.yaml or in its table."""
+    if corpus.table is None:
+        return None if corpus.actors == "all" else corpus.actors
+    listed = datasets.of(corpus, root).actors
+    if corpus.actors == "all":
+        return listed
+    if unknown := [actor for actor in corpus.actors if actor not in listed]:
+        raise UserError(f"{corpus_path}.actors: there is no actor {unknown[0]} in {corpus.table.metadata}; remove it")
+    return corpus.actors
+
+
+def _check_emotions(params: Params, name: str) -> None:
+    """Raise `UserError` for a loss that needs to know more about an emotion than its name."""
+    emotions = params.corpora[name].classes.get("emotions", ())
+    if unknown := next((emotion for emotion in emotions if emotion not in VALENCE_AROUSAL), None):
+        for variant in params.corpora[name].variants:
+            loss = params.run(name, variant).loss
+            placed = loss.metric == "fixed" or (loss.metric == "learnable" and loss.start == "valence_arousal")
+            if placed or loss.metric == "polarity":
+                remedy = f"set corpora.{name}.loss.start: flat" if loss.metric == "learnable" else "remove the variant"
+                raise UserError(
+                    f"corpora.{name}.table.emotions: {unknown} has no known valence and arousal, which {variant} needs;"
+                    f" {remedy} (known are {', '.join(VALENCE_AROUSAL)})"
+                )
+
+
+def _check_folds(
+    corpus_path: str, corpus: Corpus, protocol: str, folds: list[int], actors: Sequence[Actor] | None, root: Path
+) -> None:
     """Raise `UserError` for folds that the protocol does not have, or that would be empty."""
     where = f"{corpus_path}.protocols.{protocol}"
     if len(set(folds)) != len(folds):
@@ -705,10 +805,10 @@ def _check_folds(corpus_path: str, corpus: Corpus, protocol: str, folds: list[in
         number = int(generated[1])
         if number < 2:
             raise UserError(f"{where}: {number} fold(s) leave no training data")
-        if corpus.actors != "all" and number > len(corpus.actors):
-            raise UserError(f"{where}: {number} folds of {len(corpus.actors)} actors leave some empty")
+        if actors is not None and number > len(actors):
+            raise UserError(f"{where}: {number} folds of {len(actors)} actors leave some empty")
         available = list(range(number))
-    elif path := protocol_path(corpus.kind, protocol):
+    elif path := protocol_path(corpus.protocol_folder, protocol):
         if not (root / path).is_file():
             known = sorted(file.stem for file in (root / path).parent.glob("*.csv"))
             raise UserError(
@@ -716,6 +816,10 @@ def _check_folds(corpus_path: str, corpus: Corpus, protocol: str, folds: list[in
             )
         published = read_protocol(root / path)
         available = sorted(published)
+        if corpus.table and (unknown := _tested(published) - set(datasets.of(corpus, root).actors)):
+            raise UserError(
+                f"{path}: actor {min(map(str, unknown))} is not in {corpus.table.metadata}; correct one of them"
+            )
         if corpus.actors != "all":
             for fold in folds:
                 if fold in published and not set(corpus.actors) & set(published[fold]["test"]):
@@ -727,6 +831,11 @@ def _check_folds(corpus_path: str, corpus: Corpus, protocol: str, folds: list[in
             raise UserError(
                 f"{where}: there is no fold {fold}; {protocol} has {len(available)}, {available[0]} to {available[-1]}"
             )
+
+
+def _tested(protocol: Mapping[int, Mapping[str, Sequence[Actor]]]) -> set[Actor]:
+    """Every actor that a protocol names."""
+    return {actor for parts in protocol.values() for actors in parts.values() for actor in actors}
 
 
 def _without_unused(params: Params, name: str) -> Corpus:

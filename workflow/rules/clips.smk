@@ -2,6 +2,8 @@
 
 
 rule download:
+    input:
+        labels,
     output:
         paths.raw("{corpus}", "{shard}"),
         record=paths.raw_record("{corpus}", "{shard}"),
@@ -45,6 +47,7 @@ for name in paths.WEIGHTS:
 rule index:
     input:
         raw,
+        labels,
     output:
         paths.index("{corpus}"),
         record=paths.record(paths.index("{corpus}")),

@@ -82,6 +82,11 @@ def code(stage):
     return of_job
 
 
+def labels(wildcards):
+    """The table that lists the clips of a corpus, if there is one."""
+    return PARAMS.corpora[wildcards.corpus].tables
+
+
 def source(wildcards):
     """The digest of the clips of a shard at their source."""
     return clips.at_source(PARAMS, wildcards.corpus, int(wildcards.shard))
@@ -158,8 +163,8 @@ def feature_tables(wildcards):
 
 def published(wildcards):
     """The file of a published protocol; kfold_<k> has none."""
-    kind = PARAMS.corpora[wildcards.corpus].kind
-    path = protocols.protocol_path(kind, wildcards.protocol)
+    folder = PARAMS.corpora[wildcards.corpus].protocol_folder
+    path = protocols.protocol_path(folder, wildcards.protocol)
     return str(path) if path else []
 
 

@@ -25,6 +25,7 @@ rule evaluate:
     params:
         network=setting("evaluate", "network"),
         training=setting("evaluate", "training"),
+        classes=setting("evaluate", "classes"),
         code=code("evaluate"),
     shell:
         "emofuse evaluate {wildcards.corpus} {wildcards.protocol} {wildcards.variant} {wildcards.seed} {wildcards.fold}"

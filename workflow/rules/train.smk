@@ -23,6 +23,7 @@ rule train:
         network=setting("train", "network"),
         loss=setting("train", "loss"),
         training=setting("train", "training"),
+        classes=setting("train", "classes"),
         code=code("train"),
     shell:
         "emofuse train {wildcards.corpus} {wildcards.protocol} {wildcards.variant} {wildcards.seed} {wildcards.fold}"

@@ -13,7 +13,7 @@ import pandas as pd
 from emofuse import datasets, paths
 from emofuse.data import exclusion_counts
 from emofuse.datasets import shards
-from emofuse.datasets.base import Entry
+from emofuse.datasets.base import Dataset, Entry
 from emofuse.features import media
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
@@ -38,8 +38,8 @@ UNEQUAL = 0.5
 def stage(params: Params, corpus: str, root: Path = Path()) -> None:
     """`emofuse index`: list a corpus's clips with labels, streams and hashes in data/<corpus>/index.csv."""
     section, target = params.corpus(corpus), paths.index(corpus)
-    raw = [paths.raw(corpus, shard) for shard in section.shards]
-    with job("index", params, {"corpus": corpus}, paths.record(target), raw, [target], root):
+    inputs = [*(paths.raw(corpus, shard) for shard in section.shards), *section.tables]
+    with job("index", params, {"corpus": corpus}, paths.record(target), inputs, [target], root):
         write_csv(root / target, build(corpus, section, root))
 
 
@@ -53,7 +53,7 @@ def build(name: str, corpus: Corpus, root: Path) -> pd.DataFrame:
     any clip.
     """
     parts = [
-        _shard(root / paths.raw(name, shard), corpus, shard)
+        _shard(root / paths.raw(name, shard), corpus, datasets.of(corpus, root), shard)
         for shard in Progress(corpus.shards, f"index of {name}, shards")
     ]
     index = pd.concat(parts, ignore_index=True)
@@ -67,10 +67,10 @@ def build(name: str, corpus: Corpus, root: Path) -> pd.DataFrame:
     return index
 
 
-def _shard(archive: Path, corpus: Corpus, shard: int) -> pd.DataFrame:
+def _shard(archive: Path, corpus: Corpus, dataset: Dataset, shard: int) -> pd.DataFrame:
     """The rows of one shard."""
     read = partial(shards.read_member, archive)
-    entries = datasets.get(corpus.kind).entries(shards.members(archive), read, corpus)
+    entries = dataset.entries(shards.members(archive), read, corpus)
     rows = [{**_labels(entry), "shard": str(shard), **_content(entry, read, corpus)} for entry in entries]
     return pd.DataFrame(rows, columns=COLUMNS, dtype=str).sort_values("clip", kind="stable")
 

@@ -15,6 +15,7 @@ from emofuse import paths
 from emofuse.data import exclusion_counts
 from emofuse.data.protocols import RANDOM, protocol_path, read_protocol
 from emofuse.datasets import shards
+from emofuse.datasets.base import Actor, actor_named, sorted_actors
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, write_csv
@@ -31,7 +32,7 @@ STAGE_COLUMNS = {"faces": ["clip", "row", "status", "replaced"], "audio": ["clip
 PARTS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)  # codes of PARTS
 
-Protocol = Mapping[int, Mapping[str, Sequence[int]]]  # fold → "test" and possibly "val" → actors
+Protocol = Mapping[int, Mapping[str, Sequence[Actor]]]  # fold → "test" and possibly "val" → actors
 
 
 def stage(params: Params, corpus: str, protocol: str, root: Path = Path()) -> None:
@@ -39,7 +40,7 @@ def stage(params: Params, corpus: str, protocol: str, root: Path = Path()) -> No
     key = {"corpus": corpus, "protocol": protocol}
     params.settings("splits", **key)  # raises for an unknown protocol
     section = params.corpus(corpus)
-    published = protocol_path(section.kind, protocol)
+    published = protocol_path(section.protocol_folder, protocol)
     tables = [table for _, table in shards.features(corpus, section)]
     inputs = [*tables, paths.index(corpus), *([str(published)] if published else [])]
     outputs = paths.splits(corpus, protocol)
@@ -111,24 +112,24 @@ def join(index: pd.DataFrame, features: Mapping[str, pd.DataFrame]) -> pd.DataFr
     return clips.assign(usable=np.where(reason == "", "true", "false"), reason=reason)
 
 
-def kfold(actors: Mapping[int, str], folds: int, seed: int) -> dict[int, list[int]]:
+def kfold(actors: Mapping[Actor, str], folds: int, seed: int) -> dict[int, list[Actor]]:
     """Assign the actors to folds: shuffled by `seed`, with each gender spread as evenly as possible.
 
     `actors` maps actors to genders. Returns fold → test actors; each actor is in exactly one.
     """
     rng = random.Random(f"kfold {folds} {seed}")
-    assigned: dict[int, list[int]] = {fold: [] for fold in range(folds)}
+    assigned: dict[int, list[Actor]] = {fold: [] for fold in range(folds)}
     place = 0
     for gender in sorted(set(actors.values())):
-        group = sorted(actor for actor in actors if actors[actor] == gender)
+        group = list(sorted_actors(actor for actor in actors if actors[actor] == gender))
         rng.shuffle(group)
         for actor in group:
             assigned[place % folds].append(actor)
             place += 1
-    return {fold: sorted(group) for fold, group in assigned.items()}
+    return {fold: list(sorted_actors(group)) for fold, group in assigned.items()}
 
 
-def validation_actors(training: Mapping[int, str], number: int, seed: str) -> list[int]:
+def validation_actors(training: Mapping[Actor, str], number: int, seed: str) -> list[Actor]:
     """Choose `number` of the training actors for validation at random, alternating between genders.
 
     `training` maps actors to genders.
@@ -140,14 +141,14 @@ def validation_actors(training: Mapping[int, str], number: int, seed: str) -> li
     rng = random.Random(seed)
     groups = []
     for gender in sorted(set(training.values())):
-        group = sorted(actor for actor in training if training[actor] == gender)
+        group = list(sorted_actors(actor for actor in training if training[actor] == gender))
         rng.shuffle(group)
         groups.append(group)
-    chosen: list[int] = []
+    chosen: list[Actor] = []
     while len(chosen) < number:
         largest = max(groups, key=len)
         chosen.append(largest.pop())
-    return sorted(chosen)
+    return list(sorted_actors(chosen))
 
 
 def actor_folds(clips: pd.DataFrame, protocol: Protocol, validation: int, seed: str) -> pd.DataFrame:
@@ -174,10 +175,10 @@ def random_folds(clips: pd.DataFrame, protocol: Protocol, validation: int, seed:
     return _frame(clips, ((fold, codes[exchanged]) for fold, codes in parts))
 
 
-def _genders(clips: pd.DataFrame) -> dict[int, str]:
+def _genders(clips: pd.DataFrame) -> dict[Actor, str]:
     """Actor → gender."""
     actors = clips.drop_duplicates("actor", keep="last")
-    return dict(zip(actors["actor"].astype(int), actors["gender"], strict=True))
+    return dict(zip(map(actor_named, actors["actor"]), actors["gender"], strict=True))
 
 
 def _parts_by_actor(
@@ -185,7 +186,7 @@ def _parts_by_actor(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each fold with test actors among the clips, and the part of each clip as a code of PARTS."""
     genders = _genders(clips)
-    actors = clips["actor"].astype(int)
+    actors = clips["actor"].map(actor_named)
     for fold, published in protocol.items():
         test = set(published["test"]) & set(genders)
         if len(test) < len(published["test"]):

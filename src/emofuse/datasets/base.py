@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from emofuse.config import Corpus
     from emofuse.datasets.urls import RemoteFile
 
 TABLES = (".csv", ".json")  # members of a shard that are not clips
+
+Actor = int | str  # a number, or a name in corpora whose actors have names
+A = TypeVar("A", bound=Actor)
+
+
+def actor_named(text: str) -> Actor:
+    """An actor as written in a table."""
+    return int(text) if text.isdecimal() else text
+
+
+def sorted_actors(actors: Iterable[A]) -> tuple[A, ...]:
+    """Actors in order. Those of one corpus are all numbers or all names."""
+    return tuple(sorted(actors, key=lambda actor: (isinstance(actor, str), actor)))
 
 
 @dataclass(frozen=True)
@@ -25,7 +38,7 @@ class Clip:
     """
 
     clip: str
-    actor: int
+    actor: Actor
     gender: str
     emotion: str
     intensity: str
@@ -51,7 +64,7 @@ class Member:
     that contains the name of a clip, such as 03-01-01-01-01-01-01_croppad.wav, has that clip's. It is "" for others.
     """
 
-    actor: int | None
+    actor: Actor | None
     name: str
     is_clip: bool
     clip: str = ""
@@ -74,21 +87,21 @@ class Entry:
 class Published(NamedTuple):
     """The extent of a corpus as it is published, whatever part of it is here."""
 
-    actors: tuple[int, ...]
+    actors: tuple[Actor, ...]
     clips: int
 
 
 class Dataset(ABC):
     """A corpus: its emotions and actors, the names of its clips, and where its files are.
 
-    To add one, write a module `emofuse/datasets/<kind>.py` with a subclass and an instance of it named DATASET, and
+    `table` has corpora that need no code. To add one in code, write a module `emofuse/datasets/<kind>.py` with a subclass and an instance of it named DATASET, and
     add the kind to `KINDS` and to `config.Corpus.kind`. Every corpus implements `parse`. One whose clips come from
     files also implements `types` and `member`, and `remote` if it is on the web; one that is computed implements `generate`. The
     other methods have defaults. `corpus` is always the corpus's section of params.yaml.
     """
 
     emotions: tuple[str, ...]  # in the order of the class numbers
-    actors: tuple[int, ...] = ()  # everyone in the corpus, in order; empty for a computed one
+    actors: tuple[Actor, ...] = ()  # everyone in the corpus, in order; empty for a computed one
     people: str  # who they are, for the model card
     licence: str  # of models trained on the corpus: an identifier of the Hugging Face Hub
     name_in_name: re.Pattern[str] = re.compile("(?!)")  # a clip's name within a longer one; by default none
@@ -126,15 +139,23 @@ class Dataset(ABC):
         """
         return OTHER_TYPE
 
-    def remote(self, bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[RemoteFile]:
+    def remote(self, bases: Sequence[str], actors: Sequence[Actor], corpus: Corpus) -> list[RemoteFile]:
         """The published files that hold the clips of some actors; `bases` are the addresses of their folder."""
         return []
+
+    def listed(self, actors: Sequence[Actor]) -> Mapping[str, str]:
+        """The members of shards that a source must have for some actors → where they are listed; {} if it may lack any."""
+        return {}
+
+    def flac_md5(self) -> Mapping[str, str]:
+        """Members of shards that are re-encoded recordings → the MD5 of their samples, as far as they are known."""
+        return {}
 
     def generate(self, corpus: Corpus, shard: int) -> Sequence[tuple[str, Callable[[], bytes]]] | None:
         """The members of a shard of a computed corpus, in order of name; None if the clips come from files."""
         return None
 
-    def tables(self, corpus: Corpus) -> dict[str, Callable[[bytes, Sequence[int]], bytes]]:
+    def tables(self, corpus: Corpus) -> dict[str, Callable[[bytes, Sequence[Actor]], bytes]]:
         """The published tables that every shard carries besides its clips, such as votes: member → selection of rows.
 
         The selection takes a table and some actors, and returns the part of the table that is about them. It raises

@@ -22,6 +22,7 @@ from emofuse.datasets.base import (
     COPY,
     OTHER_TYPE,
     TABLES,
+    Actor,
     Clip,
     Dataset,
     Entry,
@@ -70,7 +71,7 @@ def genders() -> dict[int, str]:
         return {int(row["actor"]): row["gender"] for row in csv.DictReader(stream)}
 
 
-def votes_on(table: bytes, actors: Sequence[int]) -> bytes:
+def votes_on(table: bytes, actors: Sequence[Actor]) -> bytes:
     """The votes of people who saw and heard a clip of some actors, from tabulatedVotes.csv.
 
     The table may have been saved again by pandas, R or a spreadsheet, with other quotes, separators, encodings and
@@ -209,7 +210,7 @@ class CremaD(Dataset):
         hint = re.match("[0-9]{4}", PurePosixPath(path).name)
         return Member(int(hint[0]) if hint and int(hint[0]) in ACTORS else None, path, is_clip=False)
 
-    def remote(self, bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[RemoteFile]:
+    def remote(self, bases: Sequence[str], actors: Sequence[Actor], corpus: Corpus) -> list[RemoteFile]:
         """The clips of some actors, one file each, and the votes if those are the labels."""
         listed = read_csv(FILES)
         listed = listed[listed["clip"].str[:4].astype(int).isin(actors)]
@@ -225,7 +226,7 @@ class CremaD(Dataset):
             files.append(addresses()[VOTES])  # not a Git LFS file, so the addresses of the clips do not have it
         return files
 
-    def tables(self, corpus: Corpus) -> dict[str, Callable[[bytes, Sequence[int]], bytes]]:
+    def tables(self, corpus: Corpus) -> dict[str, Callable[[bytes, Sequence[Actor]], bytes]]:
         """The crowd's votes, if those are the labels."""
         return {VOTES: votes_on} if corpus.labels == "perceived" else {}
 

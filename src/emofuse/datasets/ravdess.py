@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from emofuse.datasets.base import COPY, OTHER_MODALITY, OTHER_TYPE, Clip, Dataset, Member, NotAClip, Published
+from emofuse.datasets.base import COPY, OTHER_MODALITY, OTHER_TYPE, Actor, Clip, Dataset, Member, NotAClip, Published
 from emofuse.datasets.mixed import other_corpus
 from emofuse.datasets.urls import RemoteFile, addresses
 
@@ -123,7 +123,7 @@ class Ravdess(Dataset):
         folder = int(folders[-1]) if folders else 0
         return Member(folder if folder in ACTORS else None, path, is_clip=False)
 
-    def remote(self, bases: Sequence[str], actors: Sequence[int], corpus: Corpus) -> list[RemoteFile]:
+    def remote(self, bases: Sequence[str], actors: Sequence[Actor], corpus: Corpus) -> list[RemoteFile]:
         """The archives of some actors: with video one per actor, without video one for all."""
         names = []
         for channel in sorted(corpus.vocal, reverse=True):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emofuse import paths
+from emofuse.datasets.base import A, sorted_actors
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic, read_csv
 
@@ -28,7 +29,7 @@ def check(shard: int, corpus: str, shards: Sequence[int]) -> None:
         raise UserError(f"corpora.{corpus}.shards: there is no shard {shard}; there are {', '.join(map(str, shards))}")
 
 
-def actors_of(actors: Sequence[int], shard: int, shards: int) -> tuple[int, ...]:
+def actors_of(actors: Sequence[A], shard: int, shards: int) -> tuple[A, ...]:
     """The actors of one of `shards` runs of consecutive actors.
 
     The runs cover every actor once, in order, and differ by at most one in length; with more shards than actors some
@@ -37,7 +38,7 @@ def actors_of(actors: Sequence[int], shard: int, shards: int) -> tuple[int, ...]
     """
     if not 0 <= shard < shards:
         raise ValueError(f"shard {shard} of {shards}")
-    ordered = sorted(actors)
+    ordered = sorted_actors(actors)
     return tuple(ordered[shard * len(ordered) // shards : (shard + 1) * len(ordered) // shards])
 
 

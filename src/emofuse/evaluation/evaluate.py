@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from emofuse import datasets, paths, tracking
 from emofuse.data.dataset import read_parts
 from emofuse.datasets import shards
+from emofuse.datasets.base import actor_named, sorted_actors
 from emofuse.evaluation import calibration, metrics
 from emofuse.models.build import build
 from emofuse.paths import RunKey
@@ -38,7 +39,7 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     features = chain.from_iterable(shards.features(corpus, section, run.network.modalities))
     inputs = [*features, *paths.splits(corpus, protocol), *key.trained]
     with job("evaluate", params, key.asdict(), key.evaluation_record, inputs, key.scored, root), gpu.device() as device:
-        evaluate(key, run, datasets.get(section.kind).emotions, root, device)
+        evaluate(key, run, datasets.of(section, root).emotions, root, device)
     tracking.evaluated(key, root)
 
 
@@ -81,7 +82,7 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
         {
             **key.asdict(),
             "emotions": list(emotions),
-            "actors": sorted(predictions["actor"].astype(int).unique().tolist()),
+            "actors": list(sorted_actors(map(actor_named, predictions["actor"].unique()))),
             "clips": len(predictions),
             **{name: float(value) for name, value in metrics.scores(confusion).items()},
             "recall": {

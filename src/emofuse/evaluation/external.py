@@ -20,17 +20,20 @@ from numpy.typing import NDArray
 
 from emofuse import paths
 from emofuse.data.protocols import RANDOM
+from emofuse.datasets.base import actor_named
+from emofuse.datasets.emotions import standard
 from emofuse.evaluation import metrics, statistics
 from emofuse.evaluation.metrics import NAMES
-from emofuse.evaluation.text import SCORES_NOTE, spread
+from emofuse.evaluation.text import ACTORS_UNKNOWN, SCORES_NOTE, spread
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_csv, sha256
+from emofuse.utils.files import parse_json, read_csv, sha256
 from emofuse.utils.stand_ins import stand_in
 from emofuse.utils.text import percent, ranges
 
 SUFFIX = re.compile(r"\.(mp4|wav|flac|flv|avi|mp3)$", re.IGNORECASE)
 
 DELIMITERS = (",", ";", "\t")
+EMOBOX = '{"key": clip, "pred": emotion}'
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, and .xls
 
 Row = dict[str, str]
@@ -44,10 +47,11 @@ class Scores:
     protocol: str
     emotions: tuple[str, ...]
     folds: tuple[int, ...]
-    actors: tuple[NDArray[np.int64], ...]  # of each fold
+    actors: tuple[NDArray[Any], ...]  # of each fold
     confusions: tuple[NDArray[np.int64], ...]  # of each fold, by actor: (A, classes, classes)
     missing: tuple[int, ...]  # folds of the protocol without predictions
     sha256: dict[str, str]  # of the predictions, clips.csv and folds.csv
+    actors_known: bool = True
 
     @cached_property
     def estimates(self) -> dict[str, statistics.Estimate]:
@@ -90,6 +94,8 @@ class Scores:
         notes = [SCORES_NOTE]
         if self.missing:
             notes.append(f"Not given: fold {ranges(self.missing)}. The scores cover only the other folds.")
+        if not self.actors_known:
+            notes.insert(0, ACTORS_UNKNOWN)
         if self.protocol.startswith(RANDOM):
             notes.append(
                 "Under this protocol, training and test clips share actors: the scores do not apply to new speakers."
@@ -135,10 +141,12 @@ def _wrapped(note: str) -> str:
     return textwrap.fill(note, 100)
 
 
-def score(file: Path, corpus: str, protocol: str, emotions: Sequence[str], root: Path) -> Scores:
+def score(
+    file: Path, corpus: str, protocol: str, emotions: Sequence[str], root: Path, actors_known: bool = True
+) -> Scores:
     """Score a CSV file of predictions for the test clips of a protocol.
 
-    Cells are separated by commas, or by semicolons or tabs; only then may numbers have decimal commas. Columns of the
+    JSON in EmoBox's format, {"key": clip, "pred": emotion}, is read, too. Cells are separated by commas, or by semicolons or tabs; only then may numbers have decimal commas. Columns of the
     file: `clip` is the name in clips.csv; a directory and a media suffix are ignored. `predicted` or `label` is the
     emotion; without it, the emotion with the highest probability is used, from one column per emotion,
     `p_<emotion>` or `<emotion>`. `fold` is the fold that tests the clip, and is optional if only one does. `emotion`,
@@ -164,7 +172,7 @@ def score(file: Path, corpus: str, protocol: str, emotions: Sequence[str], root:
     index = {emotion: number for number, emotion in enumerate(emotions)}
     by_actor = [
         statistics.actor_confusions(
-            clips.loc[tests[fold], "actor"].astype(int).to_numpy(),
+            np.array(clips.loc[tests[fold], "actor"].map(actor_named).tolist()),
             clips.loc[tests[fold], "emotion"].map(index).to_numpy(),
             np.array([index[predictions[clip]] for clip in tests[fold]]),
             len(emotions),
@@ -180,6 +188,7 @@ def score(file: Path, corpus: str, protocol: str, emotions: Sequence[str], root:
         confusions=tuple(confusions for _, confusions in by_actor),
         missing=tuple(sorted(set(tests) - set(predicted))),
         sha256={"predictions": sha256(file), "clips": sha256(clips_file), "folds": sha256(folds_file)},
+        actors_known=actors_known,
     )
 
 
@@ -219,6 +228,8 @@ def _read(
 def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]], bool]:
     """The header, each row with its line number, which pandas does not report, and whether decimal commas are possible."""
     text = _text(file)
+    if text.lstrip()[:1] in ("{", "["):
+        return _json_table(file, text)
     delimiter = _delimiter(text)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -248,6 +259,25 @@ def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]], bool]:
     if not found:
         raise UserError(f"{file}: there are no predictions; add a row for each test clip")
     return header, [(line, dict(zip(header, cells, strict=True))) for line, cells in found], delimiter != ","
+
+
+def _json_table(file: Path, text: str) -> tuple[list[str], list[tuple[int, Row]], bool]:
+    """The same of predictions in EmoBox's format: {"key": …, "pred": …}, one per line or in a list."""
+    try:
+        lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        whole = text.lstrip().startswith("[")
+        found = list(enumerate(parse_json(text), start=1)) if whole else [(n, parse_json(line)) for n, line in lines]
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): expected {EMOBOX}") from None
+    rows = []
+    for number, entry in found:
+        try:
+            rows.append((number, {"clip": str(entry["key"]), "predicted": str(entry["pred"])}))
+        except (KeyError, TypeError):
+            raise UserError(f"{file}, {'entry' if whole else 'line'} {number}: expected {EMOBOX}") from None
+    if not rows:
+        raise UserError(f"{file}: there are no predictions; add one for each test clip")
+    return ["clip", "predicted"], rows, False
 
 
 def _text(file: Path) -> str:
@@ -311,7 +341,12 @@ def _clip(text: str, clips: Mapping[str, Row]) -> str | None:
     if text in clips:
         return text
     name = re.split(r"[/\\]", text)[-1]
-    matches = {name, SUFFIX.sub("", name)} & clips.keys()
+    without = SUFFIX.sub("", name)
+    matches = {
+        name,
+        without,
+        without.partition("-")[2],
+    } & clips.keys()  # EmoBox's keys start with the name of the corpus
     return matches.pop() if len(matches) == 1 else None
 
 
@@ -349,6 +384,8 @@ def _predicted(
         if len(most_probable) > 1:
             raise UserError(f"{where}: {' and '.join(most_probable)} are equally probable; add a column predicted")
         return most_probable[0]
+    if standard(row[label]) in emotions:
+        row[label] = standard(row[label])
     if row[label] not in emotions:
         raise UserError(f"{where}: {label} {row[label]!r} is not an emotion of this corpus: use {', '.join(emotions)}")
     if most_probable and row[label] not in most_probable:  # for instance, if a column `label` has the true emotions

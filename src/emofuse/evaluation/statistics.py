@@ -6,12 +6,14 @@ one array per fold: the actors (A,), and their confusion matrices (A, classes, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from emofuse.datasets.base import Actor
 from emofuse.evaluation.metrics import NAMES, recall, scores
 
 METRICS = tuple(NAMES)
@@ -20,7 +22,8 @@ EXCHANGES = 10_000  # random permutations of a permutation test,
 EXACT = 14  # which enumerates all 2^actors permutations for up to this many actors
 SEED = 20230501  # arbitrary but fixed, so that reports are reproducible
 
-Arrays = Sequence[NDArray[np.int64]]  # one array per fold
+Arrays = Sequence[NDArray[Any]]  # one array per fold
+Drawn = dict[Actor, NDArray[np.int64]]
 Scores = dict[str, NDArray[np.float64]]  # by metric
 
 
@@ -52,8 +55,8 @@ class Difference:
 
 
 def actor_confusions(
-    actors: NDArray[np.int64], truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    actors: NDArray[Any], truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The sorted actors of a fold (A,) and the confusion matrix of each (A, classes, classes).
 
     `actors`, `truth` and `predicted` are (clips,); the latter two are class indices.
@@ -69,7 +72,7 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def draw_actors(actors: Arrays, resamples: int = RESAMPLES, seed: int = SEED) -> dict[int, NDArray[np.int64]] | None:
+def draw_actors(actors: Arrays, resamples: int = RESAMPLES, seed: int = SEED) -> Drawn | None:
     """Bootstrap resamples of the actors: actor → how often it is drawn in each resample (resamples,).
 
     This is the rescaled bootstrap for stratified samples of Rao and Wu (JASA 83, 1988, pages 231-241): within each fold,
@@ -82,7 +85,7 @@ def draw_actors(actors: Arrays, resamples: int = RESAMPLES, seed: int = SEED) ->
     if not strata or min(map(len, strata)) < 2:
         return None
     generator = np.random.default_rng(seed)
-    drawn: dict[int, NDArray[np.int64]] = {}
+    drawn: Drawn = {}
     for stratum in strata:
         n = len(stratum)
         draws = generator.multinomial(n - 1, np.full(n, 1 / n), size=resamples)
@@ -90,7 +93,7 @@ def draw_actors(actors: Arrays, resamples: int = RESAMPLES, seed: int = SEED) ->
     return drawn
 
 
-def resampled(actors: Arrays, folds: Arrays, drawn: Mapping[int, NDArray[np.int64]]) -> Scores:
+def resampled(actors: Arrays, folds: Arrays, drawn: Drawn) -> Scores:
     """The mean over folds of each score, for each resample of `draw_actors`: (resamples, ...).
 
     `folds` has an array of confusion matrices (A, ..., classes, classes) per fold. Further axes, such as one of variants,
@@ -99,11 +102,9 @@ def resampled(actors: Arrays, folds: Arrays, drawn: Mapping[int, NDArray[np.int6
     return _fold_means([scores(matrices) for matrices in _resampled_confusions(actors, folds, drawn)])
 
 
-def _resampled_confusions(
-    actors: Arrays, folds: Arrays, drawn: Mapping[int, NDArray[np.int64]]
-) -> list[NDArray[np.int64]]:
+def _resampled_confusions(actors: Arrays, folds: Arrays, drawn: Drawn) -> list[NDArray[np.int64]]:
     """The resampled confusion matrices of each fold (resamples, ..., classes, classes)."""
-    weights = (np.stack([drawn[int(actor)] for actor in present], axis=1) for present in actors)
+    weights = (np.stack([drawn[actor] for actor in present.tolist()], axis=1) for present in actors)
     return [np.tensordot(weight, fold, axes=1) for weight, fold in zip(weights, folds, strict=True)]
 
 
@@ -197,7 +198,7 @@ def leak(independent: Group, overlapping: Group) -> dict[str, Estimate]:
     folds do not cover all actors.
     """
     drawn = draw_actors(independent[0])
-    covered = drawn is not None and all(int(actor) in drawn for present in overlapping[0] for actor in present)
+    covered = drawn is not None and all(actor in drawn for present in overlapping[0] for actor in present.tolist())
     with_overlap, without = _observed(overlapping[1]), _observed(independent[1])
     found = {}
     for metric in METRICS:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from emofuse.evaluation.statistics import RESAMPLES, Estimate
 from emofuse.utils.text import percent
 
+ACTORS_UNKNOWN = "Actors unknown: that no speaker is in both training and test is not checked."
 SCORES_NOTE = (
     "Mean ± standard deviation over folds. In brackets, the 95 % confidence interval of the mean, from"
     f" {RESAMPLES:,} bootstrap resamples of the actors within their folds. WAR is accuracy, UAR the mean recall."

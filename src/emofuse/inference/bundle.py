@@ -264,7 +264,7 @@ def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, roo
         kind=corpus.kind,
         protocol=protocol,
         seed=seed,
-        emotions=datasets.get(corpus.kind).emotions,
+        emotions=datasets.of(corpus, root).emotions,
         window=round(float(durations.median()), 3),
         longest=float(durations.max()),
         faces=corpus.faces if uses_faces else None,

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from emofuse import datasets, paths
 from emofuse.config import Network, Params
 from emofuse.data.protocols import RANDOM
+from emofuse.datasets.base import Actor, Dataset, actor_named
 from emofuse.evaluation import metrics, statistics
 from emofuse.evaluation.metrics import NAMES
-from emofuse.evaluation.text import SCORES_NOTE, spread
+from emofuse.evaluation.text import ACTORS_UNKNOWN, SCORES_NOTE, spread
 from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.writers import MODALITIES
 from emofuse.report import load as results
@@ -35,14 +36,14 @@ def text(bundle: Bundle, params: Params, root: Path) -> str:
     runs = [(ensemble, _run(corpus, bundle, ensemble)) for ensemble in bundle.ensembles]
     requested = runs[0][1]
     clips = read_csv(root / paths.index(bundle.corpus), ("actor", "gender"))
-    gender = {int(actor): own for actor, own in zip(clips["actor"], clips["gender"], strict=True) if actor}
-    dataset = datasets.get(bundle.kind)
+    gender = {actor_named(actor): own for actor, own in zip(clips["actor"], clips["gender"], strict=True) if actor}
+    dataset = datasets.of(params.corpus(bundle.corpus), root)
     parts: list[Sequence[str]] = [
         ["---", f"license: {dataset.licence}", "tags: [emotion-recognition, audio-visual, emofuse]", "---"],
         [f"# {bundle.title}: {requested.variant}"],
         [*([f"**{corpus.warning}**"] if corpus.warning else []), _summary(bundle, requested)],
-        ["## Intended use", *_uses(bundle)],
-        ["## Training and test data", *_data(bundle, corpus, requested)],
+        ["## Intended use", *_uses(dataset)],
+        ["## Training and test data", *_data(bundle, dataset, corpus, requested)],
         ["## Results", *_results(runs)],
         ["## Results by gender and actor", *_fairness(requested, gender)],
         ["## Calibration", *_calibration(bundle)],
@@ -91,10 +92,10 @@ def _summary(bundle: Bundle, run: Run) -> str:
     )
 
 
-def _uses(bundle: Bundle) -> list[str]:
+def _uses(dataset: Dataset) -> list[str]:
     return [
         "Research on the recognition of acted emotions, and reproducing results of that research.",
-        f"**Out of scope.** The training data are {datasets.get(bundle.kind).people}, who portray each emotion on request. The models do not"
+        f"**Out of scope.** The training data are {dataset.people}, who portray each emotion on request. The models do not"
         " recognize what anybody feels. Do not judge people by them: do not use them in hiring, education, policing, care,"
         " insurance or border control, nor to monitor anybody without consent. The EU AI Act prohibits emotion recognition at"
         " work and in schools (Regulation 2024/1689, article 5). Other languages, ages, cultures, cameras, spontaneous speech"
@@ -102,16 +103,18 @@ def _uses(bundle: Bundle) -> list[str]:
     ]
 
 
-def _data(bundle: Bundle, corpus: CorpusResults, run: Run) -> list[str]:
+def _data(bundle: Bundle, dataset: Dataset, corpus: CorpusResults, run: Run) -> list[str]:
     clips = corpus.clips.get(bundle.protocol)
     usable = f"{clips.usable:,} of {clips.total:,} clips were usable, from {len(clips.actors)} actors." if clips else ""
     shared = (
         "**Actors appear in training and test**: the results do not apply to unseen people."
         if bundle.protocol.startswith(RANDOM)
+        else ACTORS_UNKNOWN
+        if not corpus.actors_known
         else "No actor is in more than one part of a split; the epoch was selected on validation actors."
     )
     return [
-        f"Corpus: {bundle.title}; {datasets.get(bundle.kind).people}. {usable}",
+        f"Corpus: {bundle.title}; {dataset.people}. {usable}",
         f"Protocol: {bundle.protocol}, folds {ranges([fold.fold for fold in run.folds])}, seed {bundle.seed}. {shared}"
         " Each network was tested on the test actors of its own fold. The ensemble was not tested, because every actor is"
         " in the training data of some of its networks.",
@@ -137,9 +140,9 @@ def _spread(estimate: statistics.Estimate) -> str:
     return spread(estimate).replace("\n", " ")
 
 
-def _fairness(run: Run, gender: dict[int, str]) -> list[str]:
+def _fairness(run: Run, gender: dict[Actor, str]) -> list[str]:
     parts = []
-    groups = sorted({gender.get(int(actor), "") for fold in run.folds for actor in fold.actors} - {""})
+    groups = sorted({gender.get(actor, "") for fold in run.folds for actor in fold.actors.tolist()} - {""})
     chosen = {
         group: _of_actors(run.folds, [actor for actor, own in gender.items() if own == group]) for group in groups
     }
@@ -161,7 +164,7 @@ def _fairness(run: Run, gender: dict[int, str]) -> list[str]:
         one, other = groups
         gap = statistics.gap(chosen[one], chosen[other])
         parts.append(f"Difference in WAR, {one} minus {other}: {scores.gain(gap).replace(chr(10), ' ')} points.")
-    pooled: dict[int, NDArray[np.int64]] = {}
+    pooled: dict[Actor, NDArray[np.int64]] = {}
     for fold in run.folds:
         for actor, confusion in zip(fold.actors.tolist(), fold.confusions, strict=True):
             pooled[actor] = pooled.get(actor, 0) + confusion
@@ -179,7 +182,9 @@ def _fairness(run: Run, gender: dict[int, str]) -> list[str]:
     return parts
 
 
-def _of_actors(folds: Sequence[Fold], actors: Sequence[int]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+def _of_actors(
+    folds: Sequence[Fold], actors: Sequence[Actor]
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
     """The actors and confusion matrices of each fold, restricted to some actors; folds without them are left out."""
     chosen = [(fold, np.isin(fold.actors, actors)) for fold in folds]
     return [fold.actors[who] for fold, who in chosen if who.any()], [

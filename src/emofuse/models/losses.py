@@ -13,21 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Valence and arousal of each emotion in Russell's circumplex model. We placed them by hand; they are not from the paper.
-# Neutral is the origin. Calm is absent from the usual models; we place it as pleasant with low arousal.
-VALENCE_AROUSAL = {
-    "neutral": (0.0, 0.0),
-    "calm": (0.4, -0.6),
-    "happy": (0.8, 0.5),
-    "sad": (-0.7, -0.5),
-    "angry": (-0.7, 0.7),
-    "fearful": (-0.5, 0.8),
-    "disgust": (-0.8, 0.2),
-    "surprised": (0.3, 0.8),
-}
-# The sign of the valence. Positive: calm, happy and surprised (surprise as in VAANet's groups). Negative: sad, angry,
-# fearful and disgust. Neutral has no polarity, since it is not closer to either group.
-POLARITY = {emotion: (valence > 0) - (valence < 0) for emotion, (valence, _) in VALENCE_AROUSAL.items()}
+from emofuse.datasets.emotions import POLARITY, VALENCE_AROUSAL
+
 CAP = 1.9  # upper limit of a margin: embeddings have length 1, so that their distance never exceeds 2
 
 
@@ -185,7 +172,9 @@ class EmotionLoss(nn.Module):
         elif metric == "learnable":
             self.distance = EmotionDistance(emotions, margin, start)
         self.register_buffer("flat", torch.ones(len(emotions), len(emotions)), persistent=False)
-        self.register_buffer("polarity", torch.tensor([POLARITY[emotion] for emotion in emotions]), persistent=False)
+        self.register_buffer(
+            "polarity", torch.tensor([POLARITY.get(emotion, 0) for emotion in emotions]), persistent=False
+        )
 
     def forward(
         self, scores_BC: torch.Tensor, embeddings_BE: torch.Tensor, targets_BC: torch.Tensor

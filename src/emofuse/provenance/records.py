@@ -30,7 +30,7 @@ SUFFIX = "record.json"
 LOCK = "requirements.lock"
 FOLDERS = ("data", "models", "results")  # the folders of outputs
 # The tracked files that results are made from. results/published and dvc.lock are tracked too, but change with every run.
-SOURCES = ("src", "params.yaml", "protocols", "literature", "requirements.lock")
+SOURCES = ("src", "params.yaml", "corpora", "protocols", "literature", "requirements.lock")
 
 
 @dataclass(frozen=True)

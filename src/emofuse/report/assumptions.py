@@ -34,10 +34,12 @@ SOURCES = {
 
 # Keys of a corpus that change its results, except for the sections of features and overrides.
 CORPUS = (
-    "modalities", "actors", "vocal", "labels", "sound", "demo", "max_unusable", "protocols", "validation_actors",
+    "modalities", "actors", "vocal", "labels", "sound", "demo", "table", "max_unusable", "protocols", "validation_actors",
     "split_seed", "seeds",
 )  # fmt: skip
 KIND = {"vocal": "ravdess", "labels": "cremad", "sound": "cremad"}  # keys that only apply to one kind of corpus
+# The sections of one kind of corpus, and their parameters that change results; None for all.
+SECTIONS = {"demo": None, "table": {"metadata", "emotions"}}
 # Parameters, by the start of their path, that do not apply to a network without the modality.
 NEEDS = {
     "video": (
@@ -97,9 +99,9 @@ def _values(name: str, variant: str, params: Params) -> Iterator[tuple[str, Any,
                 yield parameter, value, general_values.get(parameter, value)  # a factory has other parameters
     for key in CORPUS:
         value = getattr(corpus, key)
-        if key == "demo":
-            for parameter, number in leaves(value.model_dump() if value else {}, "demo."):
-                yield parameter, number, number
+        if key in SECTIONS:
+            for parameter, own in leaves(value.model_dump(include=SECTIONS[key]) if value else {}, f"{key}."):
+                yield parameter, own, own
         elif KIND.get(key, corpus.kind) == corpus.kind:
             yield key, value, value
     for listed in corpus.variants:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from emofuse.datasets.base import actor_named
 from emofuse.evaluation import statistics
 from emofuse.paths import RunKey
 from emofuse.report.load import EVALUATE_AGAIN, CorpusResults, Fold, Run
@@ -28,7 +30,7 @@ class Embedded:
 
     unit: NDArray[np.float64]
     emotions: NDArray[np.str_]
-    actors: NDArray[np.int64]
+    actors: NDArray[Any]
 
     def distances(self) -> NDArray[np.float64]:
         """The Euclidean distances between the clips (clips, clips), 0 to 2, as in the metric losses."""
@@ -61,11 +63,11 @@ def read(corpus: CorpusResults, run: Run, fold: Fold) -> Embedded | None:
     return Embedded(
         values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12),
         clips["emotion"].to_numpy(np.str_),
-        clips["actor"].to_numpy(np.int64),
+        np.array(clips["actor"].map(actor_named).tolist()),
     )
 
 
-def measure(distances: NDArray[np.float64], emotions: NDArray[np.str_], actors: NDArray[np.int64]) -> dict[str, float]:
+def measure(distances: NDArray[np.float64], emotions: NDArray[np.str_], actors: NDArray[Any]) -> dict[str, float]:
     """The MEASURES of some clips, from their distances (clips, clips); NaN if undefined, such as for a single emotion.
 
     `intra` and `inter` are the mean distances over all pairs of clips of the same emotion, and of different emotions.

@@ -41,6 +41,8 @@ def read(corpus: Corpus, root: Path) -> HumanBaseline:
         return HumanBaseline(
             none, "Human listeners: not shown, because the labels are themselves what listeners perceived."
         )
+    if corpus.kind == "table":
+        return HumanBaseline(none, "Human listeners: none that we know of for these clips.")
     rows = rows[rows["corpus"] == corpus.kind]
     if rows.empty:
         return HumanBaseline(

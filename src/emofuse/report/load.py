@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from emofuse import datasets, paths
 from emofuse.data import exclusion_counts
 from emofuse.data.protocols import RANDOM
-from emofuse.datasets.base import Published
+from emofuse.datasets.base import Actor, Published, actor_named, sorted_actors
 from emofuse.evaluation import calibration, metrics, statistics
+from emofuse.evaluation.text import ACTORS_UNKNOWN
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
 from emofuse.report import assumptions, human_baseline, literature
@@ -43,7 +44,7 @@ class FoldCounts:
 
     fold: int
     emotions: tuple[str, ...]
-    actors: NDArray[np.int64]  # (A,), sorted: the test actors
+    actors: NDArray[Any]  # (A,), sorted, numbers or names: the test actors
     confusions: NDArray[np.int64]  # (A, classes, classes): one matrix per actor
 
     @cached_property
@@ -148,9 +149,9 @@ class Run:
         )
 
     @cached_property
-    def actors(self) -> set[int]:
+    def actors(self) -> set[Actor]:
         """The actors of all test folds."""
-        return {int(actor) for fold in self.folds for actor in fold.actors}
+        return {actor for fold in self.folds for actor in fold.actors.tolist()}
 
     @property
     def clips(self) -> int:
@@ -174,7 +175,7 @@ class Clips:
 
     usable: int
     unusable: dict[str, int]  # reason → clips, most frequent first, as `exclusion_counts.by_kind` groups them
-    actors: tuple[int, ...]  # with at least one usable clip
+    actors: tuple[Actor, ...]  # with at least one usable clip
     replaced: tuple[int, int] = (0, 0)  # crops of another frame, because their own shows no face, and clips with them
 
     @property
@@ -191,6 +192,8 @@ class CorpusResults:
     name: str
     title: str
     kind: str
+    show_faces: bool
+    actors_known: bool
     modalities: tuple[str, ...]
     runs: tuple[Run, ...]  # under actor-independent protocols
     random_runs: tuple[Run, ...]  # under random_ protocols, which share actors between training and test
@@ -206,13 +209,20 @@ class CorpusResults:
 
     @property
     def warning(self) -> str:
-        """What must precede the numbers wherever they are shown; empty for real corpora."""
+        """What must precede the numbers wherever they are shown, or ""."""
+        if not self.actors_known:
+            return ACTORS_UNKNOWN
         if self.kind != "demo":
             return ""
         return (
             "These numbers say nothing about the paper: the demo's faces and voices are synthetic. They only show that the"
             " pipeline works end to end and that the network learns what can be learned from these clips."
         )
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the paper has results on clips of this kind."""
+        return self.kind not in ("demo", "table")
 
     @property
     def planned(self) -> tuple[Run, ...]:
@@ -249,13 +259,15 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         )
         for protocol, variant, seed, folds in corpus.runs()
     )  # fmt: skip
-    dataset = datasets.get(corpus.kind)
+    dataset = datasets.of(corpus, root)
     both = set(corpus.modalities) == {"audio", "video"}
     return CorpusResults(
         root=root,
         name=corpus_name,
         title=corpus.title,
         kind=corpus.kind,
+        show_faces=corpus.show_faces,
+        actors_known=corpus.actors_known,
         modalities=tuple(corpus.modalities),
         runs=tuple(run for run in runs if not run.protocol.startswith(RANDOM)),
         random_runs=tuple(run for run in runs if run.protocol.startswith(RANDOM)),
@@ -312,12 +324,12 @@ def _fold(root: Path, key: RunKey) -> Fold:
 
 def _predictions(
     root: Path, file: str, emotions: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The actor, true emotion and predicted emotion of each test clip (clips,), and the probabilities (clips, classes)."""
     columns = [f"p_{emotion}" for emotion in emotions]
     frame = read_csv(root / file, ("actor", "emotion", "predicted", *columns), "the evaluate stage of this fold")
     try:
-        actors = frame["actor"].to_numpy(np.int64)
+        actors = np.array(frame["actor"].map(actor_named).tolist())
         labels, predicted = (_indices(frame[name], emotions) for name in ("emotion", "predicted"))
         probabilities = np.ascontiguousarray(frame[columns].to_numpy(np.float64))
     except ValueError as error:
@@ -358,7 +370,7 @@ def _clips(path: Path) -> Clips | None:
     return Clips(
         usable=int(usable.sum()),
         unusable=exclusion_counts.by_kind(frame.loc[~usable, "reason"]),
-        actors=tuple(sorted(map(int, frame.loc[usable, "actor"].unique()))),
+        actors=sorted_actors(map(actor_named, frame.loc[usable, "actor"].unique())),
         replaced=(int(replaced.sum()), int((replaced > 0).sum())),
     )
 

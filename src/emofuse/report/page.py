@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from emofuse import paths
+from emofuse.datasets.base import sorted_actors
 from emofuse.evaluation import statistics
 from emofuse.evaluation.metrics import NAMES
 from emofuse.report import paper as document
@@ -217,7 +218,7 @@ def _clips(corpus: CorpusResults, protocol: str) -> list[str]:
     ]
     if corpus.whole:
         actors, total = corpus.whole
-        absent = sorted(set(actors) - set(clips.actors))
+        absent = sorted_actors(set(actors) - set(clips.actors))
         lines.append(
             f"The whole corpus has {total:,} clips of {len(actors)} actors; "
             + (f"{len(absent)} of these actors are missing here: {ranges(absent)}." if absent else "all are present.")

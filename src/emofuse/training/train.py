@@ -66,7 +66,7 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
         tags = {}
         if record.commit:
             tags = {"mlflow.source.git.commit": record.commit, "emofuse.dirty": str(record.dirty).lower()}
-        emotions, checkpoint = datasets.get(section.kind).emotions, Checkpoint(root / key.checkpoint, record.identity)
+        emotions, checkpoint = datasets.of(section, root).emotions, Checkpoint(root / key.checkpoint, record.identity)
         sweep([checkpoint.path])
         with TrainingRun(key, parameters, tags, root / splits[0], root) as tracked:
             progress, details = train(key, run, emotions, root, checkpoint, tracked, device)

@@ -8,10 +8,13 @@ from collections.abc import Iterable
 NONE = "–"  # a missing value
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Format 1, 2, 3, 7 as `1–3, 7`."""
+def ranges(numbers: Iterable[int | str]) -> str:
+    """Format 1, 2, 3, 7 as `1–3, 7`, and names one after the other."""
+    values = set(numbers)
+    if names := sorted(value for value in values if isinstance(value, str)):
+        return ", ".join(names)
     parts: list[list[int]] = []
-    for number in sorted(set(numbers)):
+    for number in sorted(value for value in values if isinstance(value, int)):
         if parts and number == parts[-1][-1] + 1:
             parts[-1].append(number)
         else:

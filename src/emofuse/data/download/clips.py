@@ -19,7 +19,7 @@ from emofuse.data.download import http, selection, sources, zenodo
 from emofuse.data.download.selection import Selection, select
 from emofuse.data.download.sources import Contents, File
 from emofuse.datasets import shards
-from emofuse.datasets.base import TABLES, Dataset, Published
+from emofuse.datasets.base import TABLES, Actor, Dataset, Published, sorted_actors
 from emofuse.datasets.urls import RemoteFile, addresses
 from emofuse.provenance.job import job
 from emofuse.provenance.records import Record
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FLAC_MD5 = slice(26, 42)  # the bytes of a FLAC file with the MD5 of its samples
+
 
 def stage(params: Params, corpus: str, shard: int, root: Path = Path()) -> None:
     """`emofuse download`: get the clips of one shard from the corpus's source to data/<corpus>/raw/."""
@@ -41,14 +43,14 @@ def stage(params: Params, corpus: str, shard: int, root: Path = Path()) -> None:
     shards.check(shard, corpus, section.shards)
     digest = at_source(params, corpus, shard, root)
     key = {"corpus": corpus, "shard": shard}
-    with job("download", params, key, paths.raw_record(corpus, shard), [], [target], root) as running:
+    with job("download", params, key, paths.raw_record(corpus, shard), section.tables, [target], root) as running:
         download(corpus, section, shard, source(corpus, section), root)
         with zipfile.ZipFile(root / target) as archive:
             content = _digest((member, archive.read(member)) for member in sorted(archive.namelist()))
         running.details["source"] = {
             "digest": digest,
             "content": content,
-            "listing": _listing(_local_files(corpus, section, shard)),
+            "listing": _listing(_local_files(corpus, section, shard, root)),
         }
 
 
@@ -71,7 +73,7 @@ def at_source(params: Params, corpus: str, shard: int, root: Path = Path()) -> s
     unchanged: str = before.get("digest", "")
     try:
         section = params.corpus(corpus)
-        files = _local_files(corpus, section, shard)
+        files = _local_files(corpus, section, shard, root)
         listing = _listing(files)
         if not listing or listing == before.get("listing"):
             return unchanged
@@ -87,12 +89,12 @@ def _listing(files: Mapping[str, File]) -> dict[str, list[int]]:
     return {member: [found.st_size, found.st_mtime_ns] for member, found in stats.items()}
 
 
-def _local_files(name: str, corpus: Corpus, shard: int) -> dict[str, File]:
+def _local_files(name: str, corpus: Corpus, shard: int, root: Path) -> dict[str, File]:
     """Member of a shard → its file at a local source; {} for another source."""
     place = source(name, corpus)
     if corpus.demo is not None or not place or _is_address(place) or not Path(place).expanduser().exists():
         return {}
-    dataset = datasets.get(corpus.kind)
+    dataset = datasets.of(corpus, root)
     actors = shards.actors_of(_actors(name, corpus, dataset), shard, len(corpus.shards))
     contents = sources.scan(Path(place).expanduser(), f"corpora.{name}.source")
     selected = select(contents, corpus, dataset, actors, first=shard == 0, compare=False)
@@ -119,7 +121,7 @@ def download(name: str, corpus: Corpus, shard: int, source: str | None, root: Pa
     """
     root = Path(root)
     target = root / paths.raw(name, shard)
-    dataset = datasets.get(corpus.kind)
+    dataset = datasets.of(corpus, root)
     generated = dataset.generate(corpus, shard)
     if generated is not None:
         progress = Progress(generated, f"generating {name}, shard {shard}")
@@ -130,8 +132,9 @@ def download(name: str, corpus: Corpus, shard: int, source: str | None, root: Pa
     contents, published, expected = _files(name, corpus, dataset, everyone, actors, source, root)
     selected = select(contents, corpus, dataset, actors, first=shard == 0)
     selection.check_unread(contents.unread, selected, corpus, dataset, expected)
-    absent = sorted(set(expected) - selected.present)
+    absent = sorted_actors(set(expected) - selected.present)
     place = source or addresses()[corpus.kind].addresses[0]
+    lost = {file: where for file, where in dataset.listed(actors).items() if file not in selected.clips}
     if expected and len(absent) == len(expected):
         found = {**({"with wrong names": selected.misnamed} if selected.misnamed else {}), **selected.ignored}
         why = [*_skipped(contents, selected), *selection.described(found)] or ["it is empty"]
@@ -143,10 +146,15 @@ def download(name: str, corpus: Corpus, shard: int, source: str | None, root: Pa
         raise UserError(
             f"corpora.{name}.actors: no clip of {ranges(absent)} in {place}; add the clips or remove the actors"
         )
+    if lost:
+        file, where = next(iter(lost.items()))
+        others = f" (and {len(lost) - 1:,} more files)" if len(lost) > 1 else ""
+        raise UserError(f"{where}: {file} is not in {place}{others}; add the clip, or remove the line")
     whole = dataset.published(corpus) if expected == everyone == dataset.actors else None
-    _report(f"{name}, shard {shard}", contents, selected, actors, sorted(set(absent) & set(actors)), whole)
+    _report(f"{name}, shard {shard}", contents, selected, actors, sorted_actors(set(absent) & set(actors)), whole)
     members = selected.members | _tables(name, corpus, dataset, contents.files, actors)
-    shards.write(target, _contents(members, published, f"download of {name}, shard {shard}"))
+    what = f"download of {name}, shard {shard}"
+    shards.write(target, _contents(members, published, dataset.flac_md5(), what))
 
 
 def _skipped(contents: Contents, selected: Selection) -> list[str]:
@@ -159,8 +167,8 @@ def _report(
     what: str,
     contents: Contents,
     selected: Selection,
-    actors: Sequence[int],
-    absent: Sequence[int],
+    actors: Sequence[Actor],
+    absent: Sequence[Actor],
     whole: Published | None,
 ) -> None:
     """Log what is in a source: what is used, what is not and why, and which of the shard's actors are absent."""
@@ -185,17 +193,21 @@ def _files(
     name: str,
     corpus: Corpus,
     dataset: Dataset,
-    everyone: Sequence[int],
-    actors: Sequence[int],
+    everyone: Sequence[Actor],
+    actors: Sequence[Actor],
     source: str | None,
     root: Path,
-) -> tuple[Contents, list[RemoteFile], Sequence[int]]:
+) -> tuple[Contents, list[RemoteFile], Sequence[Actor]]:
     """The contents of a source, downloaded if necessary; the corresponding published files; the actors to expect there.
 
     `actors` are those of the shard, out of `everyone`.
     """
     setting, archives = _setting(name), root / "data" / name / "archives"
-    published_at = addresses()[corpus.kind].addresses
+    if corpus.table and not source:
+        raise UserError(
+            f"corpora.{name}.source: missing; give the folder, zip or address of the clips, or set {setting}"
+        )
+    published_at = () if corpus.table else addresses()[corpus.kind].addresses
     if source and not _is_address(source):
         contents = sources.scan(Path(source).expanduser(), f"corpora.{name}.source (or {setting})")
         published = dataset.remote(published_at, actors, corpus)
@@ -243,20 +255,20 @@ def _report_other_editions(
             log.warning("%s is not the archive that the corpus publishes: %s", zips[file.path], error)
 
 
-def _actors(name: str, corpus: Corpus, dataset: Dataset) -> tuple[int, ...]:
+def _actors(name: str, corpus: Corpus, dataset: Dataset) -> tuple[Actor, ...]:
     """The actors that params.yaml asks for."""
     everyone = dataset.actors
     if corpus.actors == "all":
         return everyone
-    if unknown := sorted(set(corpus.actors) - set(everyone)):
+    if unknown := sorted_actors(set(corpus.actors) - set(everyone)):
         raise UserError(
             f"corpora.{name}.actors: there is no actor {unknown[0]}; there are {everyone[0]} to {everyone[-1]}"
         )
-    return tuple(sorted(corpus.actors))
+    return sorted_actors(corpus.actors)
 
 
 def _tables(
-    name: str, corpus: Corpus, dataset: Dataset, files: Sequence[File], actors: Sequence[int]
+    name: str, corpus: Corpus, dataset: Dataset, files: Sequence[File], actors: Sequence[Actor]
 ) -> dict[str, File]:
     """The corpus's tables, by member of the shard, restricted to some actors."""
     tables = {}
@@ -275,7 +287,7 @@ def _tables(
 
 
 def _rows(
-    files: Sequence[File], member: str, part: Callable[[bytes, Sequence[int]], bytes], actors: Sequence[int]
+    files: Sequence[File], member: str, part: Callable[[bytes, Sequence[Actor]], bytes], actors: Sequence[Actor]
 ) -> bytes:
     """The rows of some actors. `files` are copies of the table."""
     tables = {}
@@ -292,7 +304,9 @@ def _rows(
     return next(iter(tables))
 
 
-def _contents(members: dict[str, File], published: Sequence[RemoteFile], what: str) -> Iterator[tuple[str, bytes]]:
+def _contents(
+    members: dict[str, File], published: Sequence[RemoteFile], flac_md5: Mapping[str, str], what: str
+) -> Iterator[tuple[str, bytes]]:
     """The shard's members in order. A local copy may be another edition, so files that differ are only counted.
 
     Raises `UserError` if all clips are stand-ins for files that were not fetched; the index reports single ones.
@@ -310,6 +324,8 @@ def _contents(members: dict[str, File], published: Sequence[RemoteFile], what: s
                 http.verify(io.BytesIO(data), expected[member])
             except http.WrongContent:
                 others += 1
+        elif member in flac_md5:
+            others += data[FLAC_MD5].hex() != flac_md5[member]
         yield member, data
     if clips and len(unfetched) == len(clips):
         raise UserError(f"{unfetched[0]} (and so are {len(clips) - 1} more)")

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from emofuse.data.download.sources import Contents, File, Unread
-from emofuse.datasets.base import OTHER_MODALITY, OTHER_TYPE, Dataset, Member
+from emofuse.datasets.base import OTHER_MODALITY, OTHER_TYPE, Actor, Dataset, Member, sorted_actors
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
 
@@ -52,19 +52,19 @@ class Selection:
     """The files of some actors by member of the shard, and what else is in the source."""
 
     members: dict[str, File]
-    clips: dict[str, int]  # every clip of the corpus that can be read, whoever's it is → its actor
+    clips: dict[str, Actor]  # every clip of the corpus that can be read, whoever's it is → its actor
     misnamed: list[str]  # paths of files of the right type with wrong names, whoever's they are
     ignored: dict[str, list[str]]  # reason → paths
     faulty: list[File]  # files that cannot be read and are not needed
 
     @property
-    def present(self) -> set[int]:
+    def present(self) -> set[Actor]:
         """All actors of whom there is a clip."""
         return set(self.clips.values())
 
 
 def select(
-    contents: Contents, corpus: Corpus, dataset: Dataset, actors: Sequence[int], first: bool, compare: bool = True
+    contents: Contents, corpus: Corpus, dataset: Dataset, actors: Sequence[Actor], first: bool, compare: bool = True
 ) -> Selection:
     """Select the clips of some actors, and the wrong names that the index has to report.
 
@@ -96,7 +96,7 @@ def select(
         else:
             wrong.append((member, file))
     members: dict[str, File] = {}
-    clips: dict[str, int] = {}
+    clips: dict[str, Actor] = {}
     equal = 0
     for clip, candidates in files.items():
         readable = [candidate for candidate in candidates if not candidate.file.fault]
@@ -149,7 +149,7 @@ def _check_equal(clip: str, kept: File, others: Sequence[File]) -> None:
 
 
 def check_unread(
-    unread: Sequence[Unread], selection: Selection, corpus: Corpus, dataset: Dataset, expected: Sequence[int]
+    unread: Sequence[Unread], selection: Selection, corpus: Corpus, dataset: Dataset, expected: Sequence[Actor]
 ) -> None:
     """Raise `UserError` if an archive that could not be read is needed for the clips of the expected actors.
 
@@ -158,7 +158,7 @@ def check_unread(
     absent = set(expected) - selection.present
     published = {
         PurePosixPath(file.path).parts[0].removesuffix(".zip")
-        for file in (dataset.remote(("",), sorted(absent), corpus) if absent and unread else ())
+        for file in (dataset.remote(("",), sorted_actors(absent), corpus) if absent and unread else ())
     }
     for archive in unread:
         lost: set[str] = set()

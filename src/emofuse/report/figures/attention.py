@@ -1,6 +1,6 @@
 """The attention figure: how a trained network weighs the parts of one test clip.
 
-For real clips it shows numbers only: faces and spectrograms are cut from the clips, which we may not redistribute.
+Faces and spectrograms are cut from the clips, which most corpora do not allow to publish: see `show_faces`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def attention(corpus: CorpusResults) -> Figure:
     if not clip.weights:
         return empty(f"{run.variant} has no attention over positions or time")
     with style.context(STYLE):
-        return draw_attention(clip, f"{title(corpus, run)}, fold {fold.fold}\n{clip.name}", shown=corpus.kind == "demo")
+        return draw_attention(clip, f"{title(corpus, run)}, fold {fold.fold}\n{clip.name}", shown=corpus.show_faces)
 
 
 def draw_attention(clip: Attended, heading_text: str, shown: bool) -> Figure:

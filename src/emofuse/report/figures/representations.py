@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from emofuse.datasets.emotions import VALENCE_AROUSAL
 from emofuse.report import embeddings as representations
 from emofuse.report.figures.style import (
     BLUE,
@@ -45,12 +46,13 @@ def distances(corpus: CorpusResults) -> Figure:
 
     import torch
 
-    from emofuse.models.losses import VALENCE_AROUSAL, EmotionDistance
+    from emofuse.models.losses import EmotionDistance
 
     emotions = run.folds[0].emotions
     with torch.no_grad():
         initial_CC = EmotionDistance(emotions, run.setup.loss.margin, run.setup.loss.start)().double().numpy()
-    circumplex = np.array([VALENCE_AROUSAL[emotion] for emotion in emotions])
+    known = all(emotion in VALENCE_AROUSAL for emotion in emotions)
+    circumplex = np.array([VALENCE_AROUSAL[emotion] for emotion in emotions]) if known else None
     learned_CC = distances_FCC.mean(0)
     with style.context(STYLE):
         figure = Figure(figsize=(COLUMN, 6.0), layout="constrained")
@@ -58,9 +60,9 @@ def distances(corpus: CorpusResults) -> Figure:
         _distances(above, learned_CC, initial_CC, emotions)
         heading(figure, f"{title(corpus, run)}, mean of {len(distances_FCC)} of {len(run.planned)} folds")
         places, share = representations.classical_map(learned_CC)
-        places = representations.aligned(places, circumplex)
+        places = places if circumplex is None else representations.aligned(places, circumplex)
         initial = None
-        if run.setup.loss.start == "valence_arousal":
+        if run.setup.loss.start == "valence_arousal" and circumplex is not None:
             initial = representations.aligned(representations.classical_map(initial_CC)[0], circumplex)
         _map(below, places, initial, emotions)
         below.set_title(f"2-D map ({100 * share:.0f} % of the variance)", loc="left")

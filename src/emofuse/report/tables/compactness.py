@@ -59,7 +59,7 @@ def compactness(corpus: CorpusResults) -> Table:
     """How compact the embeddings of each emotion are, by metric loss, and whether clips cluster by emotion or by actor."""
     runs = members(corpus, GROUPS["loss"])
     rows = frame([_record(corpus, run) for run in runs] or [{"variant": NOT_RUN}])
-    notes = [MEASURES_NOTE, INTERVAL_NOTE, *([PAPER_NOTE] if corpus.kind != "demo" else [])]
+    notes = [MEASURES_NOTE, INTERVAL_NOTE, *([PAPER_NOTE] if corpus.in_paper else [])]
     if "status" in rows and (rows["status"] == NO_EMBEDDINGS).any():
         notes.append("Embeddings are not in git. `dvc pull` fetches them if a remote is configured.")
     return Table(

@@ -127,7 +127,7 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
         notes += [f"{group.component} of proposed: {group.describe(run.setup)}." for run in runs[:1]]
     else:
         columns = _columns(corpus, name)
-        notes = [SCORES_NOTE, COMPARISON_NOTE, *([PAPER_NOTE] if corpus.kind != "demo" else [])]
+        notes = [SCORES_NOTE, COMPARISON_NOTE, *([PAPER_NOTE] if corpus.in_paper else [])]
         notes += [*scores.incomplete_note(runs), *([BAYES_NOTE] if corpus.bayes else [])]
     return Table(
         name=name,

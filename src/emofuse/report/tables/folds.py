@@ -13,7 +13,8 @@ from emofuse.utils.text import percent, ranges
 
 
 def _actors(text: str) -> str:
-    return ranges(map(int, text.split()))
+    """Numbers separated by spaces, or names separated by semicolons."""
+    return ranges(map(int, text.split())) if text.replace(" ", "").isdecimal() else text
 
 
 COLUMNS = [
@@ -54,7 +55,11 @@ def _record(run: Run, number: int) -> dict[str, Any]:
         return key | {"status": NOT_RUN} | dict.fromkeys(absent)
     return (
         key
-        | {"status": "run", "actors": " ".join(map(str, fold.actors)), "clips": fold.clips}
+        | {
+            "status": "run",
+            "actors": (" " if fold.actors.dtype.kind == "i" else "; ").join(map(str, fold.actors)),
+            "clips": fold.clips,
+        }
         | fold.scores
         | {f"validation_{name}": value for name, value in fold.validation.items()}
         | {"best_epoch": fold.training.details.get("best_epoch") if fold.training else None, "runs": run.key(number)}

@@ -76,9 +76,10 @@ AS_PUBLISHED = ["war_as_published", "uar_as_published"]  # text, with the publis
 def literature(corpus: CorpusResults) -> Table:
     """Published results: first those that are comparable with ours, ours among them, then the others with the reason."""
     title = f"Published results, {corpus.title}"
-    if corpus.kind == "demo":
+    if corpus.literature.empty:
         none = frame([{"method": "none published"}])
-        return Table("literature", title, none, [], ["Nothing is published on synthetic clips."], corpus.warning)
+        clips = "synthetic clips" if corpus.kind == "demo" else "these clips that we know of"
+        return Table("literature", title, none, [], [f"Nothing is published on {clips}."], corpus.warning)
     variants = {corpus.leading[0].variant, *GROUPS["modality"].variants}
     ours = [run for run in corpus.runs if run.variant in variants]
     modalities = list(dict.fromkeys(run.modality for run in ours))

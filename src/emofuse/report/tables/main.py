@@ -90,7 +90,7 @@ def _record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
 def _incomparable_note(corpus: CorpusResults) -> str:
     if corpus.kind == "demo":
         reason = "synthetic clips"
-    elif len(corpus.modalities) == 2:
+    elif corpus.kind == "table" or len(corpus.modalities) == 2:
         reason = "not one of the paper's corpora"
     else:
         reason = f"{corpus.modalities[0]} only, from a corpus that has both modalities"
