@@ -94,8 +94,9 @@ def loaded(folder: Path, network: Any, /, **corpus: Any) -> config.Params:
     tree["variants"]["my_net"] = {"network": network}
     tree["corpora"]["demo"]["variants"].append("my_net")
     tree["corpora"]["demo"].update(corpus)
-    if not (folder / "protocols").exists():
-        (folder / "protocols").symlink_to(ROOT / "protocols")
+    for name in ("protocols", "corpora"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     return config.load(folder / "params.yaml")
 
