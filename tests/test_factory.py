@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import micro
@@ -22,6 +23,9 @@ from emofuse.evaluation import evaluate
 from emofuse.inference import bundle, export, predictor
 from emofuse.models.build import build
 from emofuse.provenance import code
+from emofuse.report import assumptions
+from emofuse.report.figures import attention
+from emofuse.report.tables import comparison
 from emofuse.training import checkpoint, search, train
 from emofuse.training.model_file import describe, read_model, write_model
 from emofuse.utils import packages
@@ -401,6 +405,24 @@ def test_a_search_tries_options_and_notices_another_package(tmp_path: Path, monk
     write(tmp_path, returned="(scores, x[:, :9])")
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         overrides()
+
+
+# ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_report_describes_a_variant_of_a_factory(tmp_path: Path) -> None:
+    write(tmp_path)
+    params = loaded(tmp_path, {"factory": FACTORY, "modalities": ["audio"], "options": {"width": 4}})
+    run = params.run("demo", "my_net")
+    described = {name: group.describe(run) for name, group in comparison.GROUPS.items()}
+    assert described == {"modality": "audio", "attention": FACTORY, "fusion": FACTORY, "loss": "learnable"}
+    values = assumptions.read("demo", "my_net", params, ROOT).set_index("parameter")["value"]
+    assert values["network.factory"] == FACTORY
+    assert values["network.options.width"] == "4"
+    assert not [name for name in values.index if name.startswith(("network.heads", "network.video"))]
+    results: Any = SimpleNamespace(leading=[SimpleNamespace(folds=(1,), setup=run, variant="my_net")])
+    (text,) = attention(results).texts
+    assert "does not tell its attention" in " ".join(text.get_text().split())
 
 
 # ── models in use: nothing is imported that was not asked for ────────────────────────────────────────────────────────
