@@ -228,8 +228,9 @@ def test_missing_shard_or_member_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "a.npy").exists()
 
 
-def wave(samples: np.ndarray, channels: int = 1) -> bytes:
-    """A WAV file of samples as they are, of any type of integers or floating-point numbers."""
+def wave(samples: np.ndarray) -> bytes:
+    """A WAV file of samples (samples,) or (samples, channels) as they are, integers or floating-point numbers."""
+    channels = samples[0].size
     size, kind = samples.itemsize, 3 if samples.dtype.kind == "f" else 1
     header = struct.pack("<HHIIHH", kind, channels, RATE, RATE * channels * size, channels * size, 8 * size)
     data = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
@@ -265,6 +266,11 @@ UNUSUAL: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "double": lambda x: x,
     "32-bit": lambda x: np.round(x * (2**31 - 1)).astype("i4"),
     "8-bit": lambda x: np.round(x * 127 + 128).astype("u1"),
+    # Microphones with balanced outputs; a player plays both channels.
+    "stereo in opposite phase": lambda x: np.round(np.stack((x, -x), 1) * 32767).astype("i2"),
+    "stereo in nearly opposite phase": lambda x: np.stack((-0.7 * x, x), 1).astype("f4"),
+    "32-bit stereo in opposite phase": lambda x: np.round(np.stack((x, -x), 1) * (2**31 - 1)).astype("i4"),
+    "stereo with one channel": lambda x: np.stack((x, 0 * x), 1).astype("f4"),
 }
 
 

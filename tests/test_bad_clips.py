@@ -25,7 +25,7 @@ from emofuse.data import index
 from emofuse.data.exclusion_counts import by_kind
 from emofuse.datasets import cremad, shards
 from emofuse.datasets.base import Entry
-from emofuse.features import audio, media
+from emofuse.features import audio, faces, media
 
 FILM = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
 SILENT = "ravdess_av/Actor_05/02-01-08-01-02-01-05.mp4"
@@ -408,6 +408,7 @@ def test_what_other_programs_append_to_a_file_is_not_its_length(small: Path, tmp
         ("a.mkv", ("-c:v", "png", "-c:a", "copy"), "the codec of its video is png, which is not read; convert it"),
         ("b.mkv", ("-c:v", "copy", "-c:a", "wavpack"), "the codec of its sound is wavpack, which is not read"),
         ("a.wav", ("-vn", "-c:a", "adpcm_yamaha"), "the codec of its sound is adpcm_yamaha, which is not read"),
+        ("b.wav", ("-vn", "-c:a", "pcm_s64le"), "the codec of its sound is pcm_s64le, which is not read"),
     ],
 )
 def test_only_allowed_decoders_are_opened(
@@ -486,6 +487,16 @@ def test_video_whose_start_or_end_is_lost_is_not_held(small: Path, tmp_path: Pat
             data[position : position + size] = bytes(size)
     with pytest.raises(media.BrokenClip, match="cannot be decoded"):
         media.decode_frames(bytes(data), [0.5, 2.9])
+
+
+def test_errors_in_the_picture_have_a_reason(shared_data: Path) -> None:
+    """The decoder conceals them, and goes on."""
+    data = bytearray((shared_data / FILM).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = np.random.default_rng(1).bytes(400)
+    times = faces.frame_times(3.2, 6, 16).ravel().tolist()
+    with pytest.raises(media.BrokenClip, match="the picture is damaged: in 1 of 96 frames"):
+        media.decode_frames(bytes(data), times)
 
 
 def test_a_video_and_a_longer_sound_in_another_file_are_unequal(shared_data: Path, tmp_path: Path) -> None:

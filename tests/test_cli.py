@@ -107,6 +107,12 @@ def test_params_prints_what_a_variant_resolves_to(folder: Path, capsys: pytest.C
     assert '"fusion": "concat"' in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("threads", ["", "0", "²", "-1", "4,2"])
+def test_without_a_number_of_threads_all_cpus_are_used(monkeypatch: pytest.MonkeyPatch, threads: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert cli.cpus() == os.cpu_count()
+
+
 def test_a_closed_pipe_is_not_an_error(folder: Path) -> None:
     command = f"{sys.executable} -m emofuse.cli schema | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

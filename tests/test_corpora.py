@@ -292,6 +292,9 @@ PANDAS = [["Unnamed: 0", *ROWS[0][1:]], *ROWS[1:]]
         table([row[::-1] for row in ROWS]),  # columns in another order
         table([ROWS[0], *ROWS[:0:-1]]),  # and rows
         table([*ROWS, [""] * 9]),
+        table(ROWS, quoting=csv.QUOTE_ALL).replace(",", ", "),
+        table(ROWS).replace("_XX", "_XX.wav"),
+        table(ROWS).replace("1001_", "AudioWAV\\1001_").replace("_XX", "_x.flv"),
     ],
 )
 def test_table_of_votes_is_read_by_column_whoever_saved_it(saved: str) -> None:

@@ -114,6 +114,11 @@ DERIVED = (
             root, {"a.zip": zipped({"b.zip": zipped({"c.zip": zipped(CLIPS)}, zipfile.ZIP_STORED)})}
         ),
         lambda root: folder_of(root, {"all.zip": zipped({n.replace("/", "\\"): d for n, d in CLIPS.items()})}),
+        # The same, unpacked on Linux.
+        lambda root: folder_of(
+            root,
+            {n.replace("/", "\\"): d for n, d in CLIPS.items()} | {f"__MACOSX\\._{FIRST}": b"", "..\\..\\a.txt": b""},
+        ),
         lambda root: folder_of(root, {"all.zip?download=1": zipped({f"RAVDESS/{n}": d for n, d in CLIPS.items()})}),
         # Derived copies and converted ones are not the clips.
         lambda root: folder_of(root, {**CLIPS, **dict.fromkeys(DERIVED, b"derived")}),
@@ -228,6 +233,8 @@ def unreadable_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda source, _: os.mkfifo(source / THIRD), "is neither a file nor a folder"),
         (lambda source, _: (source / f".{THIRD}.icloud").touch(), f"{THIRD} is in iCloud only; download it"),
         (lambda source, _: (source / f"{THIRD}.crdownload").touch(), f"{THIRD} is an unfinished download; finish it"),
+        (lambda source, _: (source / "Actor_03.lnk").touch(), "Actor_03 is only a shortcut of Windows here; copy what"),
+        (lambda source, _: (source / f"{THIRD}.gz").touch(), f"{THIRD}.gz is an archive that is not read"),
         (lambda source, _: (source / f"{THIRD}.dvc").touch(), f"{THIRD} is known to DVC but not here; run dvc pull"),
         (lambda source, _: (source / "Actor_03.zip.dvc").touch(), "Actor_03.zip is known to DVC but not here"),
         (lambda source, _: (source / "Actor_03.dvc").touch(), "Actor_03 is known to DVC but not here; run dvc pull"),
@@ -324,6 +331,11 @@ USELESS = {
     "rare.zip": (marked(zipped({"n.txt": b""}), method=98), "n.txt is compressed by a rare method, 98"),
     "link.zip": (linked("latest"), "link.zip: member 'latest' is a link"),
     "leads.zip": (zipped({"../n.txt": b""}), "member '../n.txt' leads out of the folder"),
+    "clips.csv.gz": (b"", "clips.csv.gz is an archive that is not read"),
+    "notes - Shortcut.lnk": (
+        b"",
+        "notes is only a shortcut of Windows here; copy what it leads to, or remove notes - S",
+    ),
     f"{FIRST}.part": (b"", f"{FIRST} is an unfinished download"),
     "models.dvc": (b"", "models is known to DVC but not here"),
     "films.zip": (zipped({"01-01-03-01-01-01-05.mp4": b""})[:-40], "films.zip is not a readable zip file"),
@@ -388,11 +400,19 @@ def test_zip_that_contains_itself_ends(tmp_path: Path) -> None:
         clips.download("voices", sounds(), 0, str(folder_of(tmp_path / "source", {"a.zip": content})), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["all.7z", "all.rar", "all.tar.gz"])
+@pytest.mark.parametrize("name", ["all.7z", "all.rar", "all.tar.gz", f"{FIRST}.xz"])
 def test_other_archive_as_a_source_is_one_line(tmp_path: Path, name: str) -> None:
     source = folder_of(tmp_path / "source", {name: b"archive"}) / name
     with pytest.raises(UserError, match="is an archive that is not read, only zips and zips in zips are; unpack it"):
         clips.download("voices", sounds(), 0, str(source), tmp_path)
+
+
+def test_other_file_as_a_source_is_one_line(tmp_path: Path) -> None:
+    folder_of(tmp_path, {FIRST: b"one", "clips.csv": b""})
+    os.mkfifo(tmp_path / "pipe.zip")  # opening it would wait
+    for name in (FIRST, "clips.csv", "pipe.zip"):
+        with pytest.raises(UserError, match=f"^corpora.voices.source .*{name} is neither a folder nor a zip; give a"):
+            clips.download("voices", sounds(), 0, str(tmp_path / name), tmp_path)
 
 
 # ── pointers ─────────────────────────────────────────────────────────────────────────────────────────────────────────

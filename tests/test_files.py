@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +96,16 @@ def test_nesting_of_ordinary_depth_is_read(tmp_path: Path) -> None:
         value = [value, {"a": 1}]
     write_json(tmp_path / "file", value)
     assert read_json(tmp_path / "file") == value
+
+
+def test_a_file_system_without_permissions_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    with atomic(tmp_path / "a") as partial:
+        partial.write_text("text")
+    assert (tmp_path / "a").read_text() == "text"
 
 
 @pytest.mark.parametrize("name", ["a" * 255, "é" * 120 + ".json", "a." + "j" * 200, "\udcff.json", "a\nb\x1b"])

@@ -92,6 +92,7 @@ def test_each_bad_clip_has_a_reason_and_stops_nothing(tmp_path: Path, film: byte
         stem.format(5): b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         stem.format(6): b"/annex/objects/SHA256E-s1--0.mp4\n",
         stem.format(7): b"\n<!DOCTYPE html><html>",
+        "Actor_02/01-01-07-02-01-01-02.mp4": film.replace(b"avc1", b"zzzz").replace(b"mp4a", b"zzzz"),
         "Actor_02/01-01-08-01-01-01-02_crop.mp4": film,
         "Actor_02/smile.mp4": film,
     }
@@ -105,10 +106,12 @@ def test_each_bad_clip_has_a_reason_and_stops_nothing(tmp_path: Path, film: byte
         "01-01-05-01-01-01-02": "a pointer of Git LFS, not the clip: run `git lfs pull` in the repository that it comes from",
         "01-01-06-01-01-01-02": "a pointer of git-annex, not the clip: run `git annex get` in the repository that it comes from",
         "01-01-07-01-01-01-02": "a web page, not the clip: download it with a browser, which can log in or confirm",
+        "01-01-07-02-01-01-02": status["01-01-07-02-01-01-02"],
         "Actor_02/01-01-08-01-01-01-02_crop.mp4": "wrong name: named like a copy of a clip, whose original is missing",
         "Actor_02/smile.mp4": "wrong name: not seven numbers of two digits with hyphens between",
     }
     assert status["01-01-03-01-01-01-02"].startswith("cannot be decoded")
+    assert status["01-01-07-02-01-01-02"].startswith("cannot be decoded: the codec of its video is unknown")
     assert [row["clip"] for row in rows] == sorted(status)
     wrong = rows[-1]
     assert {wrong[label] for label in index.LABELS} == {""}

@@ -324,6 +324,8 @@ def as_saved_by(program: str, rows: list[Row]) -> bytes:
             return pd.DataFrame(rows).to_csv(sep="\t").encode()
         case "R, everything quoted":
             return pd.DataFrame(rows).to_csv(index=False, sep=";", quoting=csv.QUOTE_ALL).encode()
+        case "quoted, with spaces between":
+            return "".join(", ".join(f'"{cell}"' for cell in line) + "\n" for line in lines).encode()
         case "an old Mac":
             return "".join(f"{','.join(line)}\r" for line in lines).encode()
     raise ValueError(program)
@@ -332,7 +334,7 @@ def as_saved_by(program: str, rows: list[Row]) -> bytes:
 @pytest.mark.parametrize(
     "program",
     ["Excel, CSV UTF-8", "Excel, in Germany", "Excel, Unicode text", "Excel, with emptied cells", "with a line for Excel",
-     "pandas, with tabs and its index", "R, everything quoted", "an old Mac"],
+     "pandas, with tabs and its index", "R, everything quoted", "quoted, with spaces between", "an old Mac"],
 )  # fmt: skip
 @pytest.mark.parametrize("change", [lambda rows: rows, with_probabilities(neutral="0.5", sad="0.25")])
 def test_files_of_other_programs_are_read(corpus: Path, program: str, change: Callable[[list[Row]], list[Row]]) -> None:

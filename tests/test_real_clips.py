@@ -21,7 +21,8 @@ from emofuse.features import faces
 def run_stages(
     corpus: str, shared: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, source: Path, shard: int
 ) -> None:
-    shutil.copytree(ROOT / "protocols", folder / "protocols")
+    for name in ("protocols", "corpora"):
+        shutil.copytree(ROOT / name, folder / name)
     text = (ROOT / "params.yaml").read_text()
     (folder / "params.yaml").write_text(text.replace("body: resnet50", "body: mobilenet0.25"))
     monkeypatch.chdir(folder)
@@ -64,6 +65,34 @@ def test_clips_become_faces_and_segments(
         features = np.load(Path("data") / corpus / "features" / stage / f"shard-{shard}.npy", mmap_mode="r")
         assert features.shape == shape
         assert all(clip.any() for clip in features)
+
+
+@pytest.mark.integration
+def test_every_clip_of_javased_can_be_used(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("protocols", "corpora"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMOFUSE_JAVASED_SOURCE", str(shared_data / "javased"))
+    monkeypatch.setenv("EMOFUSE_WEIGHTS_SOURCE", str(shared_data / "weights"))
+    stages = [f"download javased {k}" for k in (0, 1)] + ["index javased", "weights retinaface_mobilenet0.25"]
+    stages += [f"{stage} javased {k}" for stage in ("faces", "audio") for k in (0, 1)] + ["splits javased pairs_5cv"]
+    for stage in stages:
+        assert cli.main(stage.split()) == 0
+    clips = rows(Path("data/javased/splits/pairs_5cv/clips.csv"))
+    assert len(clips) == 240
+    assert {row["reason"] for row in clips} == {""}
+    assert sum(int(row["replaced"]) for row in clips) > 0  # 61 clips start with black frames
+    assert {row["gender"] for row in clips} == {""}
+    actor = {row["clip"]: row["actor"] for row in clips}
+    folds = rows(Path("data/javased/splits/pairs_5cv/folds.csv"))
+    for fold in range(5):
+        parts = {
+            part: {actor[r["clip"]] for r in folds if r["fold"] == str(fold) and r["part"] == part}
+            for part in ("train", "val", "test")
+        }
+        assert parts["test"] == {str(fold + 1), str(fold + 6)}
+        assert [len(found) for found in parts.values()] == [6, 2, 2]
 
 
 def test_job_uses_only_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -771,6 +771,17 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         tracking.serve(taken.getsockname()[1], tmp_path)
 
 
+def test_a_folder_that_mlflow_cannot_use_is_one_line(tmp_path: Path) -> None:
+    """It would create a database of another name beside it."""
+    folder = tmp_path / "a?b"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"a\?b: MLflow cannot use a path with a question mark; rename the folder"):
+        tracking.serve(5000, folder)
+    with pytest.raises(UserError, match="cannot use a path with a question mark"):
+        tracking.download("models:/a/1", folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["a?b"]
+
+
 def test_a_server_has_its_own_ui(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@tracking.example:5000")
     with pytest.raises(UserError, match=r"http://tracking\.example:5000 is a server.*open it in a browser"):

@@ -130,7 +130,8 @@ def test_data_as_a_link_is_one_line_for_dvc(
 ) -> None:
     folder = tmp_path / "emofuse"
     folder.mkdir()
-    shutil.copytree(ROOT / "protocols", folder / "protocols")
+    for name in ("protocols", "corpora"):
+        shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "params.yaml", folder)
     (tmp_path / "scratch").mkdir()
     monkeypatch.chdir(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import subprocess
@@ -151,14 +152,6 @@ def variable(film: Path, output: Path) -> None:
     ffmpeg("-i", film, "-vf", "select='not(mod(n,2))+lt(mod(n,9),4)'", "-fps_mode", "vfr", output)
 
 
-def damaged(film: Path, output: Path) -> None:
-    """A few hundred bytes in the middle are noise."""
-    content = bytearray(film.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 400] = np.random.default_rng(1).bytes(400)
-    output.write_bytes(content)
-
-
 GOOD: dict[str, Conversion] = {
     "one frame a second": lambda film, output: ffmpeg("-i", film, "-r", "1", "-t", "3", output),
     "8K": lambda film, output: ffmpeg(
@@ -239,6 +232,15 @@ def test_an_unreadable_file_has_a_reason(shared_data: Path, tmp_path: Path) -> N
             list(windows.samples(file, bundle(), None))
     finally:
         os.seteuid(own)
+
+
+def test_a_file_system_that_fails_is_a_reason(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(media.mmap, "mmap", failing)
+    with pytest.raises(media.BrokenClip, match="cannot be read: No such device"):
+        list(windows.samples(shared_data / FILM, bundle(), None))
 
 
 def test_damage_affects_only_the_windows_around_it(shared_data: Path, tmp_path: Path, detect: faces.Detect) -> None:

@@ -81,7 +81,7 @@ def exclusive_params() -> Params:
 def cpus() -> int:
     """The number of CPUs this job may use: as many as its rule has threads (OMP_NUM_THREADS, set by Snakemake), or all."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return int(threads) if threads.isdigit() else os.cpu_count() or 1
+    return (int(threads) if threads.isdecimal() else 0) or os.cpu_count() or 1
 
 
 def show(lines: Iterable[str]) -> None:

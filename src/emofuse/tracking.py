@@ -223,7 +223,14 @@ def configure() -> None:
 
 
 def _address(root: Path) -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve()}/mlflow.db"
+    """The address of the store. Raises `UserError` for a folder that MLflow would take for another."""
+    if address := os.environ.get("MLFLOW_TRACKING_URI"):
+        return address
+    if "?" in str(root.resolve()):
+        raise UserError(
+            f"{root.resolve()}: MLflow cannot use a path with a question mark; rename the folder, or set MLFLOW_TRACKING_URI"
+        )
+    return f"sqlite:///{root.resolve()}/mlflow.db"
 
 
 def _database(root: Path) -> Path | None:

@@ -112,7 +112,8 @@ def _content(entry: Entry, read: partial[bytes], corpus: Corpus) -> dict[str, st
         return {**row, "video": "false", "audio": "false", "duration": "", "status": entry.reason or str(error)}
     duration = max(streams.duration, sound_streams.duration)
     faults = []
-    if duration < SHORTEST:
+    # A clip of which nothing can be decoded has no duration.
+    if duration < SHORTEST and (streams.video or sound_streams.audio):
         faults.append(f"too short: {duration:.1f} seconds")
     if duration > LONGEST:
         faults.append(f"too long: {duration:.1f} seconds")

@@ -85,7 +85,8 @@ def votes_on(table: bytes, actors: Sequence[Actor]) -> bytes:
     clip, number = names.index("filename"), _row_numbers(rows, len(header))
     lines: list[tuple[int | str, ...]] = []
     for row in rows:
-        stem = row[clip].strip().upper()
+        stem = PurePosixPath(row[clip].strip().replace("\\", "/")).stem.upper()  # some tables have paths or extensions
+        stem += "X" * stem.endswith("_X")
         # A row's number starts with 1 if people only heard the clip, 2 if they only saw it, 3 if both.
         if _whole(row[number]) // 100_000 == 3 and stem[:4].isdecimal() and int(stem[:4]) in actors:
             lines.append((_whole(row[number]), *(_whole(row[column]) for column in columns), stem))
@@ -102,7 +103,7 @@ def _cells(table: bytes) -> list[list[str]]:
         lines = lines[1:]
     separator = max(",;\t|", key=lines[0].count) if lines else ","
     try:
-        rows = [row for row in csv.reader(lines, delimiter=separator) if any(row)]
+        rows = [row for row in csv.reader(lines, delimiter=separator, skipinitialspace=True) if any(row)]
     except csv.Error as error:
         raise ValueError(str(error)) from None
     if len(rows) < 2:

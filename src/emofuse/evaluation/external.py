@@ -232,7 +232,7 @@ def _table(file: Path) -> tuple[list[str], list[tuple[int, Row]], bool]:
         return _json_table(file, text)
     delimiter = _delimiter(text)
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
         header = [name.strip() for name in next(reader, [])]
         if header[:1] == ["sep="]:
             header = [name.strip() for name in next(reader, [])]

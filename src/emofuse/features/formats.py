@@ -23,7 +23,7 @@ AUDIO_CODECS = (
     "aac aac_latm mp1 mp1float mp2 mp2float mp3 mp3float ac3 eac3 opus libopus vorbis libvorbis speex "
     "libspeex flac alac amrnb amrwb libopencore_amrnb libopencore_amrwb wmav1 wmav2 wmapro wmalossless "
     "wmavoice nellymoser gsm gsm_ms adpcm_ms adpcm_ima_wav adpcm_ima_qt adpcm_swf g722 g726 pcm_alaw "
-    "pcm_mulaw pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_s64le pcm_s64be "
+    "pcm_mulaw pcm_u8 pcm_s8 pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be "
     "pcm_u16le pcm_u16be pcm_u24le pcm_u24be pcm_u32le pcm_u32be pcm_f32le pcm_f32be pcm_f64le pcm_f64be "
     "pcm_bluray pcm_dvd"
 )

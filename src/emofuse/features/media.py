@@ -37,6 +37,10 @@ DRIFT = 0.1
 JITTER = 0.01
 # Seconds on both sides of a span of sound that are resampled with it and then removed: the filter needs context.
 EDGE = 0.05
+# Power of the mean of channels, relative to that of the mean of independent ones, below which they cancel each other; and
+# of how many samples one is looked at.
+CANCELLED = 0.25
+SPARSE = 7
 # Seconds of sound whose level is measured at a time.
 TILE = 10.0
 # Seconds of video at its start and end that may be impossible to decode.
@@ -75,7 +79,13 @@ def _content(source: bytes | Path) -> Iterator[bytes | mmap.mmap]:
     if isinstance(source, bytes):
         yield source
         return
-    with source.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    try:
+        with source.open("rb") as stream:
+            # Some network file systems cannot share maps of memory.
+            mapped = mmap.mmap(stream.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    except OSError as error:
+        raise BrokenClip(f"cannot be read: {error.strerror}") from None
+    with mapped as data:
         yield data
 
 
@@ -320,7 +330,8 @@ class _Span:
         else:
             # One long frame, because of the resampler's overhead per call.
             samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
-            whole = av.AudioFrame.from_ndarray(samples, format=first.format.name, layout=first.layout.name)
+            samples, layout = _audible(samples, first.layout)
+            whole = av.AudioFrame.from_ndarray(samples, format=first.format.name, layout=layout)
             whole.sample_rate = first.sample_rate
             resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
             mono = np.concatenate([b.to_ndarray()[0] for f in (whole, None) for b in resampler.resample(f)])
@@ -344,19 +355,34 @@ class _Span:
         return np.clip(mono, -1, 1) if usual else mono
 
 
+def _audible(samples: np.ndarray, layout: av.AudioLayout) -> tuple[np.ndarray, str]:
+    """The samples and the layout to mix: all channels or, if they cancel each other, the loudest.
+
+    They do if a microphone with a balanced output was recorded in stereo. A player plays both, so that they are heard.
+    """
+    channels = layout.nb_channels
+    if channels > 1:
+        planes = samples.reshape(-1, channels).T if len(samples) == 1 else samples
+        some = planes[:, ::SPARSE].astype(np.float64)
+        some -= 128 if planes.dtype == np.uint8 else 0
+        with np.errstate(invalid="ignore"):  # values that are not finite are reported later
+            powers, mixed = (some**2).mean(1), (some.mean(0) ** 2).mean()
+        if mixed < CANCELLED * powers.sum() / channels**2:
+            return np.ascontiguousarray(planes[powers.argmax()][None]), "mono"
+    return samples, layout.name
+
+
 @dataclass(frozen=True)
 class Frames:
     """Frames of a clip in the decoder's format, so that only the regions that are needed are converted to RGB.
 
     `pictures` are F frames of one size in order of time; `times` (F,) are their timestamps in seconds from the clip's
-    first frame; `shown` is the number of the frame that is visible at each of the requested times; `damaged` counts the
-    frames that the decoder had to conceal errors in.
+    first frame; `shown` is the number of the frame that is visible at each of the requested times.
     """
 
     pictures: list[av.VideoFrame]
     times: np.ndarray
     shown: np.ndarray
-    damaged: int = 0
 
     @property
     def width(self) -> int:
@@ -375,7 +401,8 @@ def decode_frames(source: bytes | Path, times: Sequence[float]) -> Frames:
     """Decode the frames that are visible at the given times.
 
     `times` are in seconds from the first frame, in ascending order; a time after the end gives the last frame, which
-    a player holds. Raises `BrokenClip` for a clip without video, and for one whose start or end cannot be decoded.
+    a player holds. Raises `BrokenClip` for a clip without video, for one whose start or end cannot be decoded, and for
+    one with errors in these frames.
     """
     return _only(pictures(source, [times]))
 
@@ -463,7 +490,7 @@ def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
 
 @dataclass
 class _Series:
-    """The frames that are visible at some times, during decoding."""
+    """The frames that are visible at some times, during decoding. `damaged` counts those with concealed errors."""
 
     times: Sequence[float]
     pictures: list[av.VideoFrame] = field(default_factory=list)
@@ -492,7 +519,9 @@ class _Series:
     def frames(self) -> Frames | BrokenClip:
         if self.spoilt:
             return BrokenClip(self.spoilt)
-        return Frames(_uniform(self.pictures), np.array(self.moments), np.array(self.shown, int), self.damaged)
+        if self.damaged:
+            return BrokenClip(f"the picture is damaged: in {self.damaged} of {len(self.pictures)} frames")
+        return Frames(_uniform(self.pictures), np.array(self.moments), np.array(self.shown, int))
 
 
 def _aspect(ratio: Fraction | None) -> float:

@@ -137,8 +137,6 @@ def _faces(
     """The number, box and crops of each face in a window. Raises `BrokenClip` if no face can be used."""
     if isinstance(frames, BrokenClip):
         raise frames
-    if frames.damaged:
-        raise BrokenClip(f"the picture is damaged: in {frames.damaged} of {len(frames.pictures)} frames")
     if detect is None:
         return [(None, None, faces.crops(frames, faces.NO_TRACK, section)[0])]
     (tracks,) = faces.find([frames], detect, section.detect_size, faces.follow_all)

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f"{prefix}.", suffix=suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o644)
+        with suppress(OSError):  # on file systems without permissions, such as Windows' drives in WSL
+            temporary.chmod(0o644)
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())

@@ -32,7 +32,8 @@ _ZIP = re.compile(
     r".+\.zipx?(\?.*|\.[0-9]{1,2}|\.(part|partial|crdownload|download|filepart|opdownload))?", re.I | re.S
 )
 _OTHER_ARCHIVE = re.compile(
-    r".+\.(7z|rar|r[0-9]{2}|tar|tar\.\w+|t[abgxz]z\d?|iso|dmg|cab|z[0-9]{2}|[0-9]{3})", re.I | re.S
+    r".+\.(7z|rar|r[0-9]{2}|tar|tar\.\w+|t[abgxz]z\d?|iso|dmg|cab|z[0-9]{2}|[0-9]{3}|gz|bz2|xz|zst|lz4|lzma)",
+    re.I | re.S,
 )
 
 

@@ -26,6 +26,10 @@ _ABSENT = (
     (re.compile(r"\.(.+)\.icloud", re.S), "is in iCloud only; download it"),
     (re.compile(r"(.+)\.dvc", re.S), "is known to DVC but not here; run dvc pull"),
     (
+        re.compile(r"(.+?)(?: - Shortcut)?\.lnk", re.S | re.I),
+        "is only a shortcut of Windows here; copy what it leads to",
+    ),
+    (
         re.compile(r"(.+)\.(?:part|partial|crdownload|download|filepart|opdownload)", re.S),
         "is an unfinished download; finish it",
     ),
@@ -87,6 +91,8 @@ def scan(source: Path, key: str) -> Contents:
         _scan_folders(source, contents)
     elif archives.is_other(source.name):
         contents.unread.append(Unread(source.name, archives.refusal(str(source)), ()))
+    elif not (source.is_file() and (archives.is_zip(source.name) or zipfile.is_zipfile(source))):
+        raise UserError(f"{key}: {source} is neither a folder nor a zip; give a folder, a zip or an address")
     else:
         _scan_zip(archives.Zip(source), "", contents)
     return contents
@@ -104,7 +110,7 @@ def _scan_folders(source: Path, contents: Contents) -> None:
     """List the files below a folder."""
     start = len(os.path.join(source, ""))  # noqa: PTH118 (a Path has no separator at its end)
     for entry, names in walk(source, contents.loops):
-        path = _escaped(entry.path[start:])
+        path = _escaped(_divided(entry.path[start:]))
         if absent := _absent(entry.name, names):
             name, what = absent
             path = str(PurePosixPath(path).with_name(_escaped(name)))
@@ -113,7 +119,7 @@ def _scan_folders(source: Path, contents: Contents) -> None:
                 contents.files.append(_faulty(path, entry.path, fault))
             else:
                 contents.unread.append(Unread(path, fault, ()))
-        elif _is_hidden(entry.name):
+        elif any(map(_is_hidden, path.split("/"))):
             contents.hidden.append(path)
         else:
             _add(entry, path, _fault_of(entry), contents)
@@ -202,6 +208,13 @@ def _absent(name: str, others: Collection[str]) -> tuple[str, str] | None:
 def _has_file_type(name: str) -> bool:
     """Whether a name ends as names of files do, not those of folders."""
     return bool(re.fullmatch(r"\.[A-Za-z0-9]{2,4}", PurePosixPath(name).suffix))
+
+
+def _divided(path: str) -> str:
+    """A path with the folders in it that a zip of PowerShell, unpacked on Linux, leaves in the names of files."""
+    if "\\" not in path:
+        return path
+    return "/".join(part for part in re.split(r"[/\\]", path) if part not in ("", ".", ".."))
 
 
 def _escaped(name: str) -> str:
