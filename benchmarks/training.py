@@ -33,6 +33,7 @@ import torch
 
 from emofuse import config, datasets
 from emofuse.data.dataset import read_parts
+from emofuse.models.build import build
 from emofuse.paths import RunKey
 from emofuse.training import train
 from emofuse.training.checkpoint import Checkpoint
@@ -107,7 +108,7 @@ def waiting_share(root: Path, run: config.Run, emotions: tuple[str, ...], device
 def bare(root: Path, run: config.Run, emotions: tuple[str, ...], device: torch.device) -> float:
     """Seconds of BATCHES steps of the bare network."""
     (part,) = read_parts(root, KEY, ["train"], run.network.modalities, emotions)
-    network = train.build_network(run, emotions, part).to(device).train()
+    network = build(run.network, len(emotions), part.shapes, root, device).train()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion
     (batch,) = part.batches([np.arange(size)], device)

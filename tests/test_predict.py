@@ -29,9 +29,10 @@ from test_windows import FILM, ffmpeg
 from emofuse import config, datasets
 from emofuse.data.dataset import read_parts
 from emofuse.inference import bundle, export, predictor, windows, writers
+from emofuse.models.build import build
 from emofuse.paths import RunKey
 from emofuse.training.model_file import read_model
-from emofuse.training.train import CPU, build_network, predict
+from emofuse.training.train import CPU, predict
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, read_json, sha256
 
@@ -84,7 +85,7 @@ def test_a_corpus_clip_gets_the_scores_of_the_pipeline(
     (part,) = read_parts(micro_run, KEY, ["test"], run.network.modalities, emotions)
     state, _ = read_model(micro_run / FOLD)
     state.pop("emotion_distance", None)
-    network = build_network(run, emotions, part)
+    network = build(run.network, len(emotions), part.shapes, micro_run)
     network.load_state_dict(state)
     theirs, _ = predict(network, part, CPU, predictor.BATCH["cpu"])
     predicted = predictor.predict(clips, models)

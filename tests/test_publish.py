@@ -720,7 +720,7 @@ def test_folds_of_other_code_are_not_adopted(
     clone: Path, params: Params, stage: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     current = code.digest
-    monkeypatch.setattr(code, "digest", lambda name, kind=None: "other" if name == stage else current(name, kind))
+    monkeypatch.setattr(code, "digest", lambda name, *of: "other" if name == stage else current(name, *of))
     assert install(SOURCE, params, clone) == []
     (message,) = caplog.messages
     assert f"6 folds not adopted: `emofuse {stage}` ran with other code" in message

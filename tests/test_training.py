@@ -23,6 +23,7 @@ from emofuse import config
 from emofuse.data.augmentation import augment_audio, augment_video, mixup
 from emofuse.data.dataset import Features, read_parts, to_input
 from emofuse.evaluation import evaluate
+from emofuse.models.build import build
 from emofuse.paths import RunKey
 from emofuse.training import checkpoint, sampling, train
 from emofuse.training.averaging import AveragedNetwork
@@ -302,7 +303,7 @@ def test_the_temperature_is_fitted_on_the_validation_clips(tmp_path: Path) -> No
     model = trained(tmp_path, "m")
     calibration = scored(tmp_path, "m")["calibration"]
     (part,) = read_parts(tmp_path, run_key("m"), ["val"], ["audio"], EMOTIONS)
-    network = train.build_network(RUN, EMOTIONS, part)
+    network = build(RUN.network, len(EMOTIONS), part.shapes, tmp_path)
     state, _ = read_model(model)
     state.pop("emotion_distance")
     network.load_state_dict(state)

@@ -30,6 +30,13 @@ Protocol = Annotated[str, typer.Argument(help="A protocol of the corpus: how its
 Variant = Annotated[str, typer.Argument(help="A variant of params.yaml: one row of a table.")]
 Seed = Annotated[int, typer.Argument(help="The random seed of the training.")]
 Fold = Annotated[int, typer.Argument(help="A fold of the protocol.")]
+Factory = Annotated[
+    str | None,
+    typer.Option(
+        envvar="EMOFUSE_FACTORY",
+        help="For models of your own network: package.module:function, in this folder or installed, whose code may run.",
+    ),
+]
 Step = Literal["clips", "features", "splits", "models", "scores", "report", "paper"]
 
 app = typer.Typer(
@@ -185,6 +192,7 @@ def predict(
     output: Annotated[Path, typer.Option(help="The folder for predictions.csv, .json and .html.")] = Path(
         "predictions"
     ),
+    factory: Factory = None,
 ) -> None:
     """Predict the portrayed emotion in videos. Prints it, and writes CSV, JSON and an HTML page."""
     import torch
@@ -196,7 +204,7 @@ def predict(
     torch.set_num_threads(cpus())
     torch.use_deterministic_algorithms(True, warn_only=True)
     with gpu.device() as device:
-        models = predictor.Models(*found, device)
+        models = predictor.Models(*found, device, factory or None)
         clips = predictor.predict(videos, models)
         writers.write(clips, models, output)
     for clip in clips:
@@ -212,12 +220,13 @@ def export(
         str, typer.Argument(help="models/<corpus>/<protocol>/<variant>/seed-<s>, or one model file in it.")
     ],
     folder: Annotated[Path, typer.Argument(help="The folder to create.")],
+    factory: Factory = None,
 ) -> None:
     """Export models to a self-contained folder. It holds a model card, torch.export programs and an MLflow model."""
     from emofuse.inference import bundle
     from emofuse.inference import export as module
 
-    module.write(bundle.find(model, ROOT), load_params(), folder)
+    module.write(bundle.find(model, ROOT), load_params(), folder, factory or None)
     show([f"{shown(folder)}: README.md is the model card; try emofuse predict --model {shown(folder)} VIDEO"])
 
 
@@ -366,9 +375,10 @@ def compare(corpus: Corpus) -> None:
 
 @app.command()
 def source(corpus: Corpus) -> None:
-    """Write the digests of a corpus's source. DVC reads data/<corpus>/source.json to notice changed clips."""
+    """Write digests of a corpus's clips and factories. DVC reads data/<corpus>/source.json and factories.json."""
     params = load_params()
     from emofuse.data.download import clips
+    from emofuse.provenance import code
     from emofuse.provenance.adopt import refuse_links, refuse_unregistered
     from emofuse.utils.files import write_json
 
@@ -376,6 +386,8 @@ def source(corpus: Corpus) -> None:
     refuse_unregistered(ROOT)
     digests = [clips.at_source(params, corpus, shard) for shard in params.corpus(corpus).shards]
     write_json(ROOT / "data" / corpus / "source.json", digests)
+    packages = {name: code.of_package(name, ROOT) for name in params.packages(corpus)}
+    write_json(ROOT / "data" / corpus / "factories.json", packages)
 
 
 # ── MLflow and params.yaml ───────────────────────────────────────────────────────────────────────────────────────────

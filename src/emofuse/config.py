@@ -14,13 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from emofuse import datasets, paths
 from emofuse.data.protocols import KFOLD, RANDOM, protocol_path, read_protocol
 from emofuse.datasets.emotions import VALENCE_AROUSAL
 from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import RunKey
+from emofuse.utils import packages
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_yaml
@@ -109,10 +110,21 @@ class Attention(Section):
     audio_temporal: AttentionForm = Field("self_attention", description="over the audio segments of a clip")
 
 
-class Network(Section):
-    """The architecture of the network."""
+class AnyNetwork(Section):
+    """What is common to our network and to the user's."""
 
     modalities: Annotated[list[Modality], Field(min_length=1, max_length=2)] = ["video", "audio"]
+
+    @model_validator(mode="after")
+    def _modalities_differ(self) -> Self:
+        if len(set(self.modalities)) != len(self.modalities):
+            raise ValueError("modalities: a modality is listed twice")
+        return self
+
+
+class Network(AnyNetwork):
+    """The architecture of the network."""
+
     video: VideoBackbone = VideoBackbone()
     audio: AudioBackbone = AudioBackbone()
     attention: Attention = Attention()
@@ -127,12 +139,13 @@ class Network(Section):
         0.0, description="dropout of the embedding before the classifier"
     )
 
+    factory: ClassVar[None] = None
+    package: ClassVar[None] = None
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Network:
         if self.dimension % self.heads:
             raise ValueError(f"heads: {self.heads} does not divide the dimension, {self.dimension}")
-        if len(set(self.modalities)) != len(self.modalities):
-            raise ValueError("modalities: a modality is listed twice")
         return self
 
     @property
@@ -140,6 +153,32 @@ class Network(Section):
         """The initial weights of the backbones: name of published weights, or path of a local file → file."""
         names = {getattr(self, modality).weights for modality in self.modalities} - {"none"}
         return {name: paths.weights(name) if name in paths.WEIGHTS else name for name in sorted(names)}
+
+
+class CustomNetwork(AnyNetwork):
+    """A network of the user, built by a function of a package in the folder of params.yaml, or installed.
+
+    See docs/own-model.md, and `models.build` for what the function receives and returns.
+    """
+
+    factory: str = Field(description="package.module:function")
+    options: dict[str, JsonValue] = Field({}, description="further arguments of the function, by name")
+
+    starts_from: ClassVar[dict[str, str]] = {}  # a factory reads its own weights
+
+    @model_validator(mode="after")
+    def _has_names(self) -> Self:
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", self.factory, re.ASCII):
+            raise ValueError(f"factory: expected package.module:function; found {self.factory[:LONGEST_NAME]!r}")
+        for name, _ in leaves(self.options):
+            if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+                raise ValueError(f"options: {name!r} is not a valid name; use letters, digits, _ and -")
+        return self
+
+    @property
+    def package(self) -> str:
+        """The top-level package of the factory."""
+        return packages.package(self.factory)
 
 
 class Loss(Section):
@@ -429,7 +468,9 @@ class Corpus(Section):
 class Overrides(Section):
     """A variant: its changes to the proposed network, loss and training."""
 
-    network: dict[str, Any] = {}
+    network: dict[str, Any] = Field(
+        {}, description="with factory, a network of your own: factory, options, modalities (docs/own-model.md)"
+    )
     loss: dict[str, Any] = {}
     training: dict[str, Any] = {}
 
@@ -437,7 +478,7 @@ class Overrides(Section):
 class Run(Section):
     """The resolved network, loss and training of one variant of one corpus."""
 
-    network: Network
+    network: Network | CustomNetwork
     loss: Loss
     training: Training
 
@@ -468,6 +509,15 @@ class Params(Section):
     def kind(self, key: Mapping[str, Any]) -> str | None:
         """The kind of corpus that a job belongs to; None for jobs that belong to no corpus. `key` is the job's."""
         return self.corpus(key["corpus"]).kind if "corpus" in key else None
+
+    def package(self, key: Mapping[str, Any]) -> str | None:
+        """The package that a job runs besides ours: that of its variant's factory. `key` is the job's."""
+        return self.run(key["corpus"], key["variant"]).network.package if "variant" in key else None
+
+    def packages(self, corpus: str) -> list[str]:
+        """The packages of the factories of a corpus's variants, sorted."""
+        found = {self.run(corpus, variant).network.package for variant in self.corpus(corpus).variants}
+        return sorted(name for name in found if name)
 
     def run(self, corpus: str, variant: str) -> Run:
         """The network, loss and training of a variant: the proposed ones, overridden by the corpus, then by the variant.
@@ -542,14 +592,17 @@ def _check_known(where: str, what: str, value: object, known: Iterable[object]) 
 def overridden(run: Run, changes: Mapping[str, Any], where: str) -> Run:
     """A run with some parameters replaced, validated. `where` is the path of the changes, for messages.
 
-    `changes` maps sections (network, loss, training) to nested mappings of parameters.
+    `changes` maps sections (network, loss, training) to nested mappings of parameters. A network with a `factory` takes
+    only the modalities from the network that it replaces.
     """
     sections: dict[str, Any] = {}
     for name in Run.model_fields:
         section: Section = getattr(run, name)
         if changes.get(name):
-            here = f"{where}.{name}"
-            section = _validate(type(section), _merge(section.model_dump(), changes[name], here), here)
+            here, kind, base = f"{where}.{name}", type(section), section.model_dump()
+            if name == "network" and "factory" in changes[name]:
+                kind, base = CustomNetwork, {"modalities": base["modalities"], "factory": None, "options": {}}
+            section = _validate(kind, _merge(base, changes[name], here), here)
         sections[name] = section
     return Run(**sections)
 
@@ -574,7 +627,10 @@ def _merge(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[st
         if key not in base:
             raise UserError(f"{where}.{printable(str(key))}: no such parameter; there are {', '.join(base)}")
         both = isinstance(base[key], dict) and isinstance(value, dict)
-        merged[key] = _merge(base[key], value, f"{where}.{key}") if both else value
+        if both and key == "options":  # of a factory, which may have any
+            merged[key] = {**base[key], **value}
+        else:
+            merged[key] = _merge(base[key], value, f"{where}.{key}") if both else value
     return merged
 
 
@@ -660,6 +716,7 @@ def load(path: Path | str = "params.yaml") -> Params:
         for protocol, folds in corpus.protocols.items():
             _check_folds(f"corpora.{name}", corpus, protocol, folds, actors, path.parent)
         _check_emotions(params, name)
+    _check_packages(params, path.parent)
     return params.model_copy(update={"corpora": {name: _without_unused(params, name) for name in params.corpora}})
 
 
@@ -694,6 +751,20 @@ def _check_names(params: Params) -> None:
             for variant in getattr(corpus, key):
                 if variant not in params.variants:
                     raise UserError(f"corpora.{name}.{key}: there is no variant {variant!r} under variants")
+
+
+def _check_packages(params: Params, root: Path) -> None:
+    """Raise `UserError` for a variant whose factory is in a package that is missing."""
+    for name, corpus in params.corpora.items():
+        for variant in corpus.variants:
+            network = params.run(name, variant).network
+            if network.package:
+                try:
+                    packages.find(network.package, root)
+                except UserError as error:
+                    raise UserError(
+                        f"corpora.{name}.variants: {variant}: network.factory {network.factory}: {error}"
+                    ) from None
 
 
 def _actors(corpus_path: str, corpus: Corpus, root: Path) -> Sequence[Actor] | None:

@@ -13,7 +13,7 @@ from emofuse.data.download import clips
 from emofuse.datasets import shards
 from emofuse.paths import RunKey
 from emofuse.provenance import adopt
-from emofuse.provenance.code import digest
+from emofuse.provenance.code import digest, of_package
 from emofuse.provenance.records import Record
 from emofuse.utils import locks, user
 from emofuse.utils.console import complain
@@ -38,6 +38,10 @@ try:
             f"--config {next(iter(config))}: params.yaml is the only configuration; change it there"
         )
     PARAMS = parameters.load()
+    for name in sorted(
+        {name for each in PARAMS.corpora for name in PARAMS.packages(each)}
+    ):
+        of_package(name, Path())  # read once; a mistake in one is a line here
     # Snakemake considers outputs without metadata up to date, regardless of what they were made from.
     if workflow.is_main_process and not {"--touch", "-t", "--unlock"} & set(sys.argv):
         adopt.refuse_unregistered(Path())
@@ -70,9 +74,12 @@ def setting(stage, section):
 
 def code(stage):
     """The digest of the code behind a job's results, for `params`."""
-    return (
-        lambda wildcards: f"code {digest(stage, PARAMS.corpora[wildcards.corpus].kind)}"
-    )
+
+    def of_job(wildcards):
+        job = key(wildcards)
+        return f"code {digest(stage, PARAMS.kind(job), PARAMS.package(job))}"
+
+    return of_job
 
 
 def labels(wildcards):

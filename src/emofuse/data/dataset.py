@@ -91,6 +91,11 @@ class Part:
     features: dict[str, Features]
     labels: np.ndarray
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of the network's input for one clip, by modality."""
+        return {name: input_shape(features.shape, name) for name, features in self.features.items()}
+
     def batches(self, batches: Iterable[np.ndarray], device: torch.device) -> Iterator[Batch]:
         """The batches of the clips at the given indices, on the device, prefetched by a thread."""
 
@@ -135,6 +140,11 @@ def make_resident(parts: Iterable[Part], device: torch.device) -> None:
     if sum(each.nbytes for each in features) <= RESIDENT * free:
         for each in features:
             each.move(device)
+
+
+def input_shape(stored: tuple[int, ...], modality: str) -> tuple[int, ...]:
+    """The shape of the network's input for one clip, given the shape of its stored features."""
+    return tuple(stored[axis] for axis in (0, 4, 1, 2, 3)) if modality == "video" else stored
 
 
 def to_input(stored: torch.Tensor, modality: str) -> torch.Tensor:

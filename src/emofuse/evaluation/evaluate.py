@@ -18,10 +18,11 @@ from emofuse.data.dataset import read_parts
 from emofuse.datasets import shards
 from emofuse.datasets.base import actor_named, sorted_actors
 from emofuse.evaluation import calibration, metrics
+from emofuse.models.build import build
 from emofuse.paths import RunKey
 from emofuse.provenance.job import job
 from emofuse.training.model_file import describe, load_model, read_model
-from emofuse.training.train import CPU, build_network, predict
+from emofuse.training.train import CPU, predict
 from emofuse.utils import gpu
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic, read_csv, write_csv, write_json
@@ -58,9 +59,9 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
         raise UserError(
             f"{root / key.model} was trained with another network than params.yaml has for {key.variant}: train again"
         )
-    network = build_network(run, emotions, test)
+    network = build(run.network, len(emotions), test.shapes, root, device)
     load_model(root / key.model, state, network)
-    scores, embeddings = predict(network.to(device), test, device)
+    scores, embeddings = predict(network, test, device)
     val_scores, _ = predict(network, val, device)
     probabilities = scores.double().softmax(1)
     predicted = probabilities.argmax(1).numpy()

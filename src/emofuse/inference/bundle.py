@@ -10,11 +10,13 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
+from torch import nn
 
 from emofuse import datasets, paths
-from emofuse.config import Audio, Faces, Modality, Name, Network, Params, Positive, Section
-from emofuse.models.network import EmotionNetwork
+from emofuse.config import Audio, CustomNetwork, Faces, Modality, Name, Network, Params, Positive, Section
+from emofuse.models.build import build
 from emofuse.paths import RunKey
+from emofuse.provenance import code
 from emofuse.provenance.freshness import Chain
 from emofuse.training.model_file import load_model, read_model
 from emofuse.utils.errors import UserError
@@ -23,6 +25,7 @@ from emofuse.utils.stand_ins import stand_in
 
 FILE = "bundle.json"
 FOLDER = "bundle"  # the folder of an export that holds it
+HERE = Path()  # where the package of a factory is, unless it is installed
 RUN = re.compile(
     r"(?:(.*/))?models/([a-z0-9_]+)/([a-z0-9_]+)/([a-z0-9_]+)/seed-(\d+)(?:/fold-(\d+)\.safetensors)?", re.S
 )
@@ -43,7 +46,8 @@ class Ensemble(Section):
     """Models of one variant, trained on different folds; their probabilities are averaged."""
 
     variant: Name
-    network: Network
+    network: Network | CustomNetwork
+    package: str | None = Field(None, description="digest of the package of the network's factory, if it has one")
     models: Annotated[tuple[Model, ...], Field(min_length=1, strict=False)]
 
     @property
@@ -98,11 +102,48 @@ class Bundle(Section):
         models = [model.file for ensemble in self.ensembles for model in ensemble.models]
         return [*models, *([self.detector] if self.detector else [])]
 
-    def networks(self, ensemble: Ensemble, folder: Path) -> list[EmotionNetwork]:
-        """The networks of an ensemble, in eval mode. Raises `UserError` for a file whose hash or network differs."""
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of the networks' input for one clip, by modality."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.faces:
+            shapes["video"] = (self.faces.snippets, 3, self.faces.frames, self.faces.size, self.faces.size)
+        if self.audio:
+            shapes["audio"] = (self.audio.segments, self.audio.bands, self.audio.frames)
+        return shapes
+
+    def check_factory(self, factory: str | None) -> None:
+        """Raise `UserError` unless the user has named the factory of these models, if they have one.
+
+        What a model file names is never imported without that, and only from HERE, not from where the models are.
+        """
+        others = [(each, each.network) for each in self.ensembles if isinstance(each.network, CustomNetwork)]
+        if factory and not others:
+            raise UserError(f"--factory {factory}: these models need none; leave it out, and unset EMOFUSE_FACTORY")
+        for ensemble, network in others:
+            name = network.factory
+            if not factory:
+                raise UserError(
+                    f"{ensemble.variant} is a network of {name}, which is not part of the models: if you know that code"
+                    f" and want it to run, add --factory {name}, or set EMOFUSE_FACTORY"
+                )
+            if factory != name:
+                raise UserError(f"--factory {factory}: {ensemble.variant} is a network of {name}")
+            if code.of_package(network.package, HERE) != ensemble.package:
+                raise UserError(
+                    f"--factory {factory}: the package {network.package} here is not the version with which"
+                    f" {ensemble.variant} was trained; use that version, or train again"
+                )
+
+    def networks(self, ensemble: Ensemble, folder: Path, factory: str | None) -> list[nn.Module]:
+        """The networks of an ensemble, in eval mode. `factory` as in `check_factory`.
+
+        Raises `UserError` for a file whose hash or network differs.
+        """
+        self.check_factory(factory)
         return [self._network(ensemble, model, folder) for model in ensemble.models]
 
-    def _network(self, ensemble: Ensemble, model: Model, folder: Path) -> EmotionNetwork:
+    def _network(self, ensemble: Ensemble, model: Model, folder: Path) -> nn.Module:
         path = folder / model.file
         if sha256(path) != model.sha256:
             raise UserError(
@@ -113,8 +154,8 @@ class Bundle(Section):
             raise UserError(
                 f"{path} has another network than the variant {ensemble.variant}: train it or export it again"
             )
-        moments = self.faces.snippets if self.faces else self.audio.segments if self.audio else 1
-        network = EmotionNetwork(ensemble.network, len(self.emotions), moments, self.faces.size if self.faces else None)
+        shapes = {str(name): self.shapes[name] for name in ensemble.network.modalities}
+        network = build(ensemble.network, len(self.emotions), shapes, HERE)
         load_model(path, state, network)
         return network.eval()
 
@@ -179,8 +220,9 @@ def read(folder: Path) -> tuple[Bundle, Path]:
 def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, root: Path) -> tuple[Bundle, Path]:
     """The models of a run (corpus, protocol, variant, seed), or of one of its folds.
 
-    Variants with fewer modalities that were trained on the same folds are included, for clips that lack a modality. Raises
-    `UserError` if the run is not in params.yaml, has not been trained, or is stale.
+    Variants with fewer modalities that were trained on the same folds are included, for clips that lack a modality, unless
+    they need a factory that the run does not. Raises `UserError` if the run is not in params.yaml, has not been trained, or
+    is stale.
     """
     from emofuse import __version__
 
@@ -209,7 +251,8 @@ def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, roo
         modalities = set(params.run(name, other).network.modalities)
         keys = [RunKey(name, protocol, other, seed, each) for each in folds]
         known = any(ensemble.modalities == modalities for ensemble in ensembles)
-        if modalities < wanted and not known and all((root / key.model).is_file() for key in keys):
+        usable = params.run(name, other).network.factory in (None, params.run(name, variant).network.factory)
+        if modalities < wanted and not known and usable and all((root / key.model).is_file() for key in keys):
             ensembles.append(_ensemble(chain, keys))
     clips = read_csv(root / paths.index(name), ("duration", "status"))
     durations = clips["duration"][clips["status"] == "ok"].astype(float)
@@ -255,4 +298,5 @@ def _ensemble(chain: Chain, keys: Sequence[RunKey]) -> Ensemble:
             )
         )
     network = chain.params.run(keys[0].corpus, keys[0].variant).network
-    return Ensemble(variant=keys[0].variant, network=network, models=tuple(models))
+    package = code.of_package(network.package, chain.root) if network.package else None
+    return Ensemble(variant=keys[0].variant, network=network, package=package, models=tuple(models))

@@ -17,7 +17,6 @@ from emofuse.config import Params
 from emofuse.inference import bundle as bundles
 from emofuse.inference import model_card
 from emofuse.inference.bundle import Bundle, Ensemble, Model
-from emofuse.models.network import EmotionNetwork
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import write_json, write_text
 
@@ -26,15 +25,16 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-4  # of scores, which are of the order of 1; fused kernels round differently
 
 
-def write(models: tuple[Bundle, Path], params: Params, folder: Path) -> None:
+def write(models: tuple[Bundle, Path], params: Params, folder: Path, factory: str | None = None) -> None:
     """Write a bundle, and the folder that its paths are relative to, to a new folder, atomically.
 
     data/bundle/ has bundle.json, the weights as safetensors, each network as a torch.export program (.pt2), checked against
     the network itself, and the weights of the face detector. README.md is the model card; the other files are MLflow's.
-    Raises `UserError` if the models are from an export, if the folder exists or cannot be created, or if the output of a
-    program differs from its network's.
+    `factory`: see `Bundle.check_factory`. Raises `UserError` if the models are from an export, if the folder exists or cannot
+    be created, if torch cannot export a network, or if the output of a program differs from its network's.
     """
     bundle, root = models
+    bundle.check_factory(factory)
     if (root / bundles.FILE).is_file():
         raise UserError(f"{root} is in an export already: copy the export's folder")
     try:
@@ -53,7 +53,7 @@ def write(models: tuple[Bundle, Path], params: Params, folder: Path) -> None:
             shutil.copyfile(root / old, inside / new)
         write_json(inside / bundles.FILE, renamed.model_dump(mode="json"))
         for ensemble in renamed.ensembles:
-            for model, network in zip(ensemble.models, renamed.networks(ensemble, inside), strict=True):
+            for model, network in zip(ensemble.models, renamed.networks(ensemble, inside, factory), strict=True):
                 _program(network, _example(renamed, ensemble), (inside / model.file).with_suffix(".pt2"))
                 log.info("%s: exported; the program gives the same scores as the network", model.file)
         exported = Path(name) / "model"
@@ -80,21 +80,22 @@ def _renamed(bundle: Bundle) -> Bundle:
 def _example(bundle: Bundle, ensemble: Ensemble) -> dict[str, torch.Tensor]:
     """Two random clips as inputs of an ensemble. With a single one, torch.export would fix the batch size to one."""
     generator = torch.Generator().manual_seed(1)
-    shapes: dict[str, tuple[int, ...]] = {}
-    if bundle.faces:
-        shapes["video"] = (2, bundle.faces.snippets, 3, bundle.faces.frames, bundle.faces.size, bundle.faces.size)
-    if bundle.audio:
-        shapes["audio"] = (2, bundle.audio.segments, bundle.audio.bands, bundle.audio.frames)
-    return {name: torch.rand(shapes[name], generator=generator) for name in sorted(ensemble.modalities)}
+    return {name: torch.rand(2, *bundle.shapes[name], generator=generator) for name in sorted(ensemble.modalities)}
 
 
-def _program(network: EmotionNetwork, example: dict[str, torch.Tensor], path: Path) -> None:
+def _program(network: nn.Module, example: dict[str, torch.Tensor], path: Path) -> None:
     """Export a network with a dynamic batch size, and compare its output with the network's."""
     size = torch.export.Dim("batch", min=1, max=1024)
     scores = _Scores(network)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # raised by torch.export itself
-        program = torch.export.export(scores, (example,), dynamic_shapes=({name: {0: size} for name in example},))
+        try:
+            program = torch.export.export(scores, (example,), dynamic_shapes=({name: {0: size} for name in example},))
+        except Exception as error:  # of many types; ours can be exported, a factory's perhaps not
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{path.name}: torch.export cannot export this network ({reason[:300]}); see torch.export's documentation"
+            ) from error
         torch.export.save(program, path)
         loaded = torch.export.load(path).module()
         for count in (1, 2, 3):
@@ -109,7 +110,7 @@ def _program(network: EmotionNetwork, example: dict[str, torch.Tensor], path: Pa
 class _Scores(nn.Module):
     """A network that returns only the scores."""
 
-    def __init__(self, network: EmotionNetwork) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
@@ -138,6 +139,13 @@ def _mlflow(inside: Path, folder: Path, bundle: Bundle) -> None:
         signature=ModelSignature(Schema([ColSpec(DataType.binary, "clip")]), Schema(list(columns))),
         input_example=mlflow_model.example(),
         pip_requirements=_requirements(),
+        # A factory's package is not in the model; whoever serves it has it, and names the factory in EMOFUSE_FACTORY.
+        metadata={
+            f"factory of {each.variant}": f"{each.network.factory}, package {each.package}"
+            for each in bundle.ensembles
+            if each.network.factory
+        }
+        or None,
     )
 
 

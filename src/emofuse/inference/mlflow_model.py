@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ class Served:
     """The model that MLflow calls."""
 
     def __init__(self, folder: Path) -> None:
-        self._models = predictor.Models(*bundle.read(folder))
+        factory = os.environ.get("EMOFUSE_FACTORY") or None  # `mlflow models serve` has no option for it
+        self._models = predictor.Models(*bundle.read(folder), factory=factory)
 
     def predict(self, clips: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """The rows of predictions.csv for clips, whose column `clip` has the bytes of a file.

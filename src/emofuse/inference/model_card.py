@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emofuse import datasets, paths
-from emofuse.config import Params
+from emofuse.config import Network, Params
 from emofuse.data.protocols import RANDOM
 from emofuse.datasets.base import Actor, Dataset, actor_named
 from emofuse.evaluation import metrics, statistics
@@ -73,16 +73,22 @@ def _run(corpus: CorpusResults, bundle: Bundle, ensemble: Ensemble) -> Run:
 
 def _summary(bundle: Bundle, run: Run) -> str:
     network = run.setup.network
-    parts = {
-        "video": f"a 3D-CNN ({network.video.backbone}) on faces",
-        "audio": f"a 2D-CNN ({network.audio.backbone}) on log-mel spectrograms",
-    }
+    parts = {"video": "faces", "audio": "log-mel spectrograms"}
+    origin = f"Built by `{network.factory}`, which is not part of emofuse."
+    if isinstance(network, Network):
+        parts = {
+            "video": f"a 3D-CNN ({network.video.backbone}) on faces",
+            "audio": f"a 2D-CNN ({network.audio.backbone}) on log-mel spectrograms",
+        }
+        origin = (
+            "A reimplementation of Mocanu, Tapu and Zaharia, Image and Vision Computing 133, 2023; these are not the authors'"
+            " models."
+        )
     branches = " and ".join(parts[name] for name in sorted(network.modalities, reverse=True))
     count = len(run.folds)
     return (
-        f"{count} {'network' if count == 1 else 'networks, one per fold,'} with {branches}, which recognize {len(bundle.emotions)} emotions"
-        f" ({', '.join(bundle.emotions)}) in a spoken sentence. A reimplementation of Mocanu, Tapu and Zaharia, Image and Vision"
-        " Computing 133, 2023; these are not the authors' models."
+        f"{count} {'network' if count == 1 else 'networks, one per fold,'} {'on' if network.factory else 'with'} {branches},"
+        f" which recognize {len(bundle.emotions)} emotions ({', '.join(bundle.emotions)}) in a spoken sentence. {origin}"
     )
 
 
@@ -197,8 +203,16 @@ def _calibration(bundle: Bundle) -> list[str]:
 
 def _use(bundle: Bundle) -> list[str]:
     used = " and ".join(MODALITIES[name] for name in sorted(bundle.modalities, reverse=True)).capitalize()
+    own = {each.network.factory: each for each in bundle.ensembles if each.network.factory}
+    option = "".join(f" --factory {name}" for name in own)
     return [
-        "```sh\nemofuse predict --model <this folder> video.mp4\n```",
+        f"```sh\nemofuse predict --model <this folder>{option} video.mp4\n```",
+        *(
+            f"The code of {each.variant}, the package `{each.network.package}`, is not in this folder: have it in the folder"
+            f" where you run this, or install it, in the version with the digest `{each.package}`. A server takes the name"
+            f" from its environment, `EMOFUSE_FACTORY={name}`. The programs (`.pt2`) need no package."
+            for name, each in own.items()
+        ),
         f"{used} are extracted as in training, from the whole video if it is no longer than {bundle.longest:.1f} seconds, else from"
         f" windows of {bundle.window:.1f} seconds.",
     ]

@@ -16,6 +16,7 @@ from emofuse.inference import writers
 from emofuse.inference.bundle import Bundle
 from emofuse.inference.predictor import Clip, Models, Prediction, reasons
 from emofuse.inference.windows import Sample
+from emofuse.models.network import EmotionNetwork
 from emofuse.report import page
 from emofuse.report.attention import Attended, normalised
 from emofuse.report.figures.attention import draw_attention
@@ -69,6 +70,7 @@ def _clip(clip: Clip, number: int, models: Models) -> dict[str, Any]:
                 "most_likely": writers.most_likely(mean, bundle, 3),
                 "sources": writers.sources(predictions),
                 "notes": sorted({prediction.note(bundle) for prediction in predictions} - {""}),
+                "silent": sorted({each.ensemble.variant for each in predictions if each.ensemble.network.factory}),
                 "windows": len(predictions),
                 "drawings": [
                     (kind, Markup(inline_svg(figure, f"{name}-{kind}")), caption)
@@ -121,10 +123,13 @@ def _timeline(predictions: Sequence[Prediction], bundle: Bundle) -> Figure:
 def _attention(sample: Sample, prediction: Prediction, models: Models) -> Figure | None:
     """The attention weights of a sample, averaged over networks; None if the networks have no such attention."""
     ensemble = prediction.ensemble
+    networks = [network for network in models.networks(ensemble) if isinstance(network, EmotionNetwork)]
+    if not networks:  # those of a factory
+        return None
     inputs = models.inputs(ensemble, [sample])
     video, audio = sample.features.get("video"), sample.features.get("audio")
     moments = next(iter(inputs.values())).shape[1]
-    found = [normalised(network.attention_weights(inputs), moments) for network in models.networks(ensemble)]
+    found = [normalised(network.attention_weights(inputs), moments) for network in networks]
     weights = {name: np.mean([each[name] for each in found], axis=0) for name in found[0]}
     if not weights:
         return None

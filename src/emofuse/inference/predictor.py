@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from emofuse.data.dataset import to_input
 from emofuse.features import faces
@@ -16,7 +17,6 @@ from emofuse.features.media import BrokenClip
 from emofuse.inference import windows
 from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.windows import Place, Sample
-from emofuse.models.network import EmotionNetwork
 from emofuse.training.train import CPU
 from emofuse.utils.progress import Progress
 from emofuse.utils.stand_ins import stand_in
@@ -87,17 +87,20 @@ def reasons(place: Place, bundle: Bundle) -> str:
 class Models:
     """The face detector and the networks of a bundle; networks are loaded on first use."""
 
-    def __init__(self, bundle: Bundle, folder: Path, device: torch.device = CPU) -> None:
-        """Raises `UserError` if the weights of the face detector are missing or do not fit."""
-        self.bundle, self.folder, self.device = bundle, folder, device
+    def __init__(self, bundle: Bundle, folder: Path, device: torch.device = CPU, factory: str | None = None) -> None:
+        """Raises `UserError` if the weights of the face detector are missing or do not fit, or for the wrong `factory`
+        (see `Bundle.check_factory`).
+        """
+        bundle.check_factory(factory)
+        self.bundle, self.folder, self.device, self._factory = bundle, folder, device, factory
         weights = folder / bundle.detector if bundle.detector else None
         self.detect = faces.detector(bundle.faces, weights) if bundle.faces else None
-        self._networks: dict[str, list[EmotionNetwork]] = {}
+        self._networks: dict[str, list[nn.Module]] = {}
 
-    def networks(self, ensemble: Ensemble) -> list[EmotionNetwork]:
+    def networks(self, ensemble: Ensemble) -> list[nn.Module]:
         """The networks of an ensemble, on the device, in eval mode."""
         if ensemble.variant not in self._networks:
-            loaded = self.bundle.networks(ensemble, self.folder)
+            loaded = self.bundle.networks(ensemble, self.folder, self._factory)
             self._networks[ensemble.variant] = [network.to(self.device) for network in loaded]
         return self._networks[ensemble.variant]
 

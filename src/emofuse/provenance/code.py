@@ -4,6 +4,8 @@ These are the stage's module and everything it imports from emofuse, directly or
 docstrings and formatting do not affect the digest, so changing them reruns nothing. Other files of a package (templates,
 style sheets, tables) are included byte by byte.
 
+A network of the user comes from a package of the user: all of its files count, by the same rules.
+
 `config` is covered by value: the parameters that it resolves for a job are the `settings` of the job's record. The modules in
 NO_EFFECT cannot change a result; changing a progress bar or an error message must not invalidate published numbers.
 """
@@ -17,6 +19,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from emofuse.utils import packages
+from emofuse.utils.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -45,13 +50,36 @@ NO_EFFECT = (
 
 
 @cache
-def digest(stage: str, kind: str | None = None) -> str:
-    """The code digest of a stage. Stages that read clips import the module of the corpus's `kind` by name."""
+def digest(stage: str, kind: str | None = None, package: str | None = None, root: Path = Path()) -> str:
+    """The code digest of a stage. Stages that read clips import the module of the corpus's `kind` by name.
+
+    `package` is that of the user's factory, if the job runs one; it is in `root` or installed.
+    """
     modules = closure(STAGES[stage])
     if kind and "emofuse.datasets" in modules:
         modules |= closure(f"emofuse.datasets.{kind}")
     lines = "".join(f"{module} {_module(module)[0]}\n" for module in sorted(modules))
+    if package:
+        lines += f"{package} {of_package(package, root)}\n"
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+@cache
+def of_package(name: str, root: Path) -> str:
+    """The digest of a package of the user. Raises `UserError` if it is missing, or a file of it cannot be read."""
+    digest = hashlib.sha256()
+    for file, path in packages.files(name, root):
+        try:
+            content = path.read_bytes()
+            if path.suffix == ".py":
+                content = _json(_Executed().visit(ast.parse(content, filename=str(path)))).encode()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        except (SyntaxError, ValueError, RecursionError) as error:
+            line = getattr(error, "lineno", None)
+            raise UserError(f"{path}{f', line {line}' if line else ''}: {getattr(error, 'msg', error)}") from None
+        digest.update(f"{file} {hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 @cache

@@ -50,11 +50,15 @@ class Finding:
 
 
 class Chain:
-    """The records under `root`, compared with `params`, the code and the files. Each result is computed once."""
+    """The records under `root`, compared with `params`, the code and the files. Each result is computed once.
 
-    def __init__(self, params: Params, root: Path) -> None:
+    `repository` is where packages of the user may be, if `root` is a folder of published results.
+    """
+
+    def __init__(self, params: Params, root: Path, repository: Path | None = None) -> None:
         self.params = params
         self.root = root
+        self.repository = repository or root
         self._producers: dict[str, Record | None] = {}
         self._hashes: dict[str, str | None] = {}
         self._current: dict[str, Finding] = {}
@@ -143,9 +147,13 @@ class Chain:
         ran = f"`{record.command}` ran"
         try:
             settings = self.params.settings(record.stage, **record.key)
-            digest = code.digest(record.stage, self.params.kind(record.key))
+            kind, package = self.params.kind(record.key), self.params.package(record.key)
         except (UserError, KeyError, TypeError) as error:
             return Finding(State.LEFT_OVER, (f"params.yaml no longer includes `{record.command}`: {error}",))
+        try:
+            digest = code.digest(record.stage, kind, package, self.repository)
+        except UserError as error:  # about the user's package
+            return Finding(State.STALE, (str(error),))
         reasons = [f"{ran} with {difference}" for difference in differences(record.settings, settings)]
         if record.code != digest:
             reasons.append(f"{ran} with other code")

@@ -39,7 +39,7 @@ def install(source: Path, params: Params, root: Path) -> list[str]:
     if found := flaws(folder):
         raise UserError(f"{source}: {first(found)}; `git checkout -- {source}` restores it")
     name = os.path.relpath(folder, root) if folder.resolve().is_relative_to(root.resolve()) else str(folder)
-    installation = _Installation(Chain(params, folder), Chain(params, root))
+    installation = _Installation(Chain(params, folder, root), Chain(params, root))
     rejected: Counter[str] = Counter()
     accepted, present = [], 0
     for evaluation in (record for record in installation.published.records if record.stage == "evaluate"):

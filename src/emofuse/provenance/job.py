@@ -50,12 +50,13 @@ def job(
     `UserError` for an input that is missing, corrupted or stale, or that changes while the job runs.
     """
     settings = params.settings(stage, **key)
-    digest = code.digest(stage, params.kind(key))
+    package = params.package(key)
+    digest = code.digest(stage, params.kind(key), package, root)
     hashes = {path: verified(root, path) for path in inputs}
     Chain(params, root).refuse(hashes)
     versions = {path: _version(root / path) for path in hashes}
     identity = json.dumps([stage, dict(key), settings, digest, hashes], sort_keys=True)
-    running = Job(hashlib.sha256(identity.encode()).hexdigest(), *commit(root))
+    running = Job(hashlib.sha256(identity.encode()).hexdigest(), *commit(root, [package] if package else []))
     sweep(root / path for path in (*outputs, record))
     (root / record).unlink(missing_ok=True)  # outputs that are being written have no record
     yield running

@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def publish(corpus: str, why: str, params: Params, root: Path) -> Path:
     report = Record.read(root, _report(corpus))
     if report is None:
         raise UserError(f"results/{corpus}: there is no report to publish; {again}")
-    head = _committed(root)
+    head = _committed(root, params.packages(corpus))
     chain = Chain(params, root)
     lineage = list(chain.back(report))
     evaluations = [record for record in lineage if record.stage == "evaluate"]
@@ -140,7 +140,7 @@ def check(corpus: str, params: Params, root: Path) -> Iterator[str]:
         yield f"{name}: {State.CORRUPTED}"
         yield from (f"  {flaw}" for flaw in found)
         raise UserError(f"{name}: {first(found)}; `git checkout -- {name}` restores what is committed")
-    chain = Chain(params, folder)
+    chain = Chain(params, folder, root)
     report = next(record for record in chain.records if record.stage == "report")
     commits = [row["commit"] for row in _logged(root) if (row["corpus"], row["record"]) == (corpus, report.hash)]
     if not commits:
@@ -160,13 +160,15 @@ def _report(corpus: str) -> str:
     return paths.record_in(f"results/{corpus}")
 
 
-def _committed(root: Path) -> str:
-    """The current commit. Raises `UserError` if code or parameters have uncommitted changes."""
-    head, dirty = commit(root)
+def _committed(root: Path, packages: Sequence[str]) -> str:
+    """The current commit. Raises `UserError` if code, parameters or packages of the user have uncommitted changes."""
+    head, dirty = commit(root, packages)
     if head is None:
         raise UserError("publish: this is not a git repository with a commit, which the log of evaluations refers to")
     if dirty:
-        raise UserError(f"publish: uncommitted changes in {', '.join(SOURCES)}: commit them, then publish")
+        raise UserError(
+            f"publish: uncommitted changes in {', '.join([*SOURCES, *packages])}: commit them, then publish"
+        )
     return head
 
 

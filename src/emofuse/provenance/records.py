@@ -15,7 +15,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -149,14 +149,15 @@ def everything(root: Path) -> Iterator[Record]:
                 yield record
 
 
-def commit(root: Path) -> tuple[str | None, bool | None]:
-    """The current commit, and whether SOURCES have uncommitted changes; None without git."""
+def commit(root: Path, packages: Iterable[str] = ()) -> tuple[str | None, bool | None]:
+    """The current commit, and whether SOURCES and packages of the user have uncommitted changes; None without git."""
+    sources = [*SOURCES, *(path for name in packages for path in (name, f"{name}.py"))]
     # git refuses a repository of another user, as in a container; that this one is trusted shows in that its code is running.
     git = ["git", "-c", f"safe.directory={root.resolve()}"]
     try:
         head, changes = (
             subprocess.run([*git, *command], cwd=root, capture_output=True, check=True, timeout=10).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *SOURCES])
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", *sources])
         )
     except (OSError, subprocess.SubprocessError):
         return None, None

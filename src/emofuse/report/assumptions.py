@@ -96,7 +96,7 @@ def _values(name: str, variant: str, params: Params) -> Iterator[tuple[str, Any,
         general_values = dict(leaves(general.model_dump(), f"{key}."))
         for parameter, value in leaves(section.model_dump(), f"{key}."):
             if not parameter.startswith(absent):
-                yield parameter, value, general_values[parameter]
+                yield parameter, value, general_values.get(parameter, value)  # a factory has other parameters
     for key in CORPUS:
         value = getattr(corpus, key)
         if key in SECTIONS:

@@ -22,7 +22,7 @@ class AveragedNetwork(Generic[M]):
     def __init__(self, source: M, decay: float) -> None:
         self.network: M = copy.deepcopy(source) if decay else source
         self.decay = decay
-        pairs = list(zip(self.network.state_dict().values(), source.state_dict().values(), strict=True))
+        pairs = list(zip(_tensors(self.network), _tensors(source), strict=True))
         self._averages = [average for average, _ in pairs if average.is_floating_point()]
         self._values = [value for _, value in pairs if value.is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # batch norms count their batches
@@ -35,3 +35,8 @@ class AveragedNetwork(Generic[M]):
         torch._foreach_lerp_(self._averages, self._values, 1 - min(self.decay, step / (step + 10)))
         for average, value in self._copied:
             average.copy_(value)
+
+
+def _tensors(network: nn.Module) -> list[torch.Tensor]:
+    """The parameters and buffers of a network, also those that modules share, each once."""
+    return [*network.parameters(), *network.buffers()]

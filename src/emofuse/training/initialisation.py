@@ -16,11 +16,12 @@ from emofuse.utils.stand_ins import stand_in
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from emofuse.config import Network
-    from emofuse.models.network import EmotionNetwork
+    from torch import nn
+
+    from emofuse.config import CustomNetwork, Network
 
 
-def load_pretrained(network: EmotionNetwork, section: Network, files: Mapping[str, Path]) -> None:
+def load_pretrained(network: nn.Module, section: Network | CustomNetwork, files: Mapping[str, Path]) -> None:
     """Initialise the backbones of `network` for which `section` names weights.
 
     `files` maps each name of weights, torchvision's or a local path, to its file: .safetensors, or a file of torch.save
@@ -28,6 +29,8 @@ def load_pretrained(network: EmotionNetwork, section: Network, files: Mapping[st
     Raises `UserError` for a file that is missing, does not contain weights, contains more than weights, or belongs to a
     different network.
     """
+    if not section.starts_from:
+        return
     for modality in section.modalities:
         backbone = getattr(section, modality)
         if backbone.weights == "none":

@@ -16,18 +16,21 @@ from emofuse.utils.errors import UserError
 from emofuse.utils.files import atomic, parse_json
 
 if TYPE_CHECKING:
-    from emofuse.config import Network
-    from emofuse.models.network import EmotionNetwork
+    from torch import nn
+
+    from emofuse.config import CustomNetwork, Network
 
 DISTANCE = "emotion_distance"  # the weights of a learned emotion distance, which is not part of the network
 
 
-def describe(emotions: Sequence[str], network: Network) -> dict[str, Any]:
+def describe(emotions: Sequence[str], network: Network | CustomNetwork) -> dict[str, Any]:
     """What a model file says about its model: {"emotions", "network"}."""
     return {"emotions": list(emotions), "network": network.model_dump(mode="json")}
 
 
-def write_model(path: Path, state: dict[str, torch.Tensor], emotions: Sequence[str], network: Network) -> None:
+def write_model(
+    path: Path, state: dict[str, torch.Tensor], emotions: Sequence[str], network: Network | CustomNetwork
+) -> None:
     """Write the weights of a network, and of a learned emotion distance (`DISTANCE`)."""
     # A single key: safetensors writes several in arbitrary order.
     metadata = {"emofuse": json.dumps(describe(emotions, network))}
@@ -55,7 +58,7 @@ def read_model(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise UserError(f"{path} is not a model of this project ({error}): delete it and train again") from None
 
 
-def load_model(path: Path, state: dict[str, torch.Tensor], network: EmotionNetwork) -> None:
+def load_model(path: Path, state: dict[str, torch.Tensor], network: nn.Module) -> None:
     """Load the weights that `read_model` has read from a file. Raises `UserError` if they are those of another network.
 
     torch would convert other types of numbers, of which 8-bit ones need a scale that it does not know.

@@ -17,6 +17,7 @@ from emofuse import paths
 from emofuse.config import LONGEST_NAME, Params, Run, overridden
 from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import RunKey
+from emofuse.provenance import code
 from emofuse.training import train as training
 from emofuse.training.checkpoint import Checkpoint
 from emofuse.utils.errors import UserError
@@ -52,10 +53,11 @@ def run(
     seed = params.corpus(corpus).seeds[0]
     runs: dict[str, tuple[str, Run]] = {}
     for name, (variant, changes) in named.items():
-        runs[name] = (
-            json.dumps({"base": variant, "features": features, **changes}),
-            overridden(params.run(corpus, variant), changes, f"{candidates}: {name}"),
-        )
+        resolved = overridden(params.run(corpus, variant), changes, f"{candidates}: {name}")
+        described = {"base": variant, "features": features, **changes}
+        if resolved.network.package:
+            described["package"] = code.of_package(resolved.network.package, root)
+        runs[name] = json.dumps(described), resolved
     table = root / paths.search(corpus)
     done: list[dict[Any, Any]] = read_csv(table, COLUMNS).to_dict("records") if table.is_file() else []
     for name, (overrides, resolved) in runs.items():
@@ -66,7 +68,7 @@ def run(
         row = {"config": name, "overrides": overrides, "fold": str(fold), "finished": "false"}
         done = [other for other in done if other not in known] + [row]
         key = RunKey(corpus, protocol, name, seed, fold)
-        identity = json.dumps([resolved.model_dump(mode="json"), complete, clips, seed, fold])
+        identity = json.dumps([overrides, resolved.model_dump(mode="json"), complete, clips, seed, fold])
         checkpoint = Checkpoint(root / "checkpoints" / "search" / f"{key}.pt", identity)
         progress, details = training.train(
             key, resolved, emotions, root, checkpoint, _Row(row, table, done), device

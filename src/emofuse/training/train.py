@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from emofuse import datasets, paths
 from emofuse.data.augmentation import augment, mixup
 from emofuse.data.dataset import Part, make_resident, read_parts
 from emofuse.datasets import shards
 from emofuse.evaluation import metrics
+from emofuse.models.build import build
 from emofuse.models.losses import EmotionLoss
-from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.provenance.job import job
 from emofuse.tracking import TrainingRun
@@ -98,9 +99,8 @@ def train(
 
     seed = key.seed * 1000 + key.fold
     torch.manual_seed(seed)
-    network = build_network(run, emotions, train_part)
+    network = build(run.network, len(emotions), train_part.shapes, root, device)
     load_pretrained(network, run.network, {name: root / file for name, file in run.network.starts_from.items()})
-    network.to(device)
     compiled = torch.compile(network) if training.compile and device.type == "cuda" else network
     criterion = EmotionLoss(emotions, **run.loss.model_dump()).to(device)
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -174,13 +174,6 @@ def train(
     }
 
 
-def build_network(run: Run, emotions: Sequence[str], part: Part) -> EmotionNetwork:
-    """The variant's network, sized for the features of a part."""
-    shapes = {modality: features.shape for modality, features in part.features.items()}
-    moments = next(iter(shapes.values()))[0]
-    return EmotionNetwork(run.network, len(emotions), moments, shapes["video"][2] if "video" in shapes else None)
-
-
 def build_optimizer(
     parameters: Sequence[torch.nn.Parameter], criterion: EmotionLoss, training: Training
 ) -> torch.optim.AdamW:
@@ -216,9 +209,7 @@ def require_finite(losses: torch.Tensor, part: Part, batch: np.ndarray, epoch: i
 
 
 @torch.no_grad()
-def predict(
-    network: EmotionNetwork, part: Part, device: torch.device, batch: int = 32
-) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(network: nn.Module, part: Part, device: torch.device, batch: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (clips, emotions) and embeddings (clips, embedding_size) of a part, float32 on the CPU, in its order."""
     network.eval()
     scores, embeddings = [], []
@@ -230,7 +221,7 @@ def predict(
     return torch.cat(scores), torch.cat(embeddings)
 
 
-def validate(network: EmotionNetwork, part: Part, emotions: int, device: torch.device) -> dict[str, float]:
+def validate(network: nn.Module, part: Part, emotions: int, device: torch.device) -> dict[str, float]:
     """Cross entropy, WAR and UAR on the validation clips."""
     scores, _ = predict(network, part, device)
     confusion = metrics.confusion(part.labels, scores.argmax(1).numpy(), emotions)
@@ -239,7 +230,7 @@ def validate(network: EmotionNetwork, part: Part, emotions: int, device: torch.d
     return {"val_loss": loss, "val_war": float(found["war"]), "val_uar": float(found["uar"])}
 
 
-def weights(network: EmotionNetwork, criterion: EmotionLoss) -> dict[str, torch.Tensor]:
+def weights(network: nn.Module, criterion: EmotionLoss) -> dict[str, torch.Tensor]:
     """A copy, on the CPU, of the weights of a network and of the emotion distance, if its loss has one."""
     copied = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     if criterion.distance is not None:

@@ -30,6 +30,8 @@ def attention(corpus: CorpusResults) -> Figure:
     run = next((run for run in corpus.leading if run.folds), None)
     if run is None:
         return empty("not run")
+    if run.setup.network.factory:
+        return empty(f"{run.variant} is a network of its own, which does not tell its attention")
     models = ((fold, embeddings.model(corpus, run, fold)) for fold in run.folds)
     fold, path = next(((fold, path) for fold, path in models if path), (None, None))
     if fold is None or path is None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from emofuse import config as parameters
 from emofuse.evaluation import statistics
 from emofuse.evaluation.text import SCORES_NOTE
 from emofuse.report.load import CorpusResults, Run
 from emofuse.report.table import NOT_RUN, Column, Table, frame
 from emofuse.report.tables import scores
 from emofuse.utils.text import percent
-
-if TYPE_CHECKING:
-    from emofuse import config as parameters
 
 COMPARISON_NOTE = (
     "Difference: the variant's WAR minus that of proposed, in points, if both were tested on the same clips of the same"
@@ -47,8 +45,16 @@ def _modalities(setup: parameters.Run) -> str:
     return " + ".join(sorted(setup.network.modalities))
 
 
+def _fusion(setup: parameters.Run) -> str:
+    if not isinstance(setup.network, parameters.Network):
+        return setup.network.factory
+    return setup.network.fusion if len(setup.network.modalities) == 2 else "none, one modality"
+
+
 def _attention(setup: parameters.Run) -> str:
     """The form of each attention of the network."""
+    if not isinstance(setup.network, parameters.Network):
+        return setup.network.factory
     names: dict[str, list[str]] = defaultdict(list)
     for name, form in setup.network.attention.model_dump().items():
         if form != "none" and ("audio" if name == "audio_temporal" else "video") in setup.network.modalities:
@@ -71,7 +77,7 @@ GROUPS = {
         "Fusion",
         "Fusion",
         ("proposed", "self_attention_fusion", "concat_fusion", "late_average_fusion"),
-        lambda setup: setup.network.fusion if len(setup.network.modalities) == 2 else "none, one modality",
+        _fusion,
     ),
     "loss": Group(
         "Loss",

@@ -112,7 +112,8 @@ def literature(corpus: CorpusResults) -> Table:
 
 def _own_record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
     partial = run.folds and not corpus.is_whole(run)
-    weights = [getattr(run.setup.network, modality).weights for modality in sorted(run.setup.network.modalities)]
+    network = run.setup.network
+    weights = [] if network.factory else [getattr(network, modality).weights for modality in sorted(network.modalities)]
     numbers = scores.record(run)
     row = {
         "method": run.variant,
@@ -124,7 +125,8 @@ def _own_record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
         "subject_independent": "yes",
         "seed": run.seed,
         "status": run.status,
-        "pretraining": ", ".join(name for name in weights if name != "none") or "none",
+        "pretraining": ", ".join(name for name in weights if name != "none")
+        or (f"see {network.factory}" if network.factory else "none"),
         "incomparable": f"part of the corpus: {run.clips:,} clips of {len(run.actors)} actors" if partial else "",
         "runs": numbers["runs"],
     }
