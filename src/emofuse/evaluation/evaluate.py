@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from emofuse import datasets, paths, tracking
-from emofuse.data.dataset import read_parts
+from emofuse.data.dataset import Part, read_parts
 from emofuse.datasets import shards
 from emofuse.datasets.base import actor_named, sorted_actors
 from emofuse.evaluation import calibration, metrics
@@ -28,6 +28,7 @@ from emofuse.utils.files import atomic, read_csv, write_csv, write_json
 
 if TYPE_CHECKING:
     from emofuse.config import Params, Run
+    from emofuse.models.network import EmotionNetwork
 
 
 def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int, root: Path = Path()) -> None:
@@ -53,14 +54,8 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
     torch.set_num_threads(run.training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     test, val = read_parts(root, key, ("test", "val"), run.network.modalities, emotions)
-    state, description = read_model(root / key.model)
-    if description != describe(emotions, run.network):
-        raise UserError(
-            f"{root / key.model} was trained with another network than params.yaml has for {key.variant}: train again"
-        )
-    network = build_network(run, emotions, test)
-    load_model(root / key.model, state, network)
-    scores, embeddings = predict(network.to(device), test, device)
+    network = trained_network(key, run, emotions, test, root).to(device)
+    scores, embeddings = predict(network, test, device)
     val_scores, _ = predict(network, val, device)
     probabilities = scores.double().softmax(1)
     predicted = probabilities.argmax(1).numpy()
@@ -96,3 +91,18 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
             },
         },
     )
+
+
+def trained_network(key: RunKey, run: Run, emotions: Sequence[str], part: Part, root: Path) -> EmotionNetwork:
+    """The trained network of a fold, sized for the features of a part.
+
+    Raises `UserError` for a missing file, and for a model of another network.
+    """
+    state, description = read_model(root / key.model)
+    if description != describe(emotions, run.network):
+        raise UserError(
+            f"{root / key.model} was trained with another network than params.yaml has for {key.variant}: train again"
+        )
+    network = build_network(run, emotions, part)
+    load_model(root / key.model, state, network)
+    return network
