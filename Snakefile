@@ -11,6 +11,7 @@ include: "workflow/rules/common.smk"
 
 wildcard_constraints:
     corpus=one_of(PARAMS.corpora),
+    source=one_of(PARAMS.corpora),
     protocol=one_of(
         protocol for corpus in PARAMS.corpora.values() for protocol in corpus.protocols
     ),
@@ -56,6 +57,7 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/splits.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/transfer.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -26,8 +26,8 @@ SECTIONS = {
 WITHOUT_EFFECT = {"kind", "title", "shards", "variants", "show_faces"}
 # The model card shows them.
 WITHOUT_EFFECT |= {f"table.{key}" for key in ("actors_known", "people", "licence", "terms")}
-# An override is shown as the value of what it overrides, and where clips come from does not change them.
-ELSEWHERE = {"network", "loss", "training", "source"}
+# An override is shown as the value of what it overrides; where clips come from, and models of other corpora, change nothing.
+ELSEWHERE = {"network", "loss", "training", "source", "across"}
 
 
 def leaves(section: type[BaseModel], path: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from emofuse.provenance.code import STAGES
 from emofuse.utils.progress import Progress
 
 COMMANDS = [
-    *STAGES, "predict", "export", "score", "search", "verify", "trace", "adopt", "publish", "compare", "source", "track",
+    *STAGES, "predict", "export", "score", "search", "corpus", "verify", "trace", "adopt", "publish", "compare", "source", "track",
     "ui", "params", "schema",
 ]  # fmt: skip
 

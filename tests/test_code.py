@@ -103,18 +103,19 @@ def stages_changed(package: Path, root: Path, file: str, change: Callable[[str],
 CODE = "\nADDED = 1\n"
 EVERY = set(code.STAGES)
 REPORTS = {"report", "paper"}
-TRAINED = {"train", "evaluate", *REPORTS}
+TRAINED = {"train", "evaluate", "transfer", *REPORTS}
 
 
 @pytest.mark.parametrize(
     ("file", "added", "affected", "unaffected"),
     [
         ("models/losses.py", CODE, TRAINED, EVERY - TRAINED),
-        ("features/faces.py", CODE, {"faces"}, EVERY - {"faces"}),
+        ("features/faces.py", CODE, {"faces", "transfer"}, EVERY - {"faces", "transfer"}),
         ("data/protocols.py", CODE, {"splits", *REPORTS}, {"download", "index", "faces", "audio", "train", "evaluate"}),
         ("data/download/http.py", CODE, {"download", "weights"}, EVERY - {"download", "weights"}),
         ("datasets/shards.py", CODE, {"download", "faces", "audio", "splits", "train"}, set()),
-        ("evaluation/calibration.py", CODE, {"evaluate", *REPORTS}, EVERY - TRAINED | {"train"}),
+        ("evaluation/calibration.py", CODE, TRAINED - {"train"}, EVERY - TRAINED | {"train"}),
+        ("evaluation/transfer.py", CODE, {"transfer"}, EVERY - {"transfer"}),
         ("report/page.html.j2", "<!-- -->", REPORTS, EVERY - REPORTS),
         ("datasets/ravdess.py", CODE, set(), EVERY),
         ("utils/files.py", CODE, EVERY, set()),

@@ -44,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=(
-        "Pipeline: download → index → faces, audio → splits → train → evaluate → report → paper. Snakemake runs these"
+        "Pipeline: download → index → faces, audio → splits → train → evaluate → transfer → report → paper. Snakemake runs these"
         " commands, and DVC runs Snakemake.\n\n"
         "Exit status: 0 success; 2 wrong arguments, wrong parameters, or stale or corrupted files, explained in one line;"
         " 130 interrupted; 1 any other error."
@@ -160,6 +160,23 @@ def evaluate(corpus: Corpus, protocol: Protocol, variant: Variant, seed: Seed, f
     from emofuse.evaluation import evaluate as module
 
     module.stage(params, corpus, protocol, variant, seed, fold)
+
+
+@app.command()
+def transfer(
+    source: Annotated[str, typer.Argument(help="The corpus whose model it is.")],
+    protocol: Protocol,
+    variant: Variant,
+    seed: Seed,
+    fold: Fold,
+    corpus: Annotated[str, typer.Argument(help="The corpus to apply it to, with the source in its across section.")],
+) -> None:
+    """Apply a trained fold to the clips of another corpus. Writes to results/<corpus>/runs/across/."""
+    params = exclusive_params()
+    params.applied(corpus, source, protocol, variant, seed, fold)
+    from emofuse.evaluation import transfer as module
+
+    module.stage(params, source, protocol, variant, seed, fold, corpus)
 
 
 @app.command()
@@ -375,10 +392,15 @@ def compare(corpus: Corpus) -> None:
 
 @app.command()
 def source(corpus: Corpus) -> None:
-    """Write digests of a corpus's clips and factories. DVC reads data/<corpus>/source.json and factories.json."""
+    """Write digests of what DVC cannot see.
+
+    These are the clips at their source (data/<corpus>/source.json), the packages of factories (factories.json), and the
+    runs of other corpora that are applied to this one (across.json).
+    """
     params = load_params()
+    from emofuse import paths
     from emofuse.data.download import clips
-    from emofuse.provenance import code
+    from emofuse.provenance import across, code
     from emofuse.provenance.adopt import refuse_links, refuse_unregistered
     from emofuse.utils.files import write_json
 
@@ -388,6 +410,7 @@ def source(corpus: Corpus) -> None:
     write_json(ROOT / "data" / corpus / "source.json", digests)
     packages = {name: code.of_package(name, ROOT) for name in params.packages(corpus)}
     write_json(ROOT / "data" / corpus / "factories.json", packages)
+    write_json(ROOT / paths.across(corpus), across.state(corpus, params, ROOT))
 
 
 # ── MLflow and params.yaml ───────────────────────────────────────────────────────────────────────────────────────────

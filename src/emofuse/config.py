@@ -20,7 +20,7 @@ from emofuse import datasets, paths
 from emofuse.data.protocols import KFOLD, RANDOM, protocol_path, read_protocol
 from emofuse.datasets.emotions import VALENCE_AROUSAL
 from emofuse.datasets.shards import FOLDERS
-from emofuse.paths import RunKey
+from emofuse.paths import RunKey, TransferKey
 from emofuse.utils import packages
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
@@ -308,6 +308,18 @@ class Demo(Section):
     seed: int = 1
     actors: Annotated[int, Field(ge=4, le=99)] = 24
     takes: Annotated[int, Field(ge=1, le=99)] = Field(4, description="clips per actor and emotion")
+    emotions: Annotated[list[str], Field(min_length=2)] | None = Field(
+        None, description="in the order of the class numbers; by default all eight"
+    )
+
+    @model_validator(mode="after")
+    def _emotions_exist(self) -> Self:
+        for emotion in self.emotions or ():
+            if emotion not in VALENCE_AROUSAL:
+                raise ValueError(f"emotions: there is no {emotion!r}; there are {', '.join(VALENCE_AROUSAL)}")
+        if self.emotions and len(set(self.emotions)) != len(self.emotions):
+            raise ValueError("emotions: an emotion is listed twice")
+        return self
 
 
 class Table(Section):
@@ -382,6 +394,11 @@ class Corpus(Section):
     split_seed: int = Field(1, description="seed of generated folds and of the choice of validation actors")
     seeds: Annotated[list[int], Field(min_length=1)] = [1]
     variants: Annotated[list[Name], Field(min_length=1)]
+    across: dict[Name, Annotated[dict[str, Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]] = Field(
+        {},
+        description="other corpus: protocol of it: variants whose trained folds, of all seeds, are applied to this corpus"
+        " (docs/across.md)",
+    )
     network: dict[str, Any] = Field({}, description="overrides of the network for this corpus")
     loss: dict[str, Any] = Field({}, description="overrides of the loss for this corpus")
     training: dict[str, Any] = Field({}, description="overrides of the training for this corpus")
@@ -434,6 +451,8 @@ class Corpus(Section):
     def clips(self) -> dict[str, Any]:
         """The parameters that determine its clips."""
         clips = self.model_dump(mode="json", include=set(CLIPS))
+        if self.demo:
+            clips["demo"] = self.demo.model_dump(mode="json", exclude_none=True)
         return clips | ({"table": {"metadata": self.table.metadata}} if self.table else {})
 
     @property
@@ -446,10 +465,25 @@ class Corpus(Section):
         """The files with its labels."""
         return [self.table.metadata] if self.table else []
 
+    def shared_emotions(self, other: Corpus) -> tuple[str, ...]:
+        """The emotions that another corpus has, too, in the order of this one."""
+        return tuple(emotion for emotion in self.emotions if emotion in other.emotions)
+
+    def shares_features(self, other: Corpus, modality: Modality) -> bool:
+        """Whether the features of both corpora are made in the same way."""
+        stage = FOLDERS[modality]
+        return bool(getattr(self, stage) == getattr(other, stage))
+
     @property
     def classes(self) -> dict[str, Any]:
         """The emotions in the order of the class numbers, if params.yaml sets them."""
-        return {"emotions": list(self.table.emotions)} if self.table else {}
+        chosen = self.table.emotions if self.table else self.demo.emotions if self.demo else None
+        return {"emotions": list(chosen)} if chosen else {}
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """The emotions in the order of the class numbers."""
+        return tuple(self.classes.get("emotions") or datasets.get(self.kind).emotions)
 
     def variants_under(self, protocol: str) -> list[str]:
         """The variants to run under a protocol."""
@@ -506,18 +540,31 @@ class Params(Section):
             for fold in folds
         ]
 
+    def transfers(self, corpus: str) -> list[TransferKey]:
+        """Every fold of other corpora's runs that is applied to a corpus."""
+        return [
+            TransferKey(RunKey(source, protocol, variant, seed, fold), corpus)
+            for source, protocols in self.corpus(corpus).across.items()
+            for protocol, variants in protocols.items()
+            for variant in variants
+            for seed in self.corpus(source).seeds
+            for fold in self.corpus(source).protocols[protocol]
+        ]
+
     def kind(self, key: Mapping[str, Any]) -> str | None:
         """The kind of corpus that a job belongs to; None for jobs that belong to no corpus. `key` is the job's."""
         return self.corpus(key["corpus"]).kind if "corpus" in key else None
 
     def package(self, key: Mapping[str, Any]) -> str | None:
         """The package that a job runs besides ours: that of its variant's factory. `key` is the job's."""
-        return self.run(key["corpus"], key["variant"]).network.package if "variant" in key else None
+        trained_on = key.get("source", key.get("corpus"))
+        return self.run(trained_on, key["variant"]).network.package if "variant" in key else None
 
     def packages(self, corpus: str) -> list[str]:
-        """The packages of the factories of a corpus's variants, sorted."""
-        found = {self.run(corpus, variant).network.package for variant in self.corpus(corpus).variants}
-        return sorted(name for name in found if name)
+        """The packages of the factories of a corpus's variants, and of the runs that are applied to it, sorted."""
+        runs = {(corpus, variant) for variant in self.corpus(corpus).variants}
+        runs |= {(key.run.corpus, key.run.variant) for key in self.transfers(corpus)}
+        return sorted({name for run in runs if (name := self.run(*run).network.package)})
 
     def run(self, corpus: str, variant: str) -> Run:
         """The network, loss and training of a variant: the proposed ones, overridden by the corpus, then by the variant.
@@ -557,11 +604,26 @@ class Params(Section):
                     return run
                 threads = {"threads": run["training"]["threads"]}
                 return {"network": run["network"], "training": threads, "classes": run["classes"]}
+            case "transfer":
+                applied = self.applied(corpus, variant=variant, **key)
+                source = self.corpus(key["source"])
+                stages = {modality: FOLDERS[modality] for modality in applied.network.modalities}
+                return {
+                    "network": applied.network.model_dump(mode="json"),
+                    "training": {"threads": applied.training.threads},
+                    "features": {stage: getattr(source, stage).model_dump(mode="json") for stage in stages.values()},
+                    "classes": {"emotions": list(source.emotions), "shared": list(source.shared_emotions(section))},
+                    "clips": {"max_unusable": section.max_unusable},
+                }
             case "report":
                 return {
                     "corpus": section.model_dump(mode="json", exclude={"source"}),
                     "proposed": self.model_dump(mode="json", include={"network", "loss", "training"}),
                     "variants": {name: self.variants[name].model_dump(mode="json") for name in section.variants},
+                    "across": {
+                        source: self.corpora[source].model_dump(mode="json", include={"seeds", "protocols"})
+                        for source in section.across
+                    },
                 }
         raise KeyError(stage)
 
@@ -574,6 +636,17 @@ class Params(Section):
         _check_known(f"{where}.seeds", "seed", seed, section.seeds)
         _check_known(f"{where}.protocols.{protocol}", "fold", fold, section.protocols[protocol])
         return self.run(corpus, variant)
+
+    def applied(self, corpus: str, source: str, protocol: str, variant: str, seed: int, fold: int) -> Run:
+        """The network, loss and training of a fold of `source` that is applied to another corpus.
+
+        Raises `UserError` for one that params.yaml does not include.
+        """
+        where, across = f"corpora.{corpus}.across", self.corpus(corpus).across
+        _check_known(where, "corpus", source, across)
+        _check_known(f"{where}.{source}", "protocol", protocol, across[source])
+        _check_known(f"{where}.{source}.{protocol}", "variant", variant, across[source][protocol])
+        return self.planned(source, protocol, variant, seed, fold)
 
     @cached_property
     def _resolved(self) -> dict[tuple[str, str], Run]:
@@ -717,7 +790,10 @@ def load(path: Path | str = "params.yaml") -> Params:
             _check_folds(f"corpora.{name}", corpus, protocol, folds, actors, path.parent)
         _check_emotions(params, name)
     _check_packages(params, path.parent)
-    return params.model_copy(update={"corpora": {name: _without_unused(params, name) for name in params.corpora}})
+    params = params.model_copy(update={"corpora": {name: _without_unused(params, name) for name in params.corpora}})
+    for name in params.corpora:
+        _check_across(params, name)
+    return params
 
 
 def _check_size(tree: Any, path: Path) -> None:
@@ -792,6 +868,38 @@ def _check_emotions(params: Params, name: str) -> None:
                     f"corpora.{name}.table.emotions: {unknown} has no known valence and arousal, which {variant} needs;"
                     f" {remedy} (known are {', '.join(VALENCE_AROUSAL)})"
                 )
+
+
+def _check_across(params: Params, name: str) -> None:
+    """Raise `UserError` for models of other corpora that do not exist, or that cannot be applied to this one."""
+    corpus, where = params.corpora[name], f"corpora.{name}.across"
+    for source_name, protocols in corpus.across.items():
+        here = f"{where}.{source_name}"
+        if source_name == name:
+            raise UserError(f"{here}: this is the corpus itself, which its protocols test; name another one")
+        _check_known(where, "corpus", source_name, params.corpora)
+        source = params.corpora[source_name]
+        for protocol, variants in protocols.items():
+            if protocol.startswith(RANDOM):
+                raise UserError(
+                    f"{here}: under {printable(protocol)}, training and validation share actors; name a protocol by actor"
+                )
+            _check_known(here, "protocol", protocol, source.protocols)
+            for variant in variants:
+                _check_known(f"{here}.{protocol}", "variant", variant, source.variants)
+                needed = params.run(source_name, variant).network.modalities
+                if missing := [modality for modality in needed if modality not in corpus.modalities]:
+                    raise UserError(
+                        f"{here}.{protocol}: {variant} needs {', '.join(missing)}, which {name} lacks, or which none of its"
+                        " variants uses"
+                    )
+            if len(set(variants)) != len(variants):
+                raise UserError(f"{here}.{protocol}: a variant is listed twice")
+        if len(shared := source.shared_emotions(corpus)) < 2:
+            raise UserError(
+                f"{here}: at least two emotions must be the same; of {', '.join(source.emotions)} ({source_name}), {name} has"
+                f" {', '.join(shared) or 'none'}"
+            )
 
 
 def _check_folds(

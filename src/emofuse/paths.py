@@ -5,14 +5,14 @@ Arguments may be wildcards (`"{corpus}"`), so that Snakemake's rules and the sta
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, Self
 
 LITERATURE = tuple(f"literature/{name}.csv" for name in ("assumptions", "listeners", "paper", "published"))
 PUBLISHED = "results/published"
 TABLES = (
-    "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "recall", "calibration",
-    "folds", "search", "assumptions",
+    "main", "modality", "attention", "fusion", "loss", "compactness", "literature", "audit", "across", "recall",
+    "calibration", "folds", "search", "assumptions",
 )  # fmt: skip
 FIGURES = ("confusion", "calibration", "learning_curves", "folds", "distances", "embeddings", "attention")
 PAPER = tuple(f"results/paper.{suffix}" for suffix in ("md", "html", "tex"))
@@ -110,6 +110,54 @@ class RunKey:
         return f"{self.group}/fold-{self.fold}"
 
 
+@dataclass(frozen=True, order=True)
+class TransferKey:
+    """Identifies the application of a fold's model to the clips of another corpus, `corpus`."""
+
+    run: RunKey
+    corpus: str
+
+    @classmethod
+    def wildcards(cls) -> Self:
+        """The transfer whose parts are wildcards of Snakemake; that of the run's corpus is {source}."""
+        return cls(RunKey("{source}", *astuple(RunKey.wildcards())[1:]), "{corpus}")
+
+    @property
+    def group(self) -> str:
+        """What all folds share: their folder in results/<corpus>/runs, `across/<source>/<protocol>/<variant>/seed-<seed>`."""
+        return f"across/{self.run.group}"
+
+    @property
+    def results(self) -> str:
+        """The folder of the outputs."""
+        return f"results/{self.corpus}/runs/across/{self.run}"
+
+    @property
+    def metrics(self) -> str:
+        """The scores, and which clips were left out (JSON)."""
+        return f"{self.results}/metrics.json"
+
+    @property
+    def predictions(self) -> str:
+        """The probabilities of each clip (CSV)."""
+        return f"{self.results}/predictions.csv"
+
+    @property
+    def scored(self) -> tuple[str, str]:
+        """The outputs, without their record."""
+        return self.metrics, self.predictions
+
+    @property
+    def record(self) -> str:
+        """The record of the job."""
+        return record_in(self.results)
+
+    def asdict(self) -> dict[str, Any]:
+        """The arguments of the job's command by name."""
+        named = self.run.asdict()
+        return {"source": named.pop("corpus"), **named, "corpus": self.corpus}
+
+
 def record(output: str) -> str:
     """The record of a job whose outputs share a base name: `<name>.record.json` next to them."""
     return f"{output.rpartition('.')[0]}.record.json"
@@ -155,6 +203,11 @@ def splits(corpus: str, protocol: str) -> tuple[str, str]:
 def splits_record(corpus: str, protocol: str) -> str:
     """The record of the splits."""
     return record_in(f"data/{corpus}/splits/{protocol}")
+
+
+def across(corpus: str) -> str:
+    """The state of the other corpora's runs that are applied to a corpus (JSON), for DVC."""
+    return f"data/{corpus}/across.json"
 
 
 def summary(corpus: str) -> str:

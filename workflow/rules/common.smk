@@ -11,7 +11,7 @@ from emofuse import paths
 from emofuse.data import protocols
 from emofuse.data.download import clips
 from emofuse.datasets import shards
-from emofuse.paths import RunKey
+from emofuse.paths import RunKey, TransferKey
 from emofuse.provenance import adopt
 from emofuse.provenance.code import digest, of_package
 from emofuse.provenance.records import Record
@@ -51,6 +51,7 @@ except UserError as error:
 
 RUN = RunKey.wildcards()
 RUNS = {corpus: PARAMS.keys(corpus) for corpus in PARAMS.corpora}
+TRANSFER = TransferKey.wildcards()
 
 
 def one_of(names):
@@ -124,8 +125,9 @@ def detector_threads(wildcards):
 
 
 def training_threads(wildcards):
-    """CPU threads of a training or its evaluation."""
-    return PARAMS.run(wildcards.corpus, wildcards.variant).training.threads
+    """CPU threads of a training, its evaluation, or its application to another corpus."""
+    corpus = wildcards.get("source", wildcards.corpus)
+    return PARAMS.run(corpus, wildcards.variant).training.threads
 
 
 # Records are inputs wherever the outputs of their jobs are, so that a job without a record reruns. They are `ancient` because
@@ -159,6 +161,23 @@ def feature_tables(wildcards):
     """The tables of the features of every modality. A clip that lacks one is excluded from all folds of all variants."""
     modalities = PARAMS.corpora[wildcards.corpus].modalities
     return features_of(wildcards.corpus, modalities, tables_only=True)
+
+
+def transferred(wildcards):
+    """The clips that a model of another corpus is applied to: their features where both corpora make them in the same way,
+    else the clips themselves, with the weights of the model's face detector.
+    """
+    source, target = (
+        PARAMS.corpora[wildcards.source],
+        PARAMS.corpora[wildcards.corpus],
+    )
+    modalities = PARAMS.run(wildcards.source, wildcards.variant).network.modalities
+    same = [name for name in modalities if source.shares_features(target, name)]
+    files = features_of(wildcards.corpus, same)
+    if len(same) < len(modalities):
+        files += raw(wildcards)
+    weights = source.faces.weights if {"video"} & set(modalities) - set(same) else None
+    return [*files, *([weights, ancient(paths.record(weights))] if weights else [])]
 
 
 def published(wildcards):
@@ -210,11 +229,17 @@ def runs(corpus):
         for run in RUNS[corpus]
         for record in (run.training_record, run.evaluation_record)
     ]
+    transfers = [
+        file
+        for transfer in PARAMS.transfers(corpus)
+        for file in (*transfer.scored, ancient(transfer.record))
+    ]
     search = [paths.search(corpus)] if Path(paths.search(corpus)).is_file() else []
     return [
         *splits,
         *(file for run in RUNS[corpus] for file in required(run)),
         *records,
+        *transfers,
         *search,
     ]
 
@@ -270,6 +295,10 @@ def step(corpus, name):
                     *(file for file in run.scored if file in required(run)),
                 )
                 for run in RUNS[corpus]
+            ]
+            files += [
+                (transfer.record, *transfer.scored)
+                for transfer in PARAMS.transfers(corpus)
             ]
             return sum(files, ())
         case "report":

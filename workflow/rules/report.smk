@@ -48,6 +48,7 @@ rule report:
         corpus=setting("report", "corpus"),
         proposed=setting("report", "proposed"),
         variants=setting("report", "variants"),
+        across=setting("report", "across"),
         code=code("report"),
     shell:
         "emofuse report {wildcards.corpus} > {log} 2>&1"

@@ -67,17 +67,8 @@ def build(
         for stage in stages
     }
     clips = join(read_csv(root / paths.index(name)), features)
-    usable = clips[clips["usable"] == "true"]
-    reasons = exclusion_counts.by_kind(clips.loc[clips["usable"] == "false", "reason"])
-    for reason, number in reasons.items():
-        log.warning("%s: %d of %d clips are unusable: %s", name, number, len(clips), reason)
-    if usable.empty or len(clips) - len(usable) > corpus.max_unusable * len(clips):
-        raise UserError(
-            f"{name}: {len(clips) - len(usable)} of {len(clips)} clips are unusable, more than"
-            f" corpora.{name}.max_unusable {corpus.max_unusable:g} allows"
-            f" (most often: {next(iter(reasons), 'there are none')}); see the statuses in {folder}: index.csv"
-            f"{''.join(f', {stage}/*.csv' for stage in stages)}"
-        )
+    where = f"{folder}: index.csv{''.join(f', {stage}/*.csv' for stage in stages)}"
+    usable = usable_clips(name, clips, corpus.max_unusable, where)
     base = protocol.removeprefix(RANDOM)
     if published is None:
         assigned = kfold(_genders(usable), int(base.rpartition("_")[2]), corpus.split_seed)
@@ -92,6 +83,24 @@ def build(
                     f"corpora.{name}.protocols.{protocol}: fold {fold} has no {part} clips here; leave it out"
                 )
     return clips, folds
+
+
+def usable_clips(name: str, clips: pd.DataFrame, max_unusable: float, where: str) -> pd.DataFrame:
+    """The usable clips of those that `join` returns; logs why the others are not.
+
+    Raises `UserError`, which says where the statuses are, if more than `max_unusable` of the clips are unusable.
+    """
+    usable = clips[clips["usable"] == "true"]
+    reasons = exclusion_counts.by_kind(clips.loc[clips["usable"] == "false", "reason"])
+    for reason, number in reasons.items():
+        log.warning("%s: %d of %d clips are unusable: %s", name, number, len(clips), reason)
+    if usable.empty or len(clips) - len(usable) > max_unusable * len(clips):
+        raise UserError(
+            f"{name}: {len(clips) - len(usable)} of {len(clips)} clips are unusable, more than"
+            f" corpora.{name}.max_unusable {max_unusable:g} allows"
+            f" (most often: {next(iter(reasons), 'there are none')}); see the statuses in {where}"
+        )
+    return usable
 
 
 def join(index: pd.DataFrame, features: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

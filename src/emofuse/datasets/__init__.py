@@ -24,7 +24,7 @@ def get(kind: str) -> Dataset:
 def of(corpus: Corpus, root: Path) -> Dataset:
     """The corpus of a section of params.yaml, which is in the folder `root`. `UserError` for an invalid table."""
     if corpus.table is None:
-        return get(corpus.kind)
+        return get(corpus.kind).configured(corpus)
     from emofuse.datasets.table import TableCorpus
 
     return TableCorpus(corpus.table, root)

@@ -107,6 +107,10 @@ class Dataset(ABC):
     name_in_name: re.Pattern[str] = re.compile("(?!)")  # a clip's name within a longer one; by default none
     terms: str  # the citation of the corpus, its licence, and what it requires
 
+    def configured(self, corpus: Corpus) -> Dataset:
+        """This corpus with what params.yaml chooses of it, such as its emotions."""
+        return self
+
     @abstractmethod
     def parse(self, stem: str) -> Clip:
         """The labels in a clip's name (without folder and extension); raises `NotAClip` for any other name."""

@@ -5,6 +5,7 @@ After Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 170
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 LIMIT = 20.0  # temperatures are limited to [1 / LIMIT, LIMIT]
 BINS = 15  # as in Guo et al.
 FLOOR = 5e-7  # the largest probability that is 0 when rounded to 6 decimals
+SMALLEST = np.finfo(np.float64).tiny  # in place of probabilities that are too small for a float
 
 
 def temperature(scores_CE: torch.Tensor, labels_C: NDArray[np.int64]) -> float:
@@ -54,6 +56,17 @@ def tempered(probabilities_CE: NDArray[np.float64], temperature: float) -> NDArr
     scores_CE = np.log(np.maximum(probabilities_CE, FLOOR)) / temperature
     powers_CE = np.exp(scores_CE - scores_CE.max(1, keepdims=True))
     return np.asarray(powers_CE / powers_CE.sum(1, keepdims=True))
+
+
+def restricted(
+    probabilities_CE: NDArray[np.float64], emotions: Sequence[str], shared: Sequence[str]
+) -> NDArray[np.float64]:
+    """The probabilities (clips, shared) of some of the emotions, given that it is one of these.
+
+    `probabilities_CE` (clips, emotions) are those of all `emotions`.
+    """
+    chosen_CS = np.maximum(probabilities_CE[:, [emotions.index(emotion) for emotion in shared]], SMALLEST)
+    return np.asarray(chosen_CS / chosen_CS.sum(1, keepdims=True))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from emofuse import datasets, paths, tracking
-from emofuse.data.dataset import read_parts
+from emofuse.data.dataset import Part, read_parts
 from emofuse.datasets import shards
 from emofuse.datasets.base import actor_named, sorted_actors
 from emofuse.evaluation import calibration, metrics
@@ -54,13 +55,7 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
     torch.set_num_threads(run.training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     test, val = read_parts(root, key, ("test", "val"), run.network.modalities, emotions)
-    state, description = read_model(root / key.model)
-    if description != describe(emotions, run.network):
-        raise UserError(
-            f"{root / key.model} was trained with another network than params.yaml has for {key.variant}: train again"
-        )
-    network = build(run.network, len(emotions), test.shapes, root, device)
-    load_model(root / key.model, state, network)
+    network = trained_network(key, run, emotions, test, root, device)
     scores, embeddings = predict(network, test, device)
     val_scores, _ = predict(network, val, device)
     probabilities = scores.double().softmax(1)
@@ -97,3 +92,20 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
             },
         },
     )
+
+
+def trained_network(
+    key: RunKey, run: Run, emotions: Sequence[str], part: Part, root: Path, device: torch.device
+) -> nn.Module:
+    """The trained network of a fold, sized for the features of a part, on the device.
+
+    Raises `UserError` for a missing file, and for a model of another network.
+    """
+    state, description = read_model(root / key.model)
+    if description != describe(emotions, run.network):
+        raise UserError(
+            f"{root / key.model} was trained with another network than params.yaml has for {key.variant}: train again"
+        )
+    network = build(run.network, len(emotions), part.shapes, root, device)
+    load_model(root / key.model, state, network)
+    return network

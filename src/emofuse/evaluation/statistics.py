@@ -130,6 +130,32 @@ def estimates(actors: Arrays, folds: Arrays) -> dict[str, Estimate]:
     return found
 
 
+def crossed(actors: NDArray[Any], confusions: NDArray[np.int64]) -> dict[str, Estimate]:
+    """Each score of models with several seeds that were tested on the same clips: mean and standard deviation over seeds.
+
+    `actors` are (A,), `confusions` (S, A, classes, classes) for S seeds. As the same actors recur under each seed, the
+    interval crosses both: each resample draws actors once, for all seeds, and seeds once, for all actors. Both draws are
+    Rao and Wu's, n − 1 of n with replacement (see `draw_actors`): with three seeds, two are drawn. With one seed, the
+    interval reflects the actors alone, and with few it is rough. That the chance of an actor and a seed meeting is counted
+    in both draws makes the interval slightly too wide (Owen, Ann. Appl. Stat. 1, 2007, pages 386-411). It is None if there
+    is only one actor.
+    """
+    observed = scores(confusions.sum(1))
+    drawn = draw_actors([actors])
+    spread: Scores = {}
+    if drawn is not None:
+        weights_RA = np.stack([drawn[actor] for actor in actors.tolist()], axis=1)
+        scores_RS = scores(np.einsum("ra,sacd->rscd", weights_RA, confusions))
+        number = len(confusions)
+        generator = np.random.default_rng(SEED + 1)
+        draws = generator.multinomial(max(1, number - 1), np.full(number, 1 / number), size=len(weights_RA))
+        spread = {metric: np.average(values, axis=1, weights=draws) for metric, values in scores_RS.items()}
+    return {
+        metric: Estimate(*mean_sd(values.tolist()), *(_interval(spread[metric]) if spread else (None, None)))
+        for metric, values in observed.items()
+    }
+
+
 def recalls(actors: Arrays, folds: Arrays) -> list[Estimate]:
     """The recall of each emotion and, last, their mean, from the confusion matrix pooled over all folds; `sd` is None.
 

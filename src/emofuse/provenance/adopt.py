@@ -66,7 +66,8 @@ def _is_partial(record: Record, params: Params) -> bool:
     if record.stage != "report" or record.key["corpus"] not in params.corpora:
         return False
     corpus = str(record.key["corpus"])
-    return not all(key.evaluation_record in record.inputs for key in params.keys(corpus))
+    records = [key.evaluation_record for key in params.keys(corpus)] + [key.record for key in params.transfers(corpus)]
+    return not all(path in record.inputs for path in records)
 
 
 def _features_first(source: Path, params: Params, root: Path) -> None:
@@ -75,9 +76,8 @@ def _features_first(source: Path, params: Params, root: Path) -> None:
     Features are inputs of the adopted trainings too: if they were made afterwards, Snakemake would repeat those trainings.
     """
     corpus = source.name
-    missing = [
-        key for key in params.keys(corpus) if not any((base / key.metrics).is_file() for base in (root, root / source))
-    ]
+    folds = [key.metrics for key in params.keys(corpus)] + [key.metrics for key in params.transfers(corpus)]
+    missing = [metrics for metrics in folds if not any((base / metrics).is_file() for base in (root, root / source))]
     if missing and not all((root / table).is_file() for _, table in shards.features(corpus, params.corpus(corpus))):
         raise UserError(
             f"{source} lacks {len(missing)} folds, which must be trained here: run `snakemake {corpus}_splits --cores 8`"

@@ -34,6 +34,7 @@ STAGES = {
     "splits": "emofuse.data.splits",
     "train": "emofuse.training.train",
     "evaluate": "emofuse.evaluation.evaluate",
+    "transfer": "emofuse.evaluation.transfer",
     "report": "emofuse.report",
     "paper": "emofuse.report",
 }

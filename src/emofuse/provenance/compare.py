@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Columns that identify a row, in every table that has them.
 KEYS = (
-    "protocol", "split", "method", "authors", "modality", "variant", "seed", "fold", "emotion", "config", "parameter",
+    "trained_on", "protocol", "split", "method", "authors", "modality", "variant", "seed", "fold", "emotion", "config", "parameter",
 )  # fmt: skip
 LISTED = 3  # rows or cells named in one line
 

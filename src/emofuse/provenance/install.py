@@ -21,16 +21,20 @@ from emofuse.utils.files import atomic
 
 log = logging.getLogger(__name__)
 
+FOLDS = ("train", "evaluate", "transfer")  # the stages that are replaced; those before them make the data
+
 
 def install(source: Path, params: Params, root: Path) -> list[str]:
     """Copy published folds into models/ and results/, for `emofuse adopt results/published/<corpus>`.
+
+    They are those of the corpus and, with what they predict for it, those of other corpora that are applied to it.
 
     A fold is installed if its training and evaluation have the current settings and code and were made from the local clips
     and splits, or if there are none, from the published ones, which are then installed too. The bytes of local features may
     differ if settings and code are the same, because processors round differently. Folds trained here are left alone.
 
     The details of an installed record say where it was "adopted" from, and which feature hashes are "accepted". Returns the
-    paths of the installed records of trainings and evaluations, and logs why other folds are rejected. Raises `UserError` if
+    paths of the installed records of folds, and logs why other folds are rejected. Raises `UserError` if
     `source` is not an intact folder of published results.
     """
     folder = root / source
@@ -42,13 +46,13 @@ def install(source: Path, params: Params, root: Path) -> list[str]:
     installation = _Installation(Chain(params, folder, root), Chain(params, root))
     rejected: Counter[str] = Counter()
     accepted, present = [], 0
-    for evaluation in (record for record in installation.published.records if record.stage == "evaluate"):
-        if installation.is_here(evaluation):
+    for tested in (record for record in installation.published.records if record.stage in FOLDS[1:]):
+        if installation.is_here(tested):
             present += 1
-        elif why := installation.refusal(evaluation):
+        elif why := installation.refusal(tested):
             rejected[why] += 1
         else:
-            accepted.append(evaluation)
+            accepted.append(tested)
     installed = [record for record in installation.published.back(*accepted) if record.path in installation.installable]
     rounded = [record for record in reversed(installed) if installation.install(record, name)]
     if present:
@@ -57,7 +61,7 @@ def install(source: Path, params: Params, root: Path) -> list[str]:
         log.info("%s: %d jobs read features whose bytes differ from the local ones; accepted", name, len(rounded))
     for why, number in rejected.items():
         log.warning("%s: %d folds not adopted: %s", name, number, why)
-    return sorted(record.path for record in installed if record.stage in ("train", "evaluate"))
+    return sorted(record.path for record in installed if record.stage in FOLDS)
 
 
 class _Installation:
@@ -69,14 +73,12 @@ class _Installation:
         self.installable: dict[str, Record] = {}  # published records by path
         self._refusals: dict[str, str | None] = {}
 
-    def is_here(self, evaluation: Record) -> bool:
-        """Whether a fold has been trained here, or adopted with its evaluation, and is still valid."""
-        key = evaluation.run
-        own = Record.read(self.here.root, key.training_record)
+    def is_here(self, record: Record) -> bool:
+        """Whether a fold has been trained here, or adopted with its evaluation or transfer, and is still valid."""
+        own = Record.read(self.here.root, record.run.training_record)
         adopted = own is not None and "adopted" in own.details
-        return self._is_valid(own) and (
-            not adopted or self._is_valid(Record.read(self.here.root, key.evaluation_record))
-        )
+        tested = record.path if record.stage == "transfer" else record.run.evaluation_record
+        return self._is_valid(own) and (not adopted or self._is_valid(Record.read(self.here.root, tested)))
 
     def _is_valid(self, own: Record | None) -> bool:
         return (
@@ -88,7 +90,8 @@ class _Installation:
     def refusal(self, record: Record) -> str | None:
         """Why a published record can neither be installed nor be replaced by its local counterpart; None if it can."""
         if record.path not in self._refusals:
-            own = None if record.stage in ("train", "evaluate") else self._own(record.path)
+            replaced = record.stage in FOLDS and not self.is_here(record)
+            own = None if replaced else self._own(record.path)
             self._refusals[record.path] = self._why_different(own, record) if own else self._why_not_installable(record)
         return self._refusals[record.path]
 
@@ -138,7 +141,7 @@ class _Installation:
             producer = self.published.producer(path)
             if now != digest and not (producer and producer.stage in FOLDERS.values()):
                 return f"{path} differs from what the published results were made from"
-        if record.stage not in ("train", "evaluate"):
+        if record.stage not in FOLDS:
             for path, digest in record.outputs.items():
                 if not PUBLISHED_FILE.fullmatch(path) and self.here.sha256(path) not in (None, digest):
                     return f"{path} differs from the published file and has no record: delete it, then adopt again"

@@ -56,7 +56,8 @@ def publish(corpus: str, why: str, params: Params, root: Path) -> Path:
     head = _committed(root, params.packages(corpus))
     chain = Chain(params, root)
     lineage = list(chain.back(report))
-    evaluations = [record for record in lineage if record.stage == "evaluate"]
+    tested = [record for record in lineage if record.key.get("corpus") == corpus]
+    evaluations = [record for record in tested if record.stage in ("evaluate", "transfer")]
     if not evaluations:
         raise UserError(f"results/{corpus}: the report has no evaluated fold; {again}")
     recorded = [path for path in run_files(params, corpus, root) if path.endswith(SUFFIX)]
@@ -107,7 +108,7 @@ def flaws(folder: Path) -> list[str]:
         path
         for record in records
         for path in record.inputs
-        if re.match(f"(data|models)/{record.key.get('corpus')}/", path)
+        if re.match(f"(data|models)/({record.key.get('corpus')}|{record.key.get('source')})/", path)
         and not path.endswith(SUFFIX)
         and path not in outputs
     }
@@ -186,12 +187,13 @@ def _write_log(rows: list[dict[str, str]], root: Path) -> None:
 def _covered(evaluations: Iterable[Record]) -> str:
     """A summary of the protocols, variants, seeds and folds of some evaluations."""
     groups: defaultdict[str, list[paths.RunKey]] = defaultdict(list)
-    for key in sorted(record.run for record in evaluations):
-        groups[key.protocol].append(key)
+    for record in evaluations:
+        across = f"across {record.run.corpus}, " if record.stage == "transfer" else ""
+        groups[across + record.run.protocol].append(record.run)
     return "; ".join(
-        f"{protocol}: {', '.join(dict.fromkeys(key.variant for key in keys))},"
+        f"{what}: {', '.join(dict.fromkeys(key.variant for key in sorted(keys)))},"
         f" seeds {ranges(key.seed for key in keys)}, folds {ranges(key.fold for key in keys)}"
-        for protocol, keys in groups.items()
+        for what, keys in sorted(groups.items())
     )
 
 

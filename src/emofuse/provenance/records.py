@@ -63,9 +63,14 @@ class Record:
 
     @property
     def run(self) -> RunKey:
-        """The run of a training or an evaluation. Raises `UserError` if the key of the record is not that of a run."""
+        """The run of a training or an evaluation, or the one that was applied to another corpus.
+
+        Raises `UserError` if the key of the record is not that of a run.
+        """
+        key = dict(self.key)
+        corpus = key.pop("source", key.get("corpus"))
         try:
-            return RunKey(**self.key)
+            return RunKey(**{**key, "corpus": corpus})
         except TypeError:
             raise _invalid(self.path) from None
 

@@ -61,7 +61,7 @@ def _cell(path: str, place: str, record: Record, chain: Chain) -> tuple[list[Rec
     if not runs:
         raise UserError(f"{path}: {names[row]}, {heads[column]}: this cell does not come from a run")
     folders = tuple(f"results/{corpus}/runs/{run}/" for run in runs.split())
-    behind = [each for each in chain.records if each.stage == "evaluate" and each.path.startswith(folders)]
+    behind = [each for each in chain.records if each.path.startswith(folders)]
     cell = " ".join(table.rows[row][column].split())
     return behind, f"{table.title}: {names[row]}: {table.header[column]} {cell}"
 

@@ -18,7 +18,7 @@ STEPS = {
     "features": ("faces", "audio"),
     "splits": ("splits",),
     "models": ("train",),
-    "scores": ("evaluate",),
+    "scores": ("evaluate", "transfer"),
     "report": ("report",),
     "paper": ("paper",),
 }

@@ -44,11 +44,17 @@ def paper_stage(params: Params, root: Path = Path()) -> None:
 
 
 def run_files(params: Params, corpus: str, root: Path) -> list[str]:
-    """The files on disk from which a report is made: splits, and the models, results and records of evaluated folds."""
+    """The files on disk from which a report is made: splits, and the models, results and records of evaluated folds.
+
+    Those of other corpora's models are the results alone.
+    """
     files = [file for protocol in params.corpus(corpus).protocols for file in paths.splits(corpus, protocol)]
     for key in params.keys(corpus):
         if (root / key.metrics).is_file():
             files += [*key.trained, key.training_record, *key.scored, key.evaluation_record]
+    for transfer in params.transfers(corpus):
+        if (root / transfer.metrics).is_file():
+            files += [*transfer.scored, transfer.record]
     files.append(paths.search(corpus))
     return [file for file in files if (root / file).is_file()]
 

@@ -24,8 +24,9 @@ from emofuse.evaluation import calibration, metrics, statistics
 from emofuse.evaluation.text import ACTORS_UNKNOWN
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
-from emofuse.report import assumptions, human_baseline, literature
+from emofuse.report import assumptions, human_baseline, literature, transfers
 from emofuse.report.human_baseline import HumanBaseline
+from emofuse.report.transfers import Transfer
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import parse_json, read_csv, read_json
 
@@ -197,6 +198,7 @@ class CorpusResults:
     modalities: tuple[str, ...]
     runs: tuple[Run, ...]  # under actor-independent protocols
     random_runs: tuple[Run, ...]  # under random_ protocols, which share actors between training and test
+    across: tuple[Transfer, ...]  # models of other corpora, applied to this one
     clips: dict[str, Clips | None]  # by protocol; None if its clips.csv is not on disk
     whole: Published | None  # the extent of the published corpus, if it has a fixed size
     paper: pd.DataFrame  # rows of literature/paper.csv for this corpus; values in %
@@ -271,6 +273,7 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         modalities=tuple(corpus.modalities),
         runs=tuple(run for run in runs if not run.protocol.startswith(RANDOM)),
         random_runs=tuple(run for run in runs if run.protocol.startswith(RANDOM)),
+        across=transfers.read(corpus_name, params, root),
         clips={protocol: _clips(root / paths.splits(corpus_name, protocol)[0]) for protocol in corpus.protocols},
         whole=dataset.published(corpus),
         paper=_paper(root, corpus_name),

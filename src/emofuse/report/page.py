@@ -49,6 +49,7 @@ def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, 
         headlines=[_headline(corpus, run) for run in corpus.leading],
         clips=[{"protocol": protocol, "lines": _clips(corpus, protocol)} for protocol in corpus.clips],
         searched=not corpus.search.empty,
+        transferred=bool(corpus.across),
         origins=provenance.read(corpus),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from emofuse.report.load import CorpusResults
 from emofuse.report.table import Table
+from emofuse.report.tables.across import across
 from emofuse.report.tables.assumptions import assumptions
 from emofuse.report.tables.audit import audit
 from emofuse.report.tables.calibration import calibration
@@ -19,7 +20,8 @@ from emofuse.report.tables.recall import recall
 from emofuse.report.tables.search import search
 
 TABLES = (
-    main, modality, attention, fusion, loss, compactness, literature, audit, recall, calibration, folds, search, assumptions,
+    main, modality, attention, fusion, loss, compactness, literature, audit, across, recall, calibration, folds, search,
+    assumptions,
 )  # fmt: skip
 ALL: dict[str, Callable[[CorpusResults], Table]] = {
     table.__name__: table for table in TABLES
