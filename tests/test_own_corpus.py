@@ -64,6 +64,12 @@ def films(folder: Path, suffix: str = ".film", people: tuple[str, ...] = ("ana",
     return folder
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clips of `films`. Tests that add files use a copy."""
+    return films(tmp_path_factory.mktemp("films") / "clips")
+
+
 def write(root: Path, folder: Path, **options: Any) -> list[str]:
     arguments = {"name": None, "pattern": None, "metadata": None, "maps": {}, **options}
     return list(own_corpus.write(folder, root=root, **arguments))
@@ -81,8 +87,8 @@ def untouched(root: Path) -> bool:
     return same and present == expected and not list(root.glob(".params*"))
 
 
-def test_films_with_codes_in_their_names_become_a_corpus(root: Path, tmp_path: Path) -> None:
-    folder = films(tmp_path / "clips" / "Own Films!")
+def test_films_with_codes_in_their_names_become_a_corpus(root: Path, tmp_path: Path, clips: Path) -> None:
+    folder = shutil.copytree(clips, tmp_path / "clips" / "Own Films!")
     (folder / "notes.txt").write_text("?")
     film(folder / "ana_X01.film", 1, "calm", 1)
     printed = write(root, folder, pattern=PATTERN, maps=read_maps([MAP]))
@@ -119,11 +125,10 @@ def test_films_with_codes_in_their_names_become_a_corpus(root: Path, tmp_path: P
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_and_change_nothing(
-    root: Path, tmp_path: Path, options: dict[str, Any], message: str
+    root: Path, clips: Path, options: dict[str, Any], message: str
 ) -> None:
-    folder = films(tmp_path / "clips")
     with pytest.raises(UserError) as caught:
-        write(root, folder, **options)
+        write(root, clips, **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert untouched(root)
@@ -199,10 +204,9 @@ def test_params_on_one_line_are_left_alone() -> None:
 
 @pytest.mark.integration
 @pytest.mark.timeout(600)
-def test_a_new_corpus_runs_under_both_engines_without_code(tmp_path: Path) -> None:
-    folder = films(tmp_path / "clips")
+def test_a_new_corpus_runs_under_both_engines_without_code(tmp_path: Path, clips: Path) -> None:
     clone = micro.make(tmp_path / "emofuse")
-    printed = micro.run(clone, "emofuse", "corpus", str(folder), "--name", "own", "--pattern", PATTERN, "--map", MAP)
+    printed = micro.run(clone, "emofuse", "corpus", str(clips), "--name", "own", "--pattern", PATTERN, "--map", MAP)
     assert "snakemake own --cores 2 runs it" in printed
 
     def shrink(params: dict[str, Any]) -> None:

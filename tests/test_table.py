@@ -20,7 +20,7 @@ from faulty_server import serving
 from emofuse import config, datasets, paths
 from emofuse.config import Corpus, Params
 from emofuse.data import index, splits
-from emofuse.data.download import clips
+from emofuse.data.download import clips, http
 from emofuse.utils.errors import UserError
 
 TABLE = "corpora/voices/metadata.csv"
@@ -238,6 +238,7 @@ def test_listed_files_are_downloaded_one_by_one_and_checked(tmp_path: Path, monk
         expected = {row.split(",")[0]: row.encode() for row in ROWS}
         assert downloaded(tmp_path, params, f"{server.address}/clips") == expected
         shutil.rmtree(tmp_path / "data")
+        monkeypatch.setattr(http, "BACKOFF", 0.001)
         server.files["/clips/anna/sad1.wav"] = ROWS[0].upper().encode()
         with pytest.raises(UserError, match=r"anna/sad1\.wav: the server sends something else: its sha256 is"):
             downloaded(tmp_path, params, f"{server.address}/clips")
