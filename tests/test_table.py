@@ -16,11 +16,14 @@ import pytest
 import yaml
 from conftest import ROOT
 from faulty_server import serving
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emofuse import config, datasets, paths
 from emofuse.config import Corpus, Params
 from emofuse.data import index, splits
 from emofuse.data.download import clips, http
+from emofuse.datasets import table
 from emofuse.utils.errors import UserError
 
 TABLE = "corpora/voices/metadata.csv"
@@ -111,6 +114,25 @@ def test_each_mistake_in_the_table_has_a_line_of_its_own(tmp_path: Path, mistake
         load(tmp_path, table)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+@given(
+    content=st.one_of(
+        st.binary(max_size=300),
+        st.text(max_size=300).map(str.encode),
+        st.lists(
+            st.lists(st.sampled_from(["a.wav", "x/b.wav", "anna", "2", "sad", "happy", "", '"', "é"]), max_size=5)
+        ).map(lambda rows: lines([",".join(row) for row in rows]).encode()),
+    )
+)
+def test_any_table_is_read_or_gives_one_line(content: bytes) -> None:
+    message, rows = "", ()
+    try:
+        rows = table._rows(content, TABLE, ("happy", "sad"))
+    except UserError as error:
+        message = str(error)
+    assert {row.clip.emotion for row in rows} == {"happy", "sad"} if rows else message.startswith(TABLE)
+    assert not message or message.isprintable()
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
