@@ -262,12 +262,11 @@ def score(
     """Score predictions of another program. The test clips and metrics are those of emofuse evaluate."""
     params = load_params()
     params.settings("splits", corpus, protocol=protocol)
-    from emofuse import datasets
     from emofuse.evaluation import external
     from emofuse.utils.files import write_json
 
     section = params.corpus(corpus)
-    emotions, known = datasets.of(section, ROOT).emotions, section.actors_known
+    emotions, known = section.emotions, section.actors_known
     scored = external.score(predictions, corpus, protocol, emotions, ROOT, known)
     if output is not None:
         write_json(output, scored.record())
@@ -285,12 +284,11 @@ def search(
     params = load_params()
     variant = params.corpus(corpus).variants_under(protocol)[0]
     params.planned(corpus, protocol, variant, params.corpus(corpus).seeds[0], fold)
-    from emofuse import datasets
     from emofuse.training import search as module
     from emofuse.utils import gpu
 
     with gpu.device() as device:
-        emotions = datasets.of(params.corpus(corpus), ROOT).emotions
+        emotions = params.corpus(corpus).emotions
         module.run(params, corpus, protocol, fold, candidates, emotions, ROOT, device)
 
 

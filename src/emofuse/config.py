@@ -785,9 +785,9 @@ def load(path: Path | str = "params.yaml") -> Params:
     for variant, changes in params.variants.items():
         overridden(proposed, changes.model_dump(), f"variants.{variant}")
     for name, corpus in params.corpora.items():
-        actors = _actors(f"corpora.{name}", corpus, path.parent)
+        listed = _listed_actors(f"corpora.{name}", corpus, path.parent)
         for protocol, folds in corpus.protocols.items():
-            _check_folds(f"corpora.{name}", corpus, protocol, folds, actors, path.parent)
+            _check_folds(f"corpora.{name}", corpus, protocol, folds, listed, path.parent)
         _check_emotions(params, name)
     _check_packages(params, path.parent)
     params = params.model_copy(update={"corpora": {name: _without_unused(params, name) for name in params.corpora}})
@@ -843,16 +843,14 @@ def _check_packages(params: Params, root: Path) -> None:
                     ) from None
 
 
-def _actors(corpus_path: str, corpus: Corpus, root: Path) -> Sequence[Actor] | None:
-    """The actors of a corpus that are known before its clips are there: those listed in params.yaml or in its table."""
+def _listed_actors(corpus_path: str, corpus: Corpus, root: Path) -> Sequence[Actor] | None:
+    """The actors in a corpus's table, if it has one. Raises `UserError` if params.yaml names others."""
     if corpus.table is None:
-        return None if corpus.actors == "all" else corpus.actors
+        return None
     listed = datasets.of(corpus, root).actors
-    if corpus.actors == "all":
-        return listed
-    if unknown := [actor for actor in corpus.actors if actor not in listed]:
+    if corpus.actors != "all" and (unknown := [actor for actor in corpus.actors if actor not in listed]):
         raise UserError(f"{corpus_path}.actors: there is no actor {unknown[0]} in {corpus.table.metadata}; remove it")
-    return corpus.actors
+    return listed
 
 
 def _check_emotions(params: Params, name: str) -> None:
@@ -903,7 +901,7 @@ def _check_across(params: Params, name: str) -> None:
 
 
 def _check_folds(
-    corpus_path: str, corpus: Corpus, protocol: str, folds: list[int], actors: Sequence[Actor] | None, root: Path
+    corpus_path: str, corpus: Corpus, protocol: str, folds: list[int], listed: Sequence[Actor] | None, root: Path
 ) -> None:
     """Raise `UserError` for folds that the protocol does not have, or that would be empty."""
     where = f"{corpus_path}.protocols.{protocol}"
@@ -913,6 +911,7 @@ def _check_folds(
         number = int(generated[1])
         if number < 2:
             raise UserError(f"{where}: {number} fold(s) leave no training data")
+        actors = listed if corpus.actors == "all" else corpus.actors
         if actors is not None and number > len(actors):
             raise UserError(f"{where}: {number} folds of {len(actors)} actors leave some empty")
         available = list(range(number))
@@ -924,7 +923,7 @@ def _check_folds(
             )
         published = read_protocol(root / path)
         available = sorted(published)
-        if corpus.table and (unknown := _tested(published) - set(datasets.of(corpus, root).actors)):
+        if corpus.table and listed and (unknown := _tested(published) - set(listed)):
             raise UserError(
                 f"{path}: actor {min(map(str, unknown))} is not in {corpus.table.metadata}; correct one of them"
             )

@@ -60,12 +60,7 @@ def build(
     """
     folder = root / "data" / name
     stages = [stage for stage, section in (("faces", corpus.faces), ("audio", corpus.audio)) if section]
-    features = {
-        stage: pd.concat(
-            [read_csv(root / paths.features(name, stage, shard)[1])[STAGE_COLUMNS[stage]] for shard in corpus.shards]
-        )
-        for stage in stages
-    }
+    features = {stage: feature_table(name, stage, corpus.shards, root) for stage in stages}
     clips = join(read_csv(root / paths.index(name)), features)
     where = f"{folder}: index.csv{''.join(f', {stage}/*.csv' for stage in stages)}"
     usable = usable_clips(name, clips, corpus.max_unusable, where)
@@ -83,6 +78,11 @@ def build(
                     f"corpora.{name}.protocols.{protocol}: fold {fold} has no {part} clips here; leave it out"
                 )
     return clips, folds
+
+
+def feature_table(name: str, stage: str, shards: Sequence[int], root: Path) -> pd.DataFrame:
+    """The tables of a stage ("faces" or "audio") of all shards, with STAGE_COLUMNS."""
+    return pd.concat(read_csv(root / paths.features(name, stage, shard)[1])[STAGE_COLUMNS[stage]] for shard in shards)
 
 
 def usable_clips(name: str, clips: pd.DataFrame, max_unusable: float, where: str) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from emofuse.datasets.base import (
     OTHER_TYPE,
@@ -144,7 +145,7 @@ class TableCorpus(Dataset):
         """The listed files of some actors, one by one."""
         wanted = set(actors)
         return [
-            RemoteFile(file, tuple(f"{base}/{_quoted(file)}" for base in bases), *known)
+            RemoteFile(file, tuple(f"{base}/{quote(file)}" for base in bases), *known)
             for row in self.rows
             if row.clip.actor in wanted
             for file, known in zip(row.files, ((row.size, row.checksum), (None, "")), strict=False)
@@ -165,12 +166,6 @@ class TableCorpus(Dataset):
 def _recorded(path: str) -> str:
     """The path of a recording that was re-encoded as .flac."""
     return f"{path[:-5]}.wav" if path.lower().endswith(".flac") else path
-
-
-def _quoted(path: str) -> str:
-    from urllib.parse import quote
-
-    return quote(path)
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from emofuse import datasets, paths, tracking
+from emofuse import paths, tracking
 from emofuse.data.dataset import Part, read_parts
 from emofuse.datasets import shards
 from emofuse.datasets.base import actor_named, sorted_actors
@@ -40,7 +40,7 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     features = chain.from_iterable(shards.features(corpus, section, run.network.modalities))
     inputs = [*features, *paths.splits(corpus, protocol), *key.trained]
     with job("evaluate", params, key.asdict(), key.evaluation_record, inputs, key.scored, root), gpu.device() as device:
-        evaluate(key, run, datasets.of(section, root).emotions, root, device)
+        evaluate(key, run, section.emotions, root, device)
     tracking.evaluated(key, root)
 
 

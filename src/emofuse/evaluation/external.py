@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from emofuse import paths
 from emofuse.data.protocols import RANDOM
-from emofuse.datasets.base import actor_named
 from emofuse.datasets.emotions import standard
 from emofuse.evaluation import metrics, statistics
 from emofuse.evaluation.metrics import NAMES
@@ -172,7 +171,7 @@ def score(
     index = {emotion: number for number, emotion in enumerate(emotions)}
     by_actor = [
         statistics.actor_confusions(
-            np.array(clips.loc[tests[fold], "actor"].map(actor_named).tolist()),
+            statistics.actor_array(clips.loc[tests[fold], "actor"]),
             clips.loc[tests[fold], "emotion"].map(index).to_numpy(),
             np.array([index[predictions[clip]] for clip in tests[fold]]),
             len(emotions),
@@ -342,11 +341,8 @@ def _clip(text: str, clips: Mapping[str, Row]) -> str | None:
         return text
     name = re.split(r"[/\\]", text)[-1]
     without = SUFFIX.sub("", name)
-    matches = {
-        name,
-        without,
-        without.partition("-")[2],
-    } & clips.keys()  # EmoBox's keys start with the name of the corpus
+    key = without.partition("-")[2]  # EmoBox's keys start with the name of the corpus
+    matches = {name, without, key} & clips.keys()
     return matches.pop() if len(matches) == 1 else None
 
 

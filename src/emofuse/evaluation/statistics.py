@@ -6,14 +6,14 @@ one array per fold: the actors (A,), and their confusion matrices (A, classes, c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from emofuse.datasets.base import Actor
+from emofuse.datasets.base import Actor, actor_named
 from emofuse.evaluation.metrics import NAMES, recall, scores
 
 METRICS = tuple(NAMES)
@@ -52,6 +52,11 @@ class Difference:
     low: float | None
     high: float | None
     p: float
+
+
+def actor_array(names: Iterable[str]) -> NDArray[Any]:
+    """The actors (clips,) of a column of a table, as numbers or names."""
+    return np.array([actor_named(name) for name in names])
 
 
 def actor_confusions(

@@ -20,7 +20,7 @@ import torch
 
 from emofuse import paths
 from emofuse.data.dataset import Features, Part
-from emofuse.data.splits import STAGE_COLUMNS, join, usable_clips
+from emofuse.data.splits import feature_table, join, usable_clips
 from emofuse.datasets import shards
 from emofuse.datasets.base import actor_named, sorted_actors
 from emofuse.datasets.shards import FOLDERS
@@ -144,11 +144,8 @@ def _clips(key: TransferKey, places: dict[Modality, Path], params: Params, root:
     source, target = params.corpus(key.run.corpus), params.corpus(key.corpus)
     index, theirs = (read_csv(root / paths.index(name)) for name in (key.corpus, key.run.corpus))
     tables = {
-        stage: pd.concat(
-            read_csv(place / paths.features(key.corpus, stage, shard)[1])[STAGE_COLUMNS[stage]]
-            for shard in target.shards
-        )
-        for stage, place in ((FOLDERS[modality], place) for modality, place in places.items())
+        FOLDERS[modality]: feature_table(key.corpus, FOLDERS[modality], target.shards, place)
+        for modality, place in places.items()
     }
     clips = join(index, tables)
     where = f"{paths.index(key.corpus)}, or look for a broken clip among those whose features cannot be computed"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import nn
 
-from emofuse import datasets, paths
+from emofuse import paths
 from emofuse.config import Audio, CustomNetwork, Faces, Modality, Name, Network, Params, Positive, Section
 from emofuse.models.build import build
 from emofuse.paths import RunKey
@@ -264,7 +264,7 @@ def of_run(params: Params, run: tuple[str, str, str, int], fold: int | None, roo
         kind=corpus.kind,
         protocol=protocol,
         seed=seed,
-        emotions=datasets.of(corpus, root).emotions,
+        emotions=corpus.emotions,
         window=round(float(durations.median()), 3),
         longest=float(durations.max()),
         faces=corpus.faces if uses_faces else None,

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from emofuse.datasets.base import actor_named
 from emofuse.evaluation import statistics
 from emofuse.paths import RunKey
 from emofuse.report.load import EVALUATE_AGAIN, CorpusResults, Fold, Run
@@ -63,7 +62,7 @@ def read(corpus: CorpusResults, run: Run, fold: Fold) -> Embedded | None:
     return Embedded(
         values / np.linalg.norm(values, axis=1, keepdims=True).clip(1e-12),
         clips["emotion"].to_numpy(np.str_),
-        np.array(clips["actor"].map(actor_named).tolist()),
+        statistics.actor_array(clips["actor"]),
     )
 
 

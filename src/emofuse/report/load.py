@@ -332,7 +332,7 @@ def _predictions(
     columns = [f"p_{emotion}" for emotion in emotions]
     frame = read_csv(root / file, ("actor", "emotion", "predicted", *columns), "the evaluate stage of this fold")
     try:
-        actors = np.array(frame["actor"].map(actor_named).tolist())
+        actors = statistics.actor_array(frame["actor"])
         labels, predicted = (_indices(frame[name], emotions) for name in ("emotion", "predicted"))
         probabilities = np.ascontiguousarray(frame[columns].to_numpy(np.float64))
     except ValueError as error:

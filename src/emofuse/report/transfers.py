@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emofuse.datasets.base import actor_named
 from emofuse.evaluation import statistics
 from emofuse.evaluation.calibration import restricted
 from emofuse.paths import RunKey, TransferKey
@@ -146,7 +145,7 @@ def _fold(root: Path, key: TransferKey, shared: Sequence[str]) -> Transferred:
     return Transferred(
         key=key,
         clips=tuple(frame["clip"]),
-        actors=np.array(frame["actor"].map(actor_named).tolist()),
+        actors=statistics.actor_array(frame["actor"]),
         labels=labels,
         probabilities=restricted(probabilities, emotions, shared),
         left_out=left_out,

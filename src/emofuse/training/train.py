@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from emofuse import datasets, paths
+from emofuse import paths
 from emofuse.data.augmentation import augment, mixup
 from emofuse.data.dataset import Part, make_resident, read_parts
 from emofuse.datasets import shards
@@ -66,7 +66,7 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
         tags = {}
         if record.commit:
             tags = {"mlflow.source.git.commit": record.commit, "emofuse.dirty": str(record.dirty).lower()}
-        emotions, checkpoint = datasets.of(section, root).emotions, Checkpoint(root / key.checkpoint, record.identity)
+        emotions, checkpoint = section.emotions, Checkpoint(root / key.checkpoint, record.identity)
         sweep([checkpoint.path])
         with TrainingRun(key, parameters, tags, root / splits[0], root) as tracked:
             progress, details = train(key, run, emotions, root, checkpoint, tracked, device)

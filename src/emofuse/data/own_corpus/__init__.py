@@ -70,8 +70,6 @@ def _free(name: str, root: Path) -> str:
     table = f"corpora/{name}/metadata.csv"
     if name in config.load(root / "params.yaml").corpora:
         raise UserError(f"params.yaml has a corpus {name} already; choose another --name, or remove its section")
-    if (root / table).exists():
-        raise UserError(f"{table} exists already; choose another --name, or remove it")
     return table
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 
+import yaml
+
 FEATURES = {
-    "video": "    faces: {{detector: retinaface, body: mobilenet0.25, snippets: 3, frames: 8, size: 64}}\n",
-    "audio": "    audio: {{bands: 80, hop_ms: 12.5, fft: 1024, segments: 3, frames: 72}}\n",
+    "video": "    faces: {detector: retinaface, body: mobilenet0.25, snippets: 3, frames: 8, size: 64}\n",
+    "audio": "    audio: {bands: 80, hop_ms: 12.5, fft: 1024, segments: 3, frames: 72}\n",
 }
 SECTION = """\
   {name}:
@@ -17,7 +18,7 @@ SECTION = """\
     source: {source}
     table:
       metadata: {metadata}
-      emotions: [{emotions}]
+      emotions: {emotions}
 {unknown}{modalities}{features}    shards: {shards}
     protocols:
       {protocol}: {folds}
@@ -63,12 +64,12 @@ def text(
     both = len(modalities) == 2
     return SECTION.format(
         name=name,
-        source=_scalar(source),
+        source=_written(source),
         metadata=metadata,
-        emotions=", ".join(map(_scalar, emotions)),
+        emotions=_written(list(emotions)),
         unknown="" if actors_known else "      actors_known: false\n",
         modalities="" if both else f"    modalities: [{modalities[0]}]\n",
-        features="".join(FEATURES[modality] for modality in ("video", "audio") if modality in modalities).format(),
+        features="".join(FEATURES[modality] for modality in ("video", "audio") if modality in modalities),
         shards=list(range(max(1, min(8, clips // 120, actors)))),
         protocol=protocol[0],
         folds=list(protocol[1]),
@@ -82,17 +83,10 @@ def text(
     )
 
 
-def _scalar(text: str) -> str:
-    """A text as YAML, in quotes unless it is a plain word or path."""
-    plain = re.fullmatch(r"[A-Za-z./][\w./-]*", text, re.ASCII) and text.lower() not in (
-        "yes",
-        "no",
-        "on",
-        "off",
-        "y",
-        "n",
-    )
-    return text if plain and text.lower() not in ("true", "false", "null") else json.dumps(text, ensure_ascii=False)
+def _written(value: str | list[str]) -> str:
+    """A value as YAML on one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"))
+    return text.removesuffix("...\n").strip()
 
 
 def inserted(params: str, section: str) -> str | None:
