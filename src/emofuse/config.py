@@ -373,6 +373,11 @@ class Corpus(Section):
     )
     demo: Demo | None = None
     table: Table | None = None
+    development: bool = Field(
+        False,
+        description="whether recipes were or may be selected on its speakers (`emofuse search`); its results are then marked"
+        " as optimistic",
+    )
     show_faces: bool = Field(
         False,
         description="whether figures may show faces and spectrograms of clips; they are published with the results",
