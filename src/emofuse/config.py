@@ -142,6 +142,11 @@ class Network(AnyNetwork):
     factory: ClassVar[None] = None
     package: ClassVar[None] = None
 
+    @property
+    def averages_modalities(self) -> bool:
+        """Whether the modalities meet only in their probabilities, so that their moments need not be the same."""
+        return self.fusion == "late_average"
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Network:
         if self.dimension % self.heads:
@@ -165,6 +170,7 @@ class CustomNetwork(AnyNetwork):
     options: dict[str, JsonValue] = Field({}, description="further arguments of the function, by name")
 
     starts_from: ClassVar[dict[str, str]] = {}  # a factory reads its own weights
+    averages_modalities: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _has_names(self) -> Self:
@@ -207,6 +213,24 @@ class Loss(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+class Spectrogram(Section):
+    """How a network reads the log-mel spectrogram of a clip: N segments of it."""
+
+    trim_db: Positive | None = Field(
+        None, description="trim both ends to within this many dB of the loudest column; for sound alone"
+    )
+    normalise: Literal["band", "clip", "fixed"] = Field(
+        "band",
+        description="band: mean 0 and variance 1 in each band of a clip; clip: in the clip as a whole, which keeps the shape of"
+        " the spectrum; fixed: the same offset and scale for all clips, which keeps the level, too",
+    )
+    segments: Count = Field(6, description="N, each centred on one of N equal slices of the clip")
+    frames: Count = Field(
+        64,
+        description="columns per segment, hop_ms apart; segments longer than a slice overlap, shorter ones leave gaps",
+    )
+
+
 class Training(Section):
     """How one fold is trained."""
 
@@ -235,8 +259,8 @@ class Training(Section):
     shift_bands: Annotated[int, Field(ge=0)] = Field(
         0, description="maximum random shift by mel bands, a change of pitch"
     )
-    stretch_time: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="maximum random stretching within a segment, a change of tempo"
+    shift_time: Annotated[int, Field(ge=0)] = Field(
+        0, description="maximum random shift of the segments in time, by spectrogram columns"
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision on a GPU; a CPU always computes in float32"
@@ -274,18 +298,13 @@ class Faces(Section):
 
 
 class Audio(Section):
-    """N log-mel segments of each clip; segment i covers the same moment as snippet i."""
+    """The log-mel spectrogram of each clip, as it is stored."""
 
     sample_rate: Count = Field(16000, description="Hz")
     bands: Count = 256
     window_ms: Positive = 32.0
     hop_ms: Positive = 10.0
     fft: Count = Field(2048, description="points; too few leave mel bands empty")
-    segments: Count = Field(6, description="N")
-    frames: Count = Field(64, description="spectrogram frames per segment, hop_ms apart")
-    trim_db: Positive | None = Field(
-        None, description="trim both ends to within this many dB of the loudest frame; audio-only corpora"
-    )
 
     @model_validator(mode="after")
     def _fft_is_long_enough(self) -> Audio:
@@ -405,6 +424,7 @@ class Corpus(Section):
         " (docs/across.md)",
     )
     network: dict[str, Any] = Field({}, description="overrides of the network for this corpus")
+    spectrogram: dict[str, Any] = Field({}, description="overrides of the spectrogram for this corpus")
     loss: dict[str, Any] = Field({}, description="overrides of the loss for this corpus")
     training: dict[str, Any] = Field({}, description="overrides of the training for this corpus")
 
@@ -416,15 +436,6 @@ class Corpus(Section):
             if (modality in self.modalities) != (features is not None):
                 key = "faces" if modality == "video" else "audio"
                 raise ValueError(f"{key}: required if and only if modalities contains {modality}")
-        if self.faces and self.audio and self.faces.snippets != self.audio.segments:
-            raise ValueError(
-                f"audio.segments: {self.audio.segments} differs from faces.snippets {self.faces.snippets};"
-                " segment i and snippet i must cover the same moment"
-            )
-        if self.faces and self.audio and self.audio.trim_db is not None:
-            raise ValueError(
-                "audio.trim_db: audio-only corpora only; segment i and snippet i must cover the same moment"
-            )
         for kind in ("demo", "table"):
             if (self.kind == kind) != (getattr(self, kind) is not None):
                 raise ValueError(f"{kind}: required if and only if kind is {kind}")
@@ -505,19 +516,21 @@ class Corpus(Section):
 
 
 class Overrides(Section):
-    """A variant: its changes to the proposed network, loss and training."""
+    """A variant: its changes to the proposed network, spectrogram, loss and training."""
 
     network: dict[str, Any] = Field(
         {}, description="with factory, a network of your own: factory, options, modalities (docs/own-model.md)"
     )
+    spectrogram: dict[str, Any] = {}
     loss: dict[str, Any] = {}
     training: dict[str, Any] = {}
 
 
 class Run(Section):
-    """The resolved network, loss and training of one variant of one corpus."""
+    """The resolved network, spectrogram, loss and training of one variant of one corpus."""
 
     network: Network | CustomNetwork
+    spectrogram: Spectrogram
     loss: Loss
     training: Training
 
@@ -529,8 +542,14 @@ class Params(Section):
     paper: list[Name] = Field(description="the corpora of the paper, in the order of its tables")
     variants: dict[Name, Overrides]
     network: Network = Network()
+    spectrogram: Spectrogram = Spectrogram()
     loss: Loss = Loss()
     training: Training = Training()
+
+    @property
+    def proposed(self) -> Run:
+        """The proposed network and how it is trained, before the overrides of a corpus."""
+        return Run(network=self.network, spectrogram=self.spectrogram, loss=self.loss, training=self.training)
 
     def corpus(self, name: str) -> Corpus:
         """A corpus by name. Raises `UserError` if params.yaml has none of that name."""
@@ -572,7 +591,7 @@ class Params(Section):
         return sorted({name for run in runs if (name := self.run(*run).network.package)})
 
     def run(self, corpus: str, variant: str) -> Run:
-        """The network, loss and training of a variant: the proposed ones, overridden by the corpus, then by the variant.
+        """The network, spectrogram, loss and training of a variant: the proposed ones, overridden by the corpus, then by the variant.
 
         Raises `UserError` for a corpus or variant that params.yaml does not run.
         """
@@ -608,13 +627,13 @@ class Params(Section):
                 if stage == "train":
                     return run
                 threads = {"threads": run["training"]["threads"]}
-                return {"network": run["network"], "training": threads, "classes": run["classes"]}
+                return {key: run[key] for key in ("network", "spectrogram", "classes")} | {"training": threads}
             case "transfer":
                 applied = self.applied(corpus, variant=variant, **key)
                 source = self.corpus(key["source"])
                 stages = {modality: FOLDERS[modality] for modality in applied.network.modalities}
                 return {
-                    "network": applied.network.model_dump(mode="json"),
+                    **applied.model_dump(mode="json", include={"network", "spectrogram"}),
                     "training": {"threads": applied.training.threads},
                     "features": {stage: getattr(source, stage).model_dump(mode="json") for stage in stages.values()},
                     "classes": {"emotions": list(source.emotions), "shared": list(source.shared_emotions(section))},
@@ -623,7 +642,7 @@ class Params(Section):
             case "report":
                 return {
                     "corpus": section.model_dump(mode="json", exclude={"source"}),
-                    "proposed": self.model_dump(mode="json", include={"network", "loss", "training"}),
+                    "proposed": self.proposed.model_dump(mode="json"),
                     "variants": {name: self.variants[name].model_dump(mode="json") for name in section.variants},
                     "across": {
                         source: self.corpora[source].model_dump(mode="json", include={"seeds", "protocols"})
@@ -633,7 +652,7 @@ class Params(Section):
         raise KeyError(stage)
 
     def planned(self, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> Run:
-        """The network, loss and training of a fold. Raises `UserError` for a fold that params.yaml does not include."""
+        """The network, spectrogram, loss and training of a fold. Raises `UserError` for a fold that params.yaml does not include."""
         section, where = self.corpus(corpus), f"corpora.{corpus}"
         _check_known(f"{where}.protocols", "protocol", protocol, section.protocols)
         key = "audit" if protocol.startswith(RANDOM) else "variants"
@@ -643,7 +662,7 @@ class Params(Section):
         return self.run(corpus, variant)
 
     def applied(self, corpus: str, source: str, protocol: str, variant: str, seed: int, fold: int) -> Run:
-        """The network, loss and training of a fold of `source` that is applied to another corpus.
+        """The network, spectrogram, loss and training of a fold of `source` that is applied to another corpus.
 
         Raises `UserError` for one that params.yaml does not include.
         """
@@ -687,7 +706,7 @@ def overridden(run: Run, changes: Mapping[str, Any], where: str) -> Run:
 
 def _resolve(params: Params, corpus_name: str, variant: str) -> Run:
     corpus = params.corpora[corpus_name]
-    run = Run(network=params.network, loss=params.loss, training=params.training)
+    run = params.proposed
     for where, layer in ((f"corpora.{corpus_name}", corpus), (f"variants.{variant}", params.variants[variant])):
         run = overridden(run, {section: getattr(layer, section) for section in Run.model_fields}, where)
     missing = set(run.network.modalities) - set(corpus.modalities)
@@ -695,7 +714,21 @@ def _resolve(params: Params, corpus_name: str, variant: str) -> Run:
         raise UserError(
             f"corpora.{corpus_name}.variants: {variant} needs {', '.join(sorted(missing))}, which {corpus_name} lacks"
         )
+    if len(run.network.modalities) == 2 and not run.network.averages_modalities:
+        _check_moments(f"corpora.{corpus_name}.variants: {variant}: spectrogram", run.spectrogram, corpus)
     return run
+
+
+def _check_moments(where: str, spectrogram: Spectrogram, corpus: Corpus) -> None:
+    """Raise `UserError` unless segment i and snippet i cover the same moment of a clip."""
+    assert corpus.faces is not None, "as the modalities require"
+    if spectrogram.segments != corpus.faces.snippets:
+        raise UserError(
+            f"{where}.segments: {spectrogram.segments} differs from faces.snippets {corpus.faces.snippets}; segment i and"
+            " snippet i must cover the same moment"
+        )
+    if spectrogram.trim_db is not None:
+        raise UserError(f"{where}.trim_db: for sound alone; segment i and snippet i must cover the same moment")
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
@@ -786,9 +819,8 @@ def load(path: Path | str = "params.yaml") -> Params:
     _check_size(tree, path)
     params = _validate(Params, tree)
     _check_names(params)
-    proposed = Run(network=params.network, loss=params.loss, training=params.training)
     for variant, changes in params.variants.items():
-        overridden(proposed, changes.model_dump(), f"variants.{variant}")
+        overridden(params.proposed, changes.model_dump(), f"variants.{variant}")
     for name, corpus in params.corpora.items():
         listed = _listed_actors(f"corpora.{name}", corpus, path.parent)
         for protocol, folds in corpus.protocols.items():

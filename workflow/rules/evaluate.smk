@@ -24,6 +24,7 @@ rule evaluate:
         runtime=120,
     params:
         network=setting("evaluate", "network"),
+        spectrogram=setting("evaluate", "spectrogram"),
         training=setting("evaluate", "training"),
         classes=setting("evaluate", "classes"),
         code=code("evaluate"),

@@ -22,6 +22,7 @@ rule train:
     params:
         network=setting("train", "network"),
         loss=setting("train", "loss"),
+        spectrogram=setting("train", "spectrogram"),
         training=setting("train", "training"),
         classes=setting("train", "classes"),
         code=code("train"),

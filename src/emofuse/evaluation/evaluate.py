@@ -54,7 +54,7 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
 
     torch.set_num_threads(run.training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    test, val = read_parts(root, key, ("test", "val"), run.network.modalities, emotions)
+    test, val = read_parts(root, key, ("test", "val"), run, emotions)
     network = trained_network(key, run, emotions, test, root, device)
     scores, embeddings = predict(network, test, device)
     val_scores, _ = predict(network, val, device)
@@ -102,9 +102,9 @@ def trained_network(
     Raises `UserError` for a missing file, and for a model of another network.
     """
     state, description = read_model(root / key.model)
-    if description != describe(emotions, run.network):
+    if description != describe(emotions, run):
         raise UserError(
-            f"{root / key.model} was trained with another network than params.yaml has for {key.variant}: train again"
+            f"{root / key.model} was trained with another network or spectrogram than params.yaml has for {key.variant}: train again"
         )
     network = build(run.network, len(emotions), part.shapes, root, device)
     load_model(root / key.model, state, network)

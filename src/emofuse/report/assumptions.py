@@ -89,7 +89,9 @@ def written(value: Any) -> str:
 def _values(name: str, variant: str, params: Params) -> Iterator[tuple[str, Any, Any]]:
     """Path, value and general value of the parameters that apply to a variant of a corpus."""
     corpus, run = params.corpus(name), params.run(name, variant)
-    sections = [(key, getattr(run, key), getattr(params, key)) for key in ("network", "loss", "training")]
+    sections = [
+        (key, getattr(run, key), getattr(params, key)) for key in ("network", "spectrogram", "loss", "training")
+    ]
     sections += [(key, own, type(own)()) for key in ("faces", "audio") if (own := getattr(corpus, key))]
     absent = tuple(start for modality in NEEDS.keys() - set(run.network.modalities) for start in NEEDS[modality])
     for key, section, general in sections:
