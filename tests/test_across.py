@@ -37,7 +37,9 @@ from emofuse.utils.files import read_csv
 EMOTIONS = ["neutral", "happy", "sad", "angry"]
 SHARED = ("happy", "sad", "angry")
 SOURCE: dict[str, Any] = {
-    **{key: micro.SECTION[key] for key in ("faces", "audio", "network", "training", "validation_actors")},
+    **{
+        key: micro.SECTION[key] for key in ("faces", "audio", "spectrogram", "network", "training", "validation_actors")
+    },
     "kind": "demo",
     "title": "the source",
     "demo": {"seed": 2, "actors": 4, "takes": 1, "emotions": EMOTIONS},

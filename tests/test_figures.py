@@ -17,7 +17,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 from sklearn.metrics import silhouette_score
-from test_report import RAVDESS, make_params, write_demo, write_ravdess
+from test_report import RAVDESS, VIEW, make_params, write_demo, write_ravdess
 
 from emofuse import paths, report
 from emofuse.config import Network, Params
@@ -71,7 +71,7 @@ def write_embeddings(root: Path, fold: int, variant: str = "proposed", towards: 
 def write_model(root: Path, fold: int, tensors: dict[str, np.ndarray], network: Network, corpus: str = "demo") -> None:
     """Write a model as `train` does."""
     path = root / run_key(fold, corpus).model
-    described = {"emotions": RAVDESS, "network": network.model_dump(mode="json")}
+    described = {"emotions": RAVDESS, "network": network.model_dump(mode="json"), "spectrogram": VIEW}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"emofuse": json.dumps(described)})
 
@@ -81,14 +81,14 @@ def write_network(root: Path, params: Params, corpus: str = "demo", **changes: A
     modalities = params.corpus(corpus).modalities
     network = Network.model_validate(TINY | {"modalities": modalities} | changes)
     torch.manual_seed(1)
-    trained = EmotionNetwork(network, len(RAVDESS), 3, 32 if "video" in modalities else None)
+    trained = EmotionNetwork(network, len(RAVDESS), {"video": (3, 3, 2, 32, 32), "audio": (3, 16, 16)})
     write_model(root, 0, {name: value.numpy().copy() for name, value in trained.state_dict().items()}, network, corpus)
     clips = root / paths.splits(corpus, run_key(0, corpus).protocol)[0]
     count = len(clips.read_text().splitlines()) - 1
     generator = np.random.default_rng(1)
     features: dict[str, np.ndarray] = {
         "faces": generator.integers(0, 256, (count, 3, 2, 32, 32, 3), dtype=np.uint8),
-        "audio": generator.normal(size=(count, 3, 16, 16)).astype(np.float16),
+        "audio": generator.normal(size=(48 * count, 16)).astype(np.float16),
     }
     if "video" not in modalities:
         del features["faces"]
@@ -312,9 +312,12 @@ def test_attention_is_drawn_over_faces_and_spectrograms_of_synthetic_clips(proje
     clips = list(csv.DictReader((root / "data/demo/splits/kfold_3/clips.csv").read_text().splitlines()))
     row = [line["clip"] for line in clips].index(clip)
     found = shown(drawn)
+    columns_TF = features["audio"][48 * row : 48 * (row + 1)].astype(float)
+    spectrogram_TF = (columns_TF - columns_TF.mean(0)) / columns_TF.std(0)
     for moment in range(3):
         assert any(np.array_equal(image, features["faces"][row, moment, 1]) for image in found)
-        assert any(np.array_equal(image, features["audio"][row, moment]) for image in found)
+        expected = spectrogram_TF[16 * moment : 16 * (moment + 1)].T
+        assert any(image.shape == (16, 16) and np.allclose(image, expected, atol=0.01) for image in found)
     positions = [image for image in found if image.shape == (2, 2)]
     assert len(positions) == 3
     for image in positions:

@@ -30,14 +30,15 @@ RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "su
 CREMAD = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
 VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entropy")
 COMPARISONS = ("modality", "attention", "fusion", "loss")
-AUDIO = {"bands": 16, "segments": 3, "frames": 16}
+AUDIO = {"bands": 16}
+VIEW = {"segments": 3, "frames": 16}
 FACES = {"snippets": 3, "frames": 2, "size": 32}
 HEADER = ",".join(["clip", "actor", "emotion", "predicted", *(f"p_{emotion}" for emotion in RAVDESS)])
 
 
 def make_params(root: Path) -> Params:
     """Write params.yaml, protocols/ and literature/ of a small project under `root`."""
-    both = {"faces": FACES, "audio": AUDIO, "variants": list(VARIANTS)}
+    both = {"faces": FACES, "audio": AUDIO, "spectrogram": VIEW, "variants": list(VARIANTS)}
     tree = {
         "paper": ["ravdess", "cremad"],
         "corpora": {
@@ -48,7 +49,7 @@ def make_params(root: Path) -> Params:
             "cremad": both | {"kind": "cremad", "title": "CREMA-D", "protocols": {"hicmae_5cv": [0, 1, 2, 3, 4]}},
             "ravdess_audio": {
                 "kind": "ravdess", "title": "RAVDESS, speech recordings", "modalities": ["audio"], "audio": AUDIO,
-                "protocols": {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4]}, "network": {"modalities": ["audio"]},
+                "spectrogram": VIEW, "protocols": {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4]}, "network": {"modalities": ["audio"]},
                 "variants": ["proposed", "no_temporal_attention"],
             },
             "demo": both | {
@@ -81,7 +82,7 @@ def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
 def write_clips(root: Path, corpus: str, protocol: str, clips: list[tuple[str, int, str]], broken: int = 0) -> None:
     rows = [
         {
-            "clip": clip, "shard": 0, "faces_row": row, "audio_row": row, "actor": actor, "gender": "female",
+            "clip": clip, "shard": 0, "faces_row": row, "audio_row": 48 * row, "audio_rows": 48, "audio_span": 48.0, "actor": actor, "gender": "female",
             "emotion": emotion, "group": clip, "usable": "true" if row >= broken else "false",
             "reason": "" if row >= broken else "no face in 6 of 6 snippets", "replaced": 7 if row == broken else 0,
         }

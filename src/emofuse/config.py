@@ -217,7 +217,7 @@ class Spectrogram(Section):
     """How a network reads the log-mel spectrogram of a clip: N segments of it."""
 
     trim_db: Positive | None = Field(
-        None, description="trim both ends to within this many dB of the loudest column; for sound alone"
+        None, description="trim both ends to within this many dB of the loudest column; only for sound alone"
     )
     normalise: Literal["band", "clip", "fixed"] = Field(
         "band",
@@ -591,7 +591,7 @@ class Params(Section):
         return sorted({name for run in runs if (name := self.run(*run).network.package)})
 
     def run(self, corpus: str, variant: str) -> Run:
-        """The network, spectrogram, loss and training of a variant: the proposed ones, overridden by the corpus, then by the variant.
+        """What a variant is trained with: the proposed sections, overridden by the corpus, then by the variant.
 
         Raises `UserError` for a corpus or variant that params.yaml does not run.
         """
@@ -652,7 +652,7 @@ class Params(Section):
         raise KeyError(stage)
 
     def planned(self, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> Run:
-        """The network, spectrogram, loss and training of a fold. Raises `UserError` for a fold that params.yaml does not include."""
+        """What a fold is trained with. Raises `UserError` for a fold that params.yaml does not include."""
         section, where = self.corpus(corpus), f"corpora.{corpus}"
         _check_known(f"{where}.protocols", "protocol", protocol, section.protocols)
         key = "audit" if protocol.startswith(RANDOM) else "variants"
@@ -662,7 +662,7 @@ class Params(Section):
         return self.run(corpus, variant)
 
     def applied(self, corpus: str, source: str, protocol: str, variant: str, seed: int, fold: int) -> Run:
-        """The network, spectrogram, loss and training of a fold of `source` that is applied to another corpus.
+        """What a fold of `source`, which is applied to another corpus, is trained with.
 
         Raises `UserError` for one that params.yaml does not include.
         """
@@ -689,7 +689,7 @@ def _check_known(where: str, what: str, value: object, known: Iterable[object]) 
 def overridden(run: Run, changes: Mapping[str, Any], where: str) -> Run:
     """A run with some parameters replaced, validated. `where` is the path of the changes, for messages.
 
-    `changes` maps sections (network, loss, training) to nested mappings of parameters. A network with a `factory` takes
+    `changes` maps sections (network, spectrogram, loss, training) to nested mappings of parameters. A network with a `factory` takes
     only the modalities from the network that it replaces.
     """
     sections: dict[str, Any] = {}
@@ -709,26 +709,27 @@ def _resolve(params: Params, corpus_name: str, variant: str) -> Run:
     run = params.proposed
     for where, layer in ((f"corpora.{corpus_name}", corpus), (f"variants.{variant}", params.variants[variant])):
         run = overridden(run, {section: getattr(layer, section) for section in Run.model_fields}, where)
-    missing = set(run.network.modalities) - set(corpus.modalities)
-    if missing:
-        raise UserError(
-            f"corpora.{corpus_name}.variants: {variant} needs {', '.join(sorted(missing))}, which {corpus_name} lacks"
-        )
-    if len(run.network.modalities) == 2 and not run.network.averages_modalities:
-        _check_moments(f"corpora.{corpus_name}.variants: {variant}: spectrogram", run.spectrogram, corpus)
+    check_fits(run, corpus_name, corpus, f"corpora.{corpus_name}.variants: {variant}")
     return run
 
 
-def _check_moments(where: str, spectrogram: Spectrogram, corpus: Corpus) -> None:
-    """Raise `UserError` unless segment i and snippet i cover the same moment of a clip."""
-    assert corpus.faces is not None, "as the modalities require"
-    if spectrogram.segments != corpus.faces.snippets:
+def check_fits(run: Run, name: str, corpus: Corpus, where: str) -> None:
+    """Raise `UserError` if a run cannot be trained on a corpus of that name. `where` starts the message.
+
+    Unless the modalities are averaged late, segment i and snippet i must cover the same moment of a clip.
+    """
+    if missing := sorted(set(run.network.modalities) - set(corpus.modalities)):
+        raise UserError(f"{where} needs {', '.join(missing)}, which {name} lacks")
+    if len(run.network.modalities) == 1 or run.network.averages_modalities or corpus.faces is None:
+        return
+    reason = "segment i and snippet i must cover the same moment"
+    if run.spectrogram.segments != corpus.faces.snippets:
         raise UserError(
-            f"{where}.segments: {spectrogram.segments} differs from faces.snippets {corpus.faces.snippets}; segment i and"
-            " snippet i must cover the same moment"
+            f"{where}: spectrogram.segments: {run.spectrogram.segments} differs from faces.snippets"
+            f" {corpus.faces.snippets}; {reason}"
         )
-    if spectrogram.trim_db is not None:
-        raise UserError(f"{where}.trim_db: for sound alone; segment i and snippet i must cover the same moment")
+    if run.spectrogram.trim_db is not None:
+        raise UserError(f"{where}: spectrogram.trim_db: only for sound alone; {reason}")
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
-"""The features of a fold's clips as batches: faces mapped from their shards, or resident on a GPU, and
-segments of spectrograms."""
+"""The features of a fold's clips as batches: faces mapped from their shards, and segments of spectrograms.
+
+Both may be resident on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,7 @@ def read_features(folder: Path, clips: pd.DataFrame, modality: str, spectrogram:
     if modality == "video":
         return Faces([array[row] for array, row in places])
     sizes = zip(clips["audio_rows"].astype(int), clips["audio_span"].astype(float), strict=True)
-    sounds = (Sound(array[row : row + rows], span) for (array, row), (rows, span) in zip(places, sizes, strict=True))
+    sounds = [Sound(array[row : row + rows], span) for (array, row), (rows, span) in zip(places, sizes, strict=True)]
     return Spectrograms(sounds, spectrogram)
 
 

@@ -6,7 +6,7 @@ share features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,21 +32,30 @@ class Sound:
 
 
 class Spectrograms:
-    """The segments of some clips, float16 (N, bands, frames) each. The clips are held in memory, trimmed and normalised.
+    """The segments of some clips, at least one: float16 (N, bands, frames) each.
 
-    Outside the clip, segments have silence or, with bands normalised, the mean of the band.
+    The clips are held in memory, trimmed and normalised. Outside the clip, segments have silence or, with bands
+    normalised, the mean of the band.
     """
 
-    def __init__(self, sounds: Iterable[Sound], view: Spectrogram) -> None:
-        prepared = [_prepared(sound, view) for sound in sounds]
-        counts = np.array([len(columns) for columns, _, _ in prepared])
-        spans = np.array([span for _, span, _ in prepared])
-        centres_CN = (np.arange(view.segments) + 0.5) * spans[:, None] / view.segments
+    def __init__(self, sounds: Sequence[Sound], view: Spectrogram) -> None:
+        most = sum(len(sound.columns_TF) + 1 for sound in sounds)
+        columns_TF = np.empty((most, sounds[0].columns_TF.shape[1]), np.float16)
+        counts, spans = [], []
+        filled = 0
+        for sound in sounds:
+            prepared_TF, span, outside = _prepared(sound, view)
+            count = len(prepared_TF)
+            columns_TF[filled : filled + count] = prepared_TF
+            columns_TF[filled + count] = outside  # what segments have in the place of columns outside the clip
+            filled += count + 1
+            counts.append(count)
+            spans.append(span)
+        centres_CN = (np.arange(view.segments) + 0.5) * np.array(spans)[:, None] / view.segments
         self.frames = view.frames
-        self._columns = torch.from_numpy(np.concatenate([columns for columns, _, _ in prepared]))
-        self._outside = torch.tensor(np.array([outside for _, _, outside in prepared]), dtype=torch.float16)
-        self._counts = torch.from_numpy(counts)
-        self._firsts = torch.from_numpy(np.cumsum(counts) - counts)
+        self._columns = torch.from_numpy(columns_TF[:filled])
+        self._counts = torch.tensor(counts)
+        self._firsts = (self._counts + 1).cumsum(0) - self._counts - 1
         self._starts = torch.from_numpy(np.floor(centres_CN - view.frames / 2 + 0.5).astype(np.int64))
 
     @property
@@ -61,11 +70,13 @@ class Spectrograms:
 
     def move(self, device: torch.device) -> None:
         """Copy all clips to the memory of a device, where `batch` then cuts them."""
-        for name in ("_columns", "_outside", "_counts", "_firsts", "_starts"):
+        for name in ("_columns", "_counts", "_firsts", "_starts"):
             setattr(self, name, getattr(self, name).to(device))
 
     def batch(self, indices: Sequence[int] | np.ndarray, shifts: np.ndarray | None = None) -> torch.Tensor:
-        """The segments of the clips at `indices`, float16 (B, N, bands, frames), each clip's shifted by `shifts` (B,) columns."""
+        """The segments of the clips at `indices`, float16 (B, N, bands, frames); those of each clip are cut `shifts` (B,)
+        columns later.
+        """
         device = self._columns.device
         chosen_B = torch.as_tensor(np.asarray(indices), device=device)
         starts_BN = self._starts[chosen_B]
@@ -74,10 +85,10 @@ class Spectrograms:
         columns_BNT = starts_BN[:, :, None] + torch.arange(self.frames, device=device)
         counts_B11 = self._counts[chosen_B, None, None]
         inside_BNT = (columns_BNT >= 0) & (columns_BNT < counts_B11)
-        places_BNT = self._firsts[chosen_B, None, None] + columns_BNT.clamp(min=0).minimum(counts_B11 - 1)
-        segments_BNTF = self._columns[places_BNT]
-        outside_B111 = self._outside[chosen_B, None, None, None]
-        return torch.where(inside_BNT[..., None], segments_BNTF, outside_B111).transpose(2, 3).contiguous()
+        places_BNT = self._firsts[chosen_B, None, None] + torch.where(inside_BNT, columns_BNT, counts_B11)
+        # On a CPU, index_select is many times as fast as indexing.
+        segments_BNTF = self._columns.index_select(0, places_BNT.flatten()).unflatten(0, places_BNT.shape)
+        return segments_BNTF.transpose(2, 3).contiguous()
 
 
 def read_segments(sound: Sound, view: Spectrogram) -> np.ndarray:
@@ -85,8 +96,8 @@ def read_segments(sound: Sound, view: Spectrogram) -> np.ndarray:
     return Spectrograms([sound], view).batch([0])[0].numpy()
 
 
-def _prepared(sound: Sound, view: Spectrogram) -> tuple[np.ndarray, float, np.float32]:
-    """The columns of a clip, trimmed and normalised, float16 (columns, bands), their span, and the value outside."""
+def _prepared(sound: Sound, view: Spectrogram) -> tuple[np.ndarray, float, float]:
+    """The columns of a clip, trimmed and normalised, float32 (columns, bands), their span, and the value outside."""
     columns_TF, span = sound.columns_TF.astype(np.float32), sound.span
     if view.trim_db is not None:
         energy_T = np.exp(columns_TF).sum(1)
@@ -98,7 +109,7 @@ def _prepared(sound: Sound, view: Spectrogram) -> tuple[np.ndarray, float, np.fl
         axis = 0 if view.normalise == "band" else None
         mean = columns_TF.mean(axis)
         scale = np.maximum(columns_TF.std(axis), np.float32(1e-3))
-    outside = np.float32(0) if view.normalise == "band" else (SILENCE - mean) / scale
+    outside = 0.0 if view.normalise == "band" else float((SILENCE - mean) / scale)
     columns_TF -= mean
     columns_TF /= scale
-    return columns_TF.astype(np.float16), span, outside
+    return columns_TF, span, outside

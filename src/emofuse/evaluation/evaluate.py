@@ -104,7 +104,8 @@ def trained_network(
     state, description = read_model(root / key.model)
     if description != describe(emotions, run):
         raise UserError(
-            f"{root / key.model} was trained with another network or spectrogram than params.yaml has for {key.variant}: train again"
+            f"{root / key.model} was trained with another network or spectrogram than params.yaml has for {key.variant}:"
+            " train again"
         )
     network = build(run.network, len(emotions), part.shapes, root, device)
     load_model(root / key.model, state, network)

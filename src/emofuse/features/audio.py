@@ -147,9 +147,7 @@ def extract(
     expected = sum(int(span(float(row["duration"]), audio)) for row in rows)
     with array_file(output, np.float16, (expected, audio.bands)) as add:
         for number, row in enumerate(progress(rows)):
-            if (
-                not sounds
-            ):  # several at once: alternating decoding and transforming would evict each other's cache lines
+            if not sounds:  # several at once: decoding and transforming in turn would evict each other's cache lines
                 sounds = [_sound(following, archive, audio) for following in rows[number : number + TOGETHER]]
             sound = sounds.pop(0)
             columns, status = 0, str(sound)

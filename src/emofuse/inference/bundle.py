@@ -152,7 +152,8 @@ class Bundle(Section):
         state, described = read_model(path)
         if described != describe(self.emotions, ensemble):
             raise UserError(
-                f"{path} has another network or spectrogram than the variant {ensemble.variant}: train it or export it again"
+                f"{path} has another network or spectrogram than the variant {ensemble.variant}: train it or export it"
+                " again"
             )
         network = build(ensemble.network, len(self.emotions), self.shapes(ensemble), HERE)
         load_model(path, state, network)

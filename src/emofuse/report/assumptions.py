@@ -47,8 +47,8 @@ NEEDS = {
         "network.fusion", "training.crop", "training.flip", "training.brightness",
     ),
     "audio": (
-        "network.audio.", "network.attention.audio_temporal", "network.fusion", "training.mask_",
-        "training.shift_bands", "training.stretch_time",
+        "network.audio.", "network.attention.audio_temporal", "network.fusion", "spectrogram.", "training.mask_",
+        "training.shift_",
     ),
 }  # fmt: skip
 

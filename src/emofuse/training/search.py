@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from emofuse import paths
-from emofuse.config import LONGEST_NAME, Params, Run, overridden
+from emofuse.config import LONGEST_NAME, Params, Run, check_fits, overridden
 from emofuse.datasets.shards import FOLDERS
 from emofuse.paths import RunKey
 from emofuse.provenance import code
@@ -41,7 +41,7 @@ def run(
 ) -> None:
     """Train each candidate on the training part of `fold` and score it on the validation part.
 
-    `candidates` is a YAML file: name → {base: variant, network: …, loss: …, training: …}, overrides of the variant.
+    `candidates` is a YAML file: name → {base: variant, network: …, spectrogram: …, loss: …, training: …}, overrides of the variant.
     Each candidate is one row of results/<corpus>/search.csv, updated after each epoch. A finished candidate with the
     same overrides is not trained again. `best` marks the highest validation UAR; params.yaml is not changed.
     """
@@ -54,6 +54,7 @@ def run(
     runs: dict[str, tuple[str, Run]] = {}
     for name, (variant, changes) in named.items():
         resolved = overridden(params.run(corpus, variant), changes, f"{candidates}: {name}")
+        check_fits(resolved, corpus, params.corpus(corpus), f"{candidates}: {name}")
         described = {"base": variant, "features": features, **changes}
         if resolved.network.package:
             described["package"] = code.of_package(resolved.network.package, root)

@@ -21,7 +21,7 @@ from emofuse.utils.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DEEPEST = 100  # levels of nesting in JSON and YAML
 TOO_DEEP = "it is nested too deeply"
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the name of the file, and its suffix once more
