@@ -109,7 +109,7 @@ def some_clips(actors: int = 4, seed: int = 0) -> Embedded:
 
 def test_compactness_measures_match_their_definition() -> None:
     clips = some_clips()
-    found = measure(clips.distances(), clips.emotions, clips.actors)
+    found = measure(clips.distances, clips.emotions, clips.actors)
     same, other = [], []
     for i, j in itertools.combinations(range(len(clips.unit)), 2):
         distance = float(np.sqrt(((clips.unit[i] - clips.unit[j]) ** 2).sum()))
@@ -127,24 +127,24 @@ def test_jackknife_interval_leaves_out_each_actor() -> None:
     for actor in range(3):
         kept = clips.actors != actor
         part = Embedded(clips.unit[kept], clips.emotions[kept], clips.actors[kept])
-        left.append(measure(part.distances(), part.emotions, part.actors)["intra"])
+        left.append(measure(part.distances, part.emotions, part.actors)["intra"])
     error = np.sqrt(2 / 3 * ((np.array(left) - np.mean(left)) ** 2).sum())
     reach = 4.302653 * error  # Student's t of 2 degrees of freedom, at 97.5 %
-    found = compactness([clips])["intra"]
+    found = compactness([[clips]])["intra"]
     assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach))
-    assert found.sd is None
-    both = compactness([clips, some_clips(actors=5, seed=1)])["intra"]
-    assert both.sd is not None
+    assert found.sd_folds is None
+    both = compactness([[clips, some_clips(actors=5, seed=1)]])["intra"]
+    assert both.sd_folds is not None
     assert both.low is not None
     assert both.low < both.mean
 
 
 def test_too_few_actors_give_no_interval_and_no_silhouette() -> None:
-    alone = compactness([some_clips(actors=1)])
+    alone = compactness([[some_clips(actors=1)]])
     assert alone["intra"].mean > 0
     assert alone["intra"].low is None
     assert np.isnan(alone["silhouette_actor"].mean)
-    pair = compactness([some_clips(actors=2)])
+    pair = compactness([[some_clips(actors=2)]])
     assert pair["intra"].low is not None
     assert pair["silhouette_actor"].low is None
 
@@ -163,15 +163,15 @@ def test_table_distinguishes_clusters_by_emotion_from_clusters_by_actor(project:
     assert cross_entropy["silhouette_actor_mean"] > 0.5 > cross_entropy["silhouette_emotion_mean"]
     for measured in MEASURES:
         assert proposed[f"{measured}_low"] <= proposed[f"{measured}_mean"] <= proposed[f"{measured}_high"]
-    assert f"{proposed['intra_mean']:.3f} ± {proposed['intra_sd']:.3f}" in shown.rows[0][4]
-    assert shown.rows[0][-1] == "3"
+    assert f"{proposed['intra_mean']:.3f} ± {proposed['intra_sd_folds']:.3f}" in shown.rows[0][3]
+    assert shown.rows[0][-2:] == ["3", "1"]
 
 
 def test_missing_embeddings_are_stated(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
     shown = tables.compactness(load.read("demo", params, root))
-    cells = {row[2]: row[4] for row in shown.rows}
+    cells = {row[1]: row[3] for row in shown.rows}
     assert cells == {"proposed": "embeddings missing", "cross_entropy": "not run"}
     assert any("dvc pull" in note for note in shown.notes)
     write_embeddings(root, 1)

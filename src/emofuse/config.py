@@ -507,11 +507,15 @@ class Corpus(Section):
             return [variant for variant in self.variants if variant in self.audit]
         return self.variants
 
+    def seeds_under(self, protocol: str) -> list[int]:
+        """The seeds under a protocol: all, or the first one for random folds, whose only purpose is a comparison."""
+        return self.seeds[:1] if protocol.startswith(RANDOM) else self.seeds
+
     def runs(self) -> Iterator[tuple[str, str, int, list[int]]]:
         """Protocol, variant, seed and folds of every run of the corpus."""
         for protocol, folds in self.protocols.items():
             for variant in self.variants_under(protocol):
-                for seed in self.seeds:
+                for seed in self.seeds_under(protocol):
                     yield protocol, variant, seed, folds
 
 
@@ -657,7 +661,7 @@ class Params(Section):
         _check_known(f"{where}.protocols", "protocol", protocol, section.protocols)
         key = "audit" if protocol.startswith(RANDOM) else "variants"
         _check_known(f"{where}.{key}", "variant", variant, section.variants_under(protocol))
-        _check_known(f"{where}.seeds", "seed", seed, section.seeds)
+        _check_known(f"{where}.seeds", "seed", seed, section.seeds_under(protocol))
         _check_known(f"{where}.protocols.{protocol}", "fold", fold, section.protocols[protocol])
         return self.run(corpus, variant)
 

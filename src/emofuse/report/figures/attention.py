@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def attention(corpus: CorpusResults) -> Figure:
     """How a trained network weighs one test clip: positions of the face, snippets, and segments of the audio."""
-    run = next((run for run in corpus.leading if run.folds), None)
+    run = next((method.first for method in corpus.leading if method.complete), None)
     if run is None:
         return empty("not run")
     if run.setup.network.factory:
