@@ -6,6 +6,7 @@ rule evaluate:
         features,
         paths.splits("{corpus}", "{protocol}"),
         RUN.trained,
+        calibration,
         records=[
             ancient(paths.splits_record("{corpus}", "{protocol}")),
             ancient(RUN.training_record),
@@ -25,6 +26,7 @@ rule evaluate:
     params:
         network=setting("evaluate", "network"),
         training=setting("evaluate", "training"),
+        calibration=setting("evaluate", "calibration"),
         classes=setting("evaluate", "classes"),
         code=code("evaluate"),
     shell:

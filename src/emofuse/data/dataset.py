@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from emofuse.paths import RunKey
 
+# All training actors of a fold. These are the parts "train" and "val" with every copy of their recordings, of which "train"
+# lacks those that "val" has; so they do not depend on which actors "val" has.
+ALL_TRAINING = "training"
 PREFETCHED = 2  # batches read ahead of the one in use
 RESIDENT = 0.5  # share of a GPU's free memory that features may occupy
 
@@ -110,24 +113,43 @@ class Part:
 
 
 def read_parts(
-    root: Path, key: RunKey, parts: Sequence[str], modalities: Sequence[str], emotions: Sequence[str]
+    root: Path,
+    key: RunKey,
+    parts: Sequence[str],
+    modalities: Sequence[str],
+    emotions: Sequence[str],
+    actors: Container[str] | None = None,
 ) -> list[Part]:
-    """The clips of some parts ("train", "val" or "test") of a fold, in the order of folds.csv.
+    """The clips of some parts ("train", "val", "test" or ALL_TRAINING) of a fold, in the order of clips.csv.
 
-    Raises `UserError` for missing files and for an empty part.
+    `actors` restricts them to some actors, named as in clips.csv. Raises `UserError` for missing files and for an empty
+    part.
     """
+    data, found = root / "data" / key.corpus, []
+    for rows in part_clips(root, key, parts):
+        if actors is not None:
+            rows = rows[[actor in actors for actor in rows["actor"]]]
+        labels = np.array([emotions.index(emotion) for emotion in rows["emotion"]])
+        found.append(Part(rows, {modality: Features(data, rows, modality) for modality in modalities}, labels))
+    return found
+
+
+def part_clips(root: Path, key: RunKey, parts: Sequence[str]) -> list[pd.DataFrame]:
+    """The rows of clips.csv of some parts of a fold, in its order. Raises as `read_parts` does."""
     clips_file, folds_file = (root / file for file in paths.splits(key.corpus, key.protocol))
     stage = f"emofuse splits {key.corpus} {key.protocol}"
     clips, folds = read_csv(clips_file, stage=stage), read_csv(folds_file, stage=stage)
-    clips = clips.set_index("clip", drop=False)
-    data, found = root / "data" / key.corpus, []
+    folds = folds[folds["fold"] == str(key.fold)]
+    found = []
     for part in parts:
-        names = folds["clip"][(folds["fold"] == str(key.fold)) & (folds["part"] == part)]
-        if names.empty:
+        if part == ALL_TRAINING:
+            tested = clips["clip"].isin(folds["clip"][folds["part"] == "test"])
+            chosen = (clips["usable"] == "true") & ~clips["group"].isin(clips["group"][tested])
+        else:
+            chosen = clips["clip"].isin(folds["clip"][folds["part"] == part])
+        if not chosen.any():
             raise UserError(f"{folds_file}: fold {key.fold} has no {part} clips; run {stage} again")
-        rows = clips.loc[names]
-        labels = np.array([emotions.index(emotion) for emotion in rows["emotion"]])
-        found.append(Part(rows, {modality: Features(data, rows, modality) for modality in modalities}, labels))
+        found.append(clips[chosen])
     return found
 
 
