@@ -58,7 +58,7 @@ def write_bundle(folder: Path, corpus: str, params: config.Params, count: int, d
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
         save_file(state, file, {"emofuse": json.dumps(metadata)})
         models.append(
-            bundle.Model(fold=number, file=file.name, sha256=sha256(file), temperature=1.0, commit=None, made_from={})
+            bundle.Model(fold=number, file=file.name, sha256=sha256(file), temperature=None, commit=None, made_from={})
         )
     if detector:
         (folder / "detector.pth").write_bytes(detector.read_bytes())

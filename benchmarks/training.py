@@ -4,7 +4,7 @@ Run `python benchmarks/training.py [--rounds N] [--threads N]` in the repository
 two networks, those of ravdess_audio and of the demo (video and audio), on random features of their sizes:
 
 - epoch_over_bare: the time of an epoch of `emofuse.training.train.train` (reading, augmentation, the complete loss, gradient
-  clipping, weight averaging, validation on one batch), divided by that of the bare network: as many forward passes, cross
+  clipping, weight averaging), divided by that of the bare network: as many forward passes, cross
   entropies, backward passes and optimizer steps on one batch that is already in memory. Both are measured alternately; the
   result is the median over rounds.
 - waiting_share: the share of an epoch in which the network waits for prefetched batches.
@@ -44,7 +44,7 @@ KEY = RunKey("random", "kfold_2", "proposed", 1, 0)
 
 
 def make_features(data: Path, section: config.Corpus, clips: int, emotions: tuple[str, ...]) -> None:
-    """A corpus of random features: `clips` for training, a few for validation."""
+    """A corpus of random features: `clips` for training, a few that are not used."""
     rng = np.random.default_rng(0)
     total = clips + len(emotions)
     features, splits = data / "features", data / "splits" / KEY.protocol
@@ -59,12 +59,12 @@ def make_features(data: Path, section: config.Corpus, clips: int, emotions: tupl
         np.save(features / "audio" / "shard-0.npy", rng.standard_normal(shape, np.float32).astype(np.float16))
     with (splits / "clips.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("clip", "shard", "faces_row", "audio_row", "emotion"))
-        writer.writerows((n, 0, n, n, emotions[n % len(emotions)]) for n in range(total))
+        writer.writerow(("clip", "group", "usable", "shard", "faces_row", "audio_row", "emotion"))
+        writer.writerows((n, n, "true", 0, n, n, emotions[n % len(emotions)]) for n in range(total))
     with (splits / "folds.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("fold", "part", "clip"))
-        writer.writerows((0, "train" if n < clips else "val", n) for n in range(total))
+        writer.writerows((0, "train" if n < clips else "test", n) for n in range(total))
 
 
 class Clock:
@@ -107,7 +107,7 @@ def waiting_share(root: Path, run: config.Run, emotions: tuple[str, ...], device
 
 def bare(root: Path, run: config.Run, emotions: tuple[str, ...], device: torch.device) -> float:
     """Seconds of BATCHES steps of the bare network."""
-    (part,) = read_parts(root, KEY, ["train"], run.network.modalities, emotions)
+    (part,) = read_parts(root, KEY, ["train"], run, emotions)
     network = build(run.network, len(emotions), part.shapes, root, device).train()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion
@@ -136,7 +136,7 @@ def measure(corpus: str, rounds: int, threads: int, device: torch.device) -> dic
     """The results for the proposed network of a corpus."""
     loaded = config.load()
     section, emotions = loaded.corpus(corpus), datasets.get(loaded.corpus(corpus).kind).emotions
-    short = {"epochs": EPOCHS, "warmup_epochs": 1, "patience": EPOCHS, "threads": threads}
+    short = {"epochs": EPOCHS, "warmup_epochs": 1, "threads": threads}
     run = config.overridden(loaded.run(corpus, "proposed"), {"training": short}, corpus)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion
     torch.set_num_threads(threads)
