@@ -61,7 +61,7 @@ def write_bundle(folder: Path, corpus: str, params: config.Params, count: int, d
         file = folder / f"{number}.safetensors"
         write_model(file, network.state_dict(), emotions, run)
         models.append(
-            bundle.Model(fold=number, file=file.name, sha256=sha256(file), temperature=1.0, commit=None, made_from={})
+            bundle.Model(fold=number, file=file.name, sha256=sha256(file), temperature=None, commit=None, made_from={})
         )
     if detector:
         (folder / "detector.pth").write_bytes(detector.read_bytes())

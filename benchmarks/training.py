@@ -4,7 +4,7 @@ Run `python benchmarks/training.py [--rounds N] [--threads N]` in the repository
 two networks, those of ravdess_audio and of the demo (video and audio), on random features of their sizes:
 
 - epoch_over_bare: the time of an epoch of `emofuse.training.train.train` (reading, augmentation, the complete loss, gradient
-  clipping, weight averaging, validation on one batch), divided by that of the bare network: as many forward passes, cross
+  clipping, weight averaging), divided by that of the bare network: as many forward passes, cross
   entropies, backward passes and optimizer steps on one batch that is already in memory. Both are measured alternately; the
   result is the median over rounds.
 - waiting_share: the share of an epoch in which the network waits for prefetched batches.
@@ -45,7 +45,7 @@ KEY = RunKey("random", "kfold_2", "proposed", 1, 0)
 
 
 def make_features(data: Path, section: config.Corpus, clips: int, emotions: tuple[str, ...]) -> None:
-    """A corpus of random features: `clips` for training, a few for validation."""
+    """A corpus of random features: `clips` for training, a few that are not used."""
     rng = np.random.default_rng(0)
     total = clips + len(emotions)
     features, splits = data / "features", data / "splits" / KEY.protocol
@@ -60,12 +60,14 @@ def make_features(data: Path, section: config.Corpus, clips: int, emotions: tupl
         np.save(features / "audio" / "shard-0.npy", rng.standard_normal(shape, np.float32).astype(np.float16))
     with (splits / "clips.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("clip", "shard", "faces_row", "audio_row", "audio_rows", "audio_span", "emotion"))
-        writer.writerows((n, 0, n, n * COLUMNS, COLUMNS, COLUMNS, emotions[n % len(emotions)]) for n in range(total))
+        columns = ("group", "usable", "shard", "faces_row", "audio_row", "audio_rows", "audio_span", "emotion")
+        writer.writerow(("clip", *columns))
+        sound = (COLUMNS, COLUMNS)
+        writer.writerows((n, n, "true", 0, n, n * COLUMNS, *sound, emotions[n % len(emotions)]) for n in range(total))
     with (splits / "folds.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("fold", "part", "clip"))
-        writer.writerows((0, "train" if n < clips else "val", n) for n in range(total))
+        writer.writerows((0, "train" if n < clips else "test", n) for n in range(total))
 
 
 class Clock:
@@ -137,7 +139,7 @@ def measure(corpus: str, rounds: int, threads: int, device: torch.device) -> dic
     """The results for the proposed network of a corpus."""
     loaded = config.load()
     section, emotions = loaded.corpus(corpus), datasets.get(loaded.corpus(corpus).kind).emotions
-    short = {"epochs": EPOCHS, "warmup_epochs": 1, "patience": EPOCHS, "threads": threads}
+    short = {"epochs": EPOCHS, "warmup_epochs": 1, "threads": threads}
     run = config.overridden(loaded.run(corpus, "proposed"), {"training": short}, corpus)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion
     torch.set_num_threads(threads)

@@ -55,7 +55,7 @@ def train(root: Path, key: RunKey, war: float = 0.6) -> None:
     model.write_text(f"a model with {war}")
     with curves.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["epoch", *CURVES, "best"])
+        writer.writerow(["epoch", *CURVES, "kept"])
         writer.writerows([*row.values(), str(row["epoch"] == 2).lower()] for row in history(war))
     outputs = {path: sha256(root / path) for path in key.trained}
     record = Record(key.training_record, "train", key.asdict(), SETTINGS, "code", {}, outputs)
@@ -77,7 +77,7 @@ def evaluate(root: Path, key: RunKey, war: float = 0.6) -> None:
         "recall": {**dict.fromkeys(EMOTIONS, war), "calm": None},
         "confusion": [[8 if row == column else int(column < 2) for column in range(size)] for row in range(size)],
         "validation": {"war": war, "uar": war},
-        "calibration": {"temperature": 1.5, "clips": 20},
+        "calibration": {"temperature": 1.5, "clips": 20, "from": "validation actors"},
     }
     (root / key.results).mkdir(parents=True, exist_ok=True)
     (root / key.metrics).write_text(json.dumps(metrics))

@@ -202,7 +202,8 @@ def records(folder: Path) -> list[Record]:
 
 def jobs(folder: Path) -> set[str]:
     """Every job of the micro corpus, as command lines, given its params.yaml."""
-    section = config.load(folder / "params.yaml").corpora[CORPUS]
+    params = config.load(folder / "params.yaml")
+    section = params.corpora[CORPUS]
     found = {f"index {CORPUS}", f"report {CORPUS}"}
     found |= {f"{stage} {CORPUS} {shard}" for stage in ("download", "faces", "audio") for shard in section.shards}
     found |= {f"splits {CORPUS} {protocol}" for protocol in section.protocols}
@@ -210,6 +211,8 @@ def jobs(folder: Path) -> set[str]:
         found |= {
             f"{stage} {CORPUS} {protocol} {variant} {seed} {fold}" for stage in ("train", "evaluate") for fold in folds
         }
+    halved = [key for key in params.keys(CORPUS) if params.calibrated_on(key) == "inner halves"]
+    found |= {f"calibrate {' '.join(map(str, key.asdict().values()))}" for key in halved}
     return found
 
 

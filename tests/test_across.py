@@ -22,7 +22,7 @@ from emofuse.config import Params
 from emofuse.data import index, splits
 from emofuse.data.download import clips
 from emofuse.datasets.emotions import VALENCE_AROUSAL
-from emofuse.evaluation import calibration, evaluate, transfer
+from emofuse.evaluation import calibrate, calibration, evaluate, transfer
 from emofuse.features import audio, faces
 from emofuse.paths import RunKey, TransferKey
 from emofuse.provenance import across
@@ -97,8 +97,7 @@ def run_stages(folder: Path) -> None:
             audio.stage(params, corpus, shard, folder)
     splits.stage(params, "there", "kfold_2", folder)
     for key in params.keys("there"):
-        train.stage(params, *_arguments(key), root=folder)
-        evaluate.stage(params, *_arguments(key), root=folder)
+        run_fold(params, key, folder)
     for corpus in ("here", "elsewhere"):
         for fold in folds(corpus):
             apply(params, fold, folder)
@@ -106,6 +105,13 @@ def run_stages(folder: Path) -> None:
 
 def _arguments(key: RunKey) -> tuple[str, str, str, int, int]:
     return key.corpus, key.protocol, key.variant, key.seed, key.fold
+
+
+def run_fold(params: Params, key: RunKey, folder: Path) -> None:
+    train.stage(params, *_arguments(key), root=folder)
+    if params.calibrated_on(key):
+        calibrate.stage(params, *_arguments(key), root=folder)
+    evaluate.stage(params, *_arguments(key), root=folder)
 
 
 def apply(params: Params, fold: TransferKey, folder: Path) -> None:
@@ -221,8 +227,7 @@ def test_a_model_that_changed_makes_its_predictions_stale(folder: Path) -> None:
     ):
         apply(params, folds()[0], folder)
     for key in params.keys("there"):
-        train.stage(params, *_arguments(key), root=folder)
-        evaluate.stage(params, *_arguments(key), root=folder)
+        run_fold(params, key, folder)
     assert "has changed since" in str(Chain(params, folder).current(record).reasons)
     splits.stage(params, "here", "kfold_2", folder)
     with pytest.raises(UserError, match="stale: "):

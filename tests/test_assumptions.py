@@ -62,7 +62,10 @@ def test_ledger_covers_the_settings_of_all_jobs() -> None:
         jobs += [(stage, {}) for stage in ("faces", "audio") if getattr(corpus, stage)]
         for stage, key in jobs:
             for section, values in params.settings(stage, name, **key).items():
-                if section == "classes":  # repeats table.emotions
+                if section in (
+                    "classes",
+                    "calibration",
+                ):  # repeat table.emotions, calibrated, seeds and training.selection
                     continue
                 found = [parameter for parameter, _ in config.leaves(values)]
                 depended |= {f"{section}.{each}" if section in SECTIONS else each.split(".")[0] for each in found}
@@ -124,6 +127,13 @@ def test_only_parameters_that_apply_are_shown(project: Path) -> None:
     assert {"faces.size", "network.fusion", "labels", "sound", "variants.triplet"} <= set(both)
     assert "vocal" not in both
     assert "demo.actors" in shown("demo", project)
+    assert "calibrated" in both
+    assert not {"training.patience", "validation_actors"} & set(both), "they are for selection: nested"
+    file = project / "params.yaml"
+    file.write_text(file.read_text().replace("selection: last", "selection: nested", 1))
+    nested = shown("cremad", project)
+    assert {"training.patience", "validation_actors"} <= set(nested)
+    assert "calibrated" not in nested
 
 
 def test_value_of_a_single_corpus_is_attributed_to_us(project: Path) -> None:

@@ -225,7 +225,7 @@ def test_each_fold_uses_its_own_temperature(project: tuple[Params, Path]) -> Non
     assert {row["status"] for row in others} == {"not run"}
     assert shown.rows[1][3:] == ["not run"] * 5 + ["–"]
     notes = " ".join(shown.notes)
-    for said in ("arXiv 1706.04599", "validation clips", "biased upwards", "lacks fold 2"):
+    for said in ("arXiv 1706.04599", "half of the training actors", "biased upwards", "lacks fold 2"):
         assert said in notes
 
 
@@ -234,6 +234,24 @@ def test_single_temperature_is_not_a_range(project: tuple[Params, Path]) -> None
     read = load.read("demo", params, root)
     alone = replace(read.planned[0], folds=read.planned[0].folds[:1])
     assert tables.calibration(replace(read, methods=(load.Method((alone,)),))).rows[0][3] == "1.40"
+
+
+def test_runs_without_a_temperature_are_marked_as_uncalibrated(project: tuple[Params, Path]) -> None:
+    params, root = project
+    read = load.read("demo", params, root)
+    run = read.runs[0]
+    alone = replace(read, runs=(replace(run, folds=tuple(replace(fold, temperature=None) for fold in run.folds)),))
+    shown = tables.calibration(alone)
+    row = dict(zip(shown.header, shown.rows[0], strict=True))
+    both = tables.calibration(read)
+    same = dict(zip(both.header, both.rows[0], strict=True))
+    assert row["Temperature"] == "uncalibrated"
+    for measure in ("ECE %", "NLL"):
+        assert row[f"{measure}, uncalibrated"] == same[f"{measure}, uncalibrated"]
+        assert row[f"{measure}, calibrated"] == "–"
+    drawn = figures.calibration(alone)
+    assert [len(axis.lines) for axis in drawn.axes[:1]] == [2]  # the diagonal, and the probabilities as they are
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["uncalibrated", "ideal"]
 
 
 def test_figure_shows_the_bins_that_have_clips(project: tuple[Params, Path]) -> None:

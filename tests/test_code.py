@@ -26,6 +26,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "audio": {"shard": 0},
     "splits": {"protocol": "kfold_3"},
     "train": {"protocol": "kfold_3", "variant": "concat_fusion", "seed": 1, "fold": 0},
+    "calibrate": {"protocol": "kfold_3", "variant": "proposed", "seed": 1, "fold": 0},
     "evaluate": {"protocol": "kfold_3", "variant": "concat_fusion", "seed": 1, "fold": 0},
     "report": {},
 }
@@ -50,8 +51,9 @@ def settings(folder: Path, change: Callable[[dict[str, Any]], object]) -> dict[s
         ("demo", "faces", {"detector": "centre", "snippets": 3, "frames": 4, "size": 24}, {"faces", "report"}),
         ("demo", "audio", {"bands": 40}, {"audio", "report"}),
         ("demo", "validation_actors", 3, {"splits", "report"}),
-        ("demo", "spectrogram", {"segments": 3, "frames": 40}, {"train", "evaluate", "report"}),
-        ("demo", "loss", {"margin": 0.3}, {"train", "report"}),
+        ("demo", "spectrogram", {"segments": 3, "frames": 40}, {"train", "calibrate", "evaluate", "report"}),
+        ("demo", "loss", {"margin": 0.3}, {"train", "calibrate", "report"}),
+        ("demo", "calibrated", ["proposed", "concat_fusion"], {"evaluate", "report"}),
         ("demo", "title", "another title", {"report"}),
         ("cremad", "title", "another title", set()),
         ("ravdess", "source", "/a/folder", set()),
@@ -75,7 +77,7 @@ def test_every_parameter_but_the_source_is_in_some_settings(tmp_path: Path) -> N
     assert set(type(demo).model_fields) - covered == {"source"}
 
 
-@pytest.mark.parametrize("stage", ["models", "evaluations", "report", "paper"])
+@pytest.mark.parametrize("stage", ["models", "scores", "report", "paper"])
 def test_dvc_knows_every_section_that_a_training_depends_on(stage: str) -> None:
     described = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
     assert {*config.Run.model_fields, "variants"} <= set(described.get("do", described)["params"])
@@ -110,7 +112,7 @@ def stages_changed(package: Path, root: Path, file: str, change: Callable[[str],
 CODE = "\nADDED = 1\n"
 EVERY = set(code.STAGES)
 REPORTS = {"report", "paper"}
-TRAINED = {"train", "evaluate", "transfer", *REPORTS}
+TRAINED = {"train", "calibrate", "evaluate", "transfer", *REPORTS}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_stages_import_no_computation_from_excluded_modules() -> None:
         "emofuse": {"config", "tracking"},
     }
     used: dict[str, set[str]] = {}
-    for stage in ("download", "weights", "index", "faces", "audio", "splits", "train", "evaluate"):
+    for stage in ("download", "weights", "index", "faces", "audio", "splits", "train", "calibrate", "evaluate"):
         for module in code.closure(code.STAGES[stage]):
             tree = code._tree(module)
             for node in ast.walk(tree):

@@ -345,7 +345,7 @@ def own_run(factory: str = FACTORY, modalities: tuple[str, ...] = ("video", "aud
 def trained(root: Path, name: str, run: config.Run) -> Path:
     key = run_key(name)
     progress, _ = train.train(key, run, EMOTIONS, root, checkpoint.Checkpoint(root / key.checkpoint, "the same"))
-    write_model(root / key.model, progress.best, EMOTIONS, run)
+    write_model(root / key.model, progress.kept, EMOTIONS, run)
     train.write_history(root / key.history, progress)
     return root / key.model
 
@@ -354,7 +354,7 @@ def test_the_documented_example_is_trained_and_scored(tmp_path: Path) -> None:
     assert len(EXAMPLE.splitlines()) + len(yaml.safe_dump(VARIANT).splitlines()) <= 30
     make_corpus(tmp_path)
     (tmp_path / "my_net.py").write_text(EXAMPLE)
-    run = own_run(epochs=6, learning_rate=3e-3, average_decay=0.5)
+    run = own_run(selection="nested", epochs=6, learning_rate=3e-3, average_decay=0.5)
     assert run.loss.metric == "learnable"
     model, again = (trained(tmp_path, name, run) for name in ("a", "b"))
     assert model.read_bytes() == again.read_bytes()
@@ -386,6 +386,8 @@ def test_a_search_tries_options_and_notices_another_package(tmp_path: Path, monk
     write(tmp_path, returned="(scores, x[:, :8])")
     view = {"segments": 3, "frames": 32}  # for which the network is
     params = loaded(tmp_path, {"factory": FACTORY, "modalities": ["audio"]}, spectrogram=view)
+    development = params.corpus("demo").model_copy(update={"development": True})
+    params = params.model_copy(update={"corpora": {**params.corpora, "demo": development}})
     make_corpus(tmp_path).rename(tmp_path / "data" / "demo")
     training = {"epochs": 1, "warmup_epochs": 0, "emotions_per_batch": 4, "clips_per_emotion": 2, "threads": 1}
     file = tmp_path / "candidates.yaml"
@@ -395,13 +397,13 @@ def test_a_search_tries_options_and_notices_another_package(tmp_path: Path, monk
     def overrides() -> dict[str, Any]:
         for cached in (code.digest, code.of_package):
             cached.cache_clear()
-        search.run(params, "demo", "kfold_3", 0, file, EMOTIONS, tmp_path, torch.device("cpu"))
+        search.run(params, "demo", "kfold_3", file, "0", None, tmp_path)
         (row,) = read_csv(tmp_path / "results/demo/search.csv").to_dict("records")
         return dict(json.loads(row["overrides"]))
 
     first = overrides()
     assert first["network"] == {"options": {"width": 16}}
-    monkeypatch.setattr(train, "train", lambda *given: pytest.fail("trained again"))
+    monkeypatch.setattr(search, "train", lambda *given, **options: pytest.fail("trained again"))
     assert overrides() == first
     write(tmp_path, returned="(scores, x[:, :9])")
     with pytest.raises(pytest.fail.Exception, match="trained again"):
@@ -437,7 +439,7 @@ def hostile(folder: Path, factory: str) -> Path:
     own = own_run(factory, ("audio",))
     save_file({"x": torch.ones(1)}, folder / "m.safetensors", {"emofuse": json.dumps(describe(EMOTIONS, own))})
     model = {
-        "fold": 0, "file": "m.safetensors", "sha256": bundle.sha256(folder / "m.safetensors"), "temperature": 1.0,
+        "fold": 0, "file": "m.safetensors", "sha256": bundle.sha256(folder / "m.safetensors"), "temperature": None,
         "commit": None, "made_from": {},
     }  # fmt: skip
     ensemble = own.model_dump(include={"network", "spectrogram"})

@@ -657,7 +657,7 @@ ROW = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_uar": 0.5}
 
 
 def checkpoint_of(part: Part) -> dict[str, Any]:
-    progress = {"history": [dict(ROW)], "best": {"weight": torch.ones(2)}, "seconds": 1.0, "seconds_waiting": 0.0}
+    progress = {"history": [dict(ROW)], "kept": {"weight": torch.ones(2)}, "seconds": 1.0, "seconds_waiting": 0.0}
     states = {name: copy.deepcopy(each.state_dict()) for name, each in part.parts.items()}
     return {"identity": "same", "parts": states, "progress": progress}
 
@@ -683,8 +683,8 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("an epoch without scores", lambda saved: saved["progress"]["history"][0].pop("val_uar")),
     ("scores that are text", lambda saved: saved["progress"]["history"][0].update(val_uar="x")),
     ("an epoch twice", lambda saved: saved["progress"].update(history=[dict(ROW), dict(ROW)])),
-    ("best weights that are text", lambda saved: saved["progress"].update(best={"weight": "x"})),
-    ("no best weights", lambda saved: saved["progress"].update(best={})),
+    ("weights that are text", lambda saved: saved["progress"].update(kept={"weight": "x"})),
+    ("no weights", lambda saved: saved["progress"].update(kept={})),
     ("time that is text", lambda saved: saved["progress"].update(seconds="x")),
 ]
 
@@ -1008,9 +1008,10 @@ def test_hostile_names_are_plain_text_on_the_page(tmp_path: Path) -> None:
             "fold": 0,
             "epochs": 9,
             "seconds": 7,
-            "best": "true",
+            "protocol": text,
+            "seed": 1,
         }
-        write_csv(tmp_path / "results/demo/search.csv", [{**tried_out, "val_war": 0.5, "val_uar": 0.5}])
+        write_csv(tmp_path / "results/demo/search.csv", [{**tried_out, "war": 0.5, "uar": 0.5}])
         pages.append(quick("demo", loaded, tmp_path)[1])
     plain, hostile = map(Elements, pages)
     # title, reason, configuration, parameters, code, files

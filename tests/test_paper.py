@@ -185,8 +185,9 @@ def test_paper_without_runs_compiles(unrun: Path, tmp_path: Path) -> None:
 @needs_latex
 def test_every_table_compiles_in_another_document(project: tuple[Params, Path], tmp_path: Path) -> None:
     params, root = project
-    row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "val_war": 0.71, "val_uar": 0.695, "seconds": 61.2}
-    write_csv(root / "results/ravdess/search.csv", [{"config": "wide", "fold": 0, "best": "true"} | row])
+    row = {"overrides": '{"loss": {"weight": 1}}', "epochs": 12, "war": 0.71, "uar": 0.695, "seconds": 61.2}
+    row |= {"config": "wide", "protocol": "luna_jimenez_2022_5cv", "seed": 1, "fold": 0}
+    write_csv(root / "results/ravdess/search.csv", [row])
     by_name, _ = quick("ravdess", params, root)
     tables = "\n".join(latex.table(by_name[name]) for name in paths.TABLES)
     compiled(

@@ -86,7 +86,7 @@ def fake(
         code.digest(stage, kind),
         {path: content(root, path) for path in inputs},
         {path: sha256(root / path) for path in outputs},
-        details={"best_epoch": 3},
+        details={"kept_epoch": 3},
     ).write(root)
 
 
@@ -135,7 +135,12 @@ def train(root: Path, run: RunKey, mark: str = "") -> None:
         run.predictions: f"clip,predicted\na,{mark or 'sad'}\n",
         run.embeddings: f"embeddings {run}{mark}",
     }
-    fake(root, "evaluate", key, run.evaluation_record, [*read, *run.trained], scored)
+    fitted = [run.calibration] if config.load(root / "params.yaml").calibrated_on(run) else []
+    for file in fitted:
+        fake(
+            root, "calibrate", key, run.calibration_record, read, {file: json.dumps({"temperature": 1.5, "mark": mark})}
+        )
+    fake(root, "evaluate", key, run.evaluation_record, [*read, *run.trained, *fitted], scored)
 
 
 def report(root: Path, score: float = 0.5) -> None:
@@ -432,7 +437,7 @@ def test_results_of_an_older_commit_are_not_an_error(clone: Path) -> None:
     params = change(clone, lambda tree: tree["corpora"]["demo"].update(training={"epochs": 7}))
     (line,) = publish.check("demo", params, clone)
     assert f"produced by commit {commit_of_results[:12]}" in line
-    assert line.endswith("changed since then: train, report")
+    assert line.endswith("changed since then: calibrate, train, report")
 
 
 def test_changed_literature_changes_the_report(clone: Path, params: Params) -> None:
@@ -587,7 +592,15 @@ def test_comparing_requires_both_sides(root: Path, clone: Path, params: Params) 
 # ── install ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SOURCE = Path(PUBLISHED)
-RECORDS = sorted(record for run in FOLDS for record in (run.training_record, run.evaluation_record))
+
+
+def records_of(*runs: RunKey) -> set[str]:
+    """The records of some folds; those with the first seed are calibrated."""
+    calibrated = {run.calibration_record for run in runs if run.seed == 1}
+    return calibrated | {record for run in runs for record in (run.training_record, run.evaluation_record)}
+
+
+RECORDS = sorted(records_of(*FOLDS))
 
 
 def states(root: Path, stage: str = "evaluate") -> set[State]:
@@ -612,6 +625,7 @@ def test_a_fresh_clone_adopts_all_folds_with_everything_upstream(clone: Path, pa
         "audio",
         "splits",
         "train",
+        "calibrate",
         "evaluate",
     }
     for record in chain.records:
@@ -668,7 +682,7 @@ def test_adopting_twice_changes_nothing(clone: Path, params: Params) -> None:
     assert install(SOURCE, params, clone) == []
     assert files(clone / "models") | files(clone / "results") == before
     shutil.rmtree(clone / FOLDS[0].results)
-    assert install(SOURCE, params, clone) == sorted([FOLDS[0].training_record, FOLDS[0].evaluation_record])
+    assert install(SOURCE, params, clone) == sorted(records_of(FOLDS[0]))
 
 
 def test_folds_trained_here_are_left_alone(clone: Path, params: Params) -> None:
@@ -677,7 +691,7 @@ def test_folds_trained_here_are_left_alone(clone: Path, params: Params) -> None:
     train(clone, FOLDS[1], "own")
     (clone / FOLDS[1].evaluation_record).unlink()  # evaluating again takes seconds
     own = files(clone / "models")
-    left = {record for run in FOLDS[:2] for record in (run.training_record, run.evaluation_record)}
+    left = records_of(*FOLDS[:2])
     assert install(SOURCE, params, clone) == sorted(set(RECORDS) - left)
     assert own.items() <= files(clone / "models").items()
 
@@ -790,7 +804,7 @@ def test_adopted_results_can_be_published_and_adopted_again(clone: Path, tmp_pat
     commit(clone)
     assert [row["folds"] for row in rows(clone)] == ["6", "7"]
     git(clone, "clone", "-q", str(clone), str(third))
-    assert len(install(SOURCE, params, third)) == 14
+    assert len(install(SOURCE, params, third)) == 17
     chain = Chain(params, third)
     assert {chain.lineage(record).state for record in chain.records} == {State.VERIFIED}
 

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from emofuse.data import protocols
 from emofuse.evaluation import statistics
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
-from emofuse.report import latex, load, page, table, tables
+from emofuse.report import figures, latex, load, page, table, tables
 from emofuse.report.tables import scores
 from emofuse.report.tables.published import paper_verdict
 from emofuse.utils.errors import UserError
@@ -118,7 +119,7 @@ def write_fold(
         "emotions": emotions, "actors": sorted(chance), "clips": len(rows),
         "war": np.trace(confusion) / confusion.sum(), "uar": 0.5, "macro_f1": 0.5, "recall": {},
         "confusion": confusion.tolist(), "validation": {"war": accuracy, "uar": accuracy - 0.01},
-        "calibration": {"temperature": 1.5 - 0.1 * fold, "clips": 96},
+        "calibration": {"temperature": 1.5 - 0.1 * fold, "clips": 96, "from": "validation actors"},
     }  # fmt: skip
     (root / key.metrics).write_text(json.dumps(metrics))
     if not history:
@@ -133,7 +134,7 @@ def write_fold(
                 "epoch": e + 1, "learning_rate": 1e-3, "train_loss": 2.2 * loss[e] + 0.3, "train_metric": 0.1,
                 "train_cross_entropy": 2 * loss[e] + 0.1 + wiggle[0, e], "val_loss": 1.3 * loss[e] + 0.7 + wiggle[1, e],
                 "val_war": accuracy, "val_uar": accuracy * (1 - 0.8 * loss[e]) + wiggle[2, e],
-                "best": "true" if e == length - 3 else "false",
+                "kept": "true" if e == length - 3 else "false",
             }
             for e in range(length)
         ],
@@ -633,6 +634,28 @@ def test_fold_without_temperature_must_be_evaluated_again(
         UserError, match=r"fold-0/metrics.json: .*(temperature|calibration|hot).*run the evaluate stage of"
     ):
         report.build("demo", params, root)
+
+
+def test_learning_curves_show_validation_only_where_there_is_some(project: tuple[Params, Path]) -> None:
+    params, root = project
+    write_demo(root, variants=("proposed",))
+    selected = load.read("demo", params, root)
+    last = tuple(
+        replace(fold, validation=None, history=fold.history[["epoch", "train_cross_entropy"]])
+        for fold in selected.runs[0].folds
+    )
+    alone = replace(selected, runs=(replace(selected.runs[0], folds=last),))
+    mixed = replace(selected, runs=(selected.runs[0], *alone.runs))
+    found = {}
+    for name, corpus in (("nested", selected), ("last", alone), ("both", mixed)):
+        drawn = figures.learning_curves(corpus)
+        words = {text.get_text() for axis in drawn.axes for text in axis.texts}
+        labels = {text.get_text() for text in drawn.legends[0].get_texts()}
+        found[name] = len(drawn.axes), "validation" in labels, "no validation actors" in words
+    assert found == {"nested": (2, True, False), "last": (1, False, False), "both": (4, True, True)}
+    shown = tables.folds(alone)
+    row = dict(zip(shown.header, shown.rows[0], strict=True))
+    assert row["Validation UAR %"] == "–"
 
 
 def test_report_works_without_models(project: tuple[Params, Path]) -> None:

@@ -76,10 +76,13 @@ def test_no_actor_and_no_recording_is_in_two_parts(
 
 def test_validation_actors_are_balanced_by_gender() -> None:
     training = {actor: "male" if actor % 2 else "female" for actor in range(1, 20)}
-    chosen = splits.validation_actors(training, 4, "seed")
+    chosen = splits.drawn(training, 4, "seed")
     assert Counter(training[actor] for actor in chosen) == {"male": 2, "female": 2}
-    with pytest.raises(UserError, match="validation_actors"):
-        splits.validation_actors(training, 19, "seed")
+
+
+def test_validation_actors_leave_some_to_train_on() -> None:
+    with pytest.raises(UserError, match="validation_actors: 3 leave none of 3 training actors"):
+        splits.actor_folds(make_clips(4), {0: {"test": [1]}}, 3, "seed")
 
 
 def test_published_protocol_keeps_its_own_validation_actors() -> None:

@@ -217,8 +217,9 @@ def test_an_evaluation_completes_the_run_of_its_training(root: Path) -> None:
     parent, run = runs(root)
     assert run.info.run_id == trained.info.run_id
     assert run.info.status == "FINISHED"
-    expected = {"war": 0.6, "uar": 0.59, "macro_f1": 0.58, "recall_happy": 0.6, "best_val_uar": 0.6}
+    expected = {"war": 0.6, "uar": 0.59, "macro_f1": 0.58, "recall_happy": 0.6, "kept_val_uar": 0.6}
     assert {**expected, "temperature": 1.5, "seconds": 12.5}.items() <= run.data.metrics.items()
+    assert run.data.tags["emofuse.calibration"] == "validation actors"
     assert "recall_calm" not in run.data.metrics  # no clip has this emotion
     assert len(curve(root, run)) == EPOCHS
     files = {

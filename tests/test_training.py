@@ -1,4 +1,4 @@
-"""Training: resumes bit for bit, keeps the best validation epoch, never reads a test clip."""
+"""Training: resumes bit for bit, keeps the last or the best validation epoch, never reads a test clip."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 
-from emofuse import config
+from emofuse import config, paths
+from emofuse.data import splits
 from emofuse.data.augmentation import augment_audio, augment_video, mixup
-from emofuse.data.dataset import read_features, read_parts, to_input
-from emofuse.evaluation import evaluate
+from emofuse.data.dataset import ALL_TRAINING, read_features, read_parts, to_input
+from emofuse.evaluation import calibrate, evaluate
 from emofuse.models.build import build
 from emofuse.paths import RunKey
 from emofuse.training import checkpoint, sampling, train
 from emofuse.training.averaging import AveragedNetwork
 from emofuse.training.model_file import read_model, write_model
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import read_json
+from emofuse.utils.files import read_csv, read_json
 from emofuse.utils.prefetch import prefetched
 
 EMOTIONS = ("neutral", "calm", "happy", "sad")
@@ -125,14 +128,15 @@ def trained(
     key = run_key(name, seed)
     saved = checkpoint.Checkpoint(folder / key.checkpoint, identity)
     progress, _ = train.train(key, run, EMOTIONS, folder, saved, epoch_log)
-    write_model(folder / key.model, progress.best, EMOTIONS, run)
+    write_model(folder / key.model, progress.kept, EMOTIONS, run)
     train.write_history(folder / key.history, progress)
     return folder / key.model
 
 
 def scored(folder: Path, name: str, run: config.Run = RUN) -> dict[str, Any]:
     """The metrics of the model of that name."""
-    evaluate.evaluate(run_key(name), run, EMOTIONS, folder)
+    on: config.CalibratedOn | None = "validation actors" if run.training.selection == "nested" else None
+    evaluate.evaluate(run_key(name), run, EMOTIONS, folder, calibrated_on=on)
     return read_json(folder / run_key(name).metrics)
 
 
@@ -145,6 +149,10 @@ def change_features(data: Path, clips: slice, source: slice | float) -> None:
     np.save(file, features)
 
 
+NESTED = changed(selection="nested")
+SELECTIONS = pytest.mark.parametrize("run", [RUN, NESTED], ids=["last", "nested"])
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) -> None:
     make_corpus(tmp_path)
     one, two, other = trained(tmp_path, "one"), trained(tmp_path, "two"), trained(tmp_path, "other", seed=2)
@@ -154,9 +162,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
     assert first | {"variant": "two"} == second
 
 
-def test_a_training_killed_at_random_steps_resumes_bit_for_bit(tmp_path: Path) -> None:
+@SELECTIONS
+def test_a_training_killed_at_random_steps_resumes_bit_for_bit(tmp_path: Path, run: config.Run) -> None:
     make_corpus(tmp_path)
-    uninterrupted = trained(tmp_path, "uninterrupted")
+    uninterrupted = trained(tmp_path, "uninterrupted", run)
     script = textwrap.dedent(
         f"""
         import os, signal, sys
@@ -173,16 +182,17 @@ def test_a_training_killed_at_random_steps_resumes_bit_for_bit(tmp_path: Path) -
             left -= 1
             return mixup(*arguments)
         train.mixup = killing
-        test_training.trained(Path({str(tmp_path)!r}), "killed")
+        run = test_training.changed(selection={run.training.selection!r})
+        test_training.trained(Path({str(tmp_path)!r}), "killed", run)
         """
     )
-    # 4 epochs of 4 steps: killed once in the second epoch, and once more in the second after the first kill.
-    for steps in (random.randrange(5, 8), random.randrange(4, 8)):
+    # 4 epochs of 4 or 5 steps: killed once in the second epoch, and once more in the second after the first kill.
+    for steps in (random.randrange(6, 8), random.randrange(5, 8)):
         process = subprocess.run([sys.executable, "-c", script, str(steps)], capture_output=True, text=True)
         assert process.returncode == -signal.SIGKILL, process.stderr
         assert (tmp_path / run_key("killed").checkpoint).is_file(), f"killed at step {steps}"
         assert not (tmp_path / run_key("killed").model).exists()
-    resumed = trained(tmp_path, "killed")
+    resumed = trained(tmp_path, "killed", run)
     assert resumed.read_bytes() == uninterrupted.read_bytes(), f"killed at step {steps}"
     assert resumed.with_suffix(".csv").read_text() == uninterrupted.with_suffix(".csv").read_text()
 
@@ -246,15 +256,15 @@ def test_checkpoints_are_written_at_intervals(tmp_path: Path) -> None:
 
 def test_the_best_validation_epoch_is_kept_and_learns(tmp_path: Path) -> None:
     make_corpus(tmp_path)
-    run = changed(epochs=12, learning_rate=3e-3)
+    run = changed(selection="nested", epochs=12, learning_rate=3e-3)
     key = run_key("long")
     progress, details = train.train(key, run, EMOTIONS, tmp_path, checkpoint.Checkpoint(tmp_path / "c.pt", ""))
-    write_model(tmp_path / key.model, progress.best, EMOTIONS, run)
+    write_model(tmp_path / key.model, progress.kept, EMOTIONS, run)
     train.write_history(tmp_path / key.history, progress)
     rows = list(csv.DictReader((tmp_path / key.history).open()))
-    best = next(row for row in rows if row["best"] == "true")
+    (best,) = (row for row in rows if row["kept"] == "true")
     assert float(best["val_uar"]) == max(float(row["val_uar"]) for row in rows)
-    assert details["best_epoch"] == int(best["epoch"])
+    assert details["kept_epoch"] == int(best["epoch"])
     assert details["clips"] == {"train": 32, "val": 8}
     scores = scored(tmp_path, "long", run)
     assert scores["war"] >= 0.75
@@ -263,17 +273,102 @@ def test_the_best_validation_epoch_is_kept_and_learns(tmp_path: Path) -> None:
 
 def test_training_stops_when_patience_runs_out(tmp_path: Path) -> None:
     make_corpus(tmp_path)
-    model = trained(tmp_path, "m", changed(epochs=40, patience=2, learning_rate=1e-9))
+    model = trained(tmp_path, "m", changed(selection="nested", epochs=40, patience=2, learning_rate=1e-9))
     rows = list(csv.DictReader(model.with_suffix(".csv").open()))
-    best = next(int(row["epoch"]) for row in rows if row["best"] == "true")
+    best = next(int(row["epoch"]) for row in rows if row["kept"] == "true")
     assert len(rows) == best + 2 < 40
 
 
-def test_training_never_reads_a_test_clip(tmp_path: Path) -> None:
+@pytest.mark.parametrize("average_decay", [0.0, 0.5])
+def test_the_last_weights_are_kept_without_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average_decay: float
+) -> None:
+    make_corpus(tmp_path)
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
+    run = changed(average_decay=average_decay, patience=1)
+    state, _ = read_model(trained(tmp_path, "m", run))
+    last = torch.load(tmp_path / run_key("m").checkpoint, weights_only=True)
+    assert len(last["progress"]["history"]) == run.training.epochs, "patience is for selection: nested"
+    for name, value in last["parts"]["averaged"].items():
+        assert torch.equal(state[name], value)
+    rows = list(csv.DictReader((tmp_path / run_key("m").history).open()))
+    assert [row["kept"] for row in rows] == ["false", "false", "false", "true"]
+    scores = scored(tmp_path, "m", run)
+    assert (scores["validation"], scores["calibration"]) == (None, None)
+
+
+LOSSES = ["epoch", "learning_rate", "train_loss", "train_cross_entropy", "train_metric"]
+
+
+@pytest.mark.parametrize(
+    ("run", "columns"), [(RUN, LOSSES), (NESTED, [*LOSSES, "val_loss", "val_war", "val_uar"])], ids=["last", "nested"]
+)
+def test_no_epoch_is_scored_on_test_clips(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, run: config.Run, columns: list[str]
+) -> None:
+    make_corpus(tmp_path)
+    epochs = Log()
+    with caplog.at_level("INFO"):
+        model = trained(tmp_path, "m", run, epoch_log=epochs)
+    assert [list(row) for row in epochs.rows] == [columns] * 4
+    assert list(pd.read_csv(model.with_suffix(".csv"))) == [*columns, "kept"]
+    assert "training loss" in caplog.text
+    assert ("validation" in caplog.text) == (run is NESTED)
+    assert "test" not in caplog.text.replace("test_", "")
+
+
+@SELECTIONS
+def test_training_never_reads_a_test_clip(tmp_path: Path, run: config.Run) -> None:
     data = make_corpus(tmp_path)
-    expected = trained(tmp_path, "all").read_bytes()
+    expected = trained(tmp_path, "all", run).read_bytes()
     change_features(data, slice(8), np.nan)  # actor 1, the test actor
-    assert trained(tmp_path, "without").read_bytes() == expected
+    assert trained(tmp_path, "without", run).read_bytes() == expected
+
+
+def split(folder: Path, validation: int, folds: Mapping[int, int] = MappingProxyType({0: 1})) -> None:
+    """Split the corpus again; `folds` maps folds to their test actor."""
+    files = [folder / file for file in paths.splits("toy", "kfold_3")]
+    clips = read_csv(files[0])
+    protocol = {fold: {"test": [actor]} for fold, actor in folds.items()}
+    splits.actor_folds(clips, protocol, validation, "seed").to_csv(files[1], index=False)
+
+
+def test_validation_actors_make_no_difference_if_nothing_is_selected(tmp_path: Path) -> None:
+    """Even if actors share recordings, of which the splits keep only those in validation or test."""
+    make_corpus(tmp_path)
+    file = tmp_path / paths.splits("toy", "kfold_3")[0]
+    clips = read_csv(file).set_index("clip", drop=False)
+    for one, other in (("2-happy-0", "3-happy-0"), ("4-sad-1", "5-sad-1"), ("1-calm-0", "6-calm-0")):
+        clips.loc[one, "group"] = clips.loc[other, "group"]
+    clips.to_csv(file, index=False)
+    models, trained_on = [], []
+    for validation in (1, 2, 4):
+        split(tmp_path, validation)
+        (part,) = read_parts(tmp_path, run_key("m"), [ALL_TRAINING], RUN, EMOTIONS)
+        trained_on.append(part.clips["clip"].tolist())
+        models.append(trained(tmp_path, f"m{validation}").read_bytes())
+    assert models[0] == models[1] == models[2]
+    assert set(trained_on[0]) == {clip for clip in clips["clip"] if not clip.startswith("1-")} - {"6-calm-0"}
+
+
+def test_each_fold_is_selected_on_its_own_validation_actors(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    split(tmp_path, 2, {0: 1, 1: 2})
+    held_out = []
+    for fold in (0, 1):
+        key = RunKey("toy", "kfold_3", "m", 1, fold)
+        train_part, val, test = read_parts(tmp_path, key, ["train", "val", "test"], RUN, EMOTIONS)
+        people = [set(part.clips["actor"]) for part in (train_part, val, test)]
+        assert not people[1] & people[2]
+        assert set.union(*people) == set("123456")
+        held_out.append(people[1])
+        progress, _ = train.train(key, NESTED, EMOTIONS, tmp_path, checkpoint.Checkpoint(tmp_path / f"{fold}.pt", ""))
+        kept = train.kept_epoch(progress.history)
+        scores = train.scores_of(progress.kept, NESTED, EMOTIONS, val, tmp_path, train.CPU)
+        uar = np.mean([(scores.argmax(1).numpy() == val.labels)[val.labels == n].mean() for n in range(4)])
+        assert uar == pytest.approx(progress.history[kept - 1]["val_uar"])
+        assert uar == pytest.approx(max(row["val_uar"] for row in progress.history))
+    assert held_out[0] != held_out[1]
 
 
 def test_a_loss_that_is_not_finite_names_the_clips(tmp_path: Path) -> None:
@@ -305,8 +400,8 @@ def test_predictions_and_metrics_agree(tmp_path: Path) -> None:
 
 def test_the_temperature_is_fitted_on_the_validation_clips(tmp_path: Path) -> None:
     data = make_corpus(tmp_path)
-    model = trained(tmp_path, "m")
-    calibration = scored(tmp_path, "m")["calibration"]
+    model = trained(tmp_path, "m", NESTED)
+    calibration = scored(tmp_path, "m", NESTED)["calibration"]
     (part,) = read_parts(tmp_path, run_key("m"), ["val"], RUN, EMOTIONS)
     network = build(RUN.network, len(EMOTIONS), part.shapes, tmp_path)
     state, _ = read_model(model)
@@ -319,10 +414,91 @@ def test_the_temperature_is_fitted_on_the_validation_clips(tmp_path: Path) -> No
         return torch.nn.functional.cross_entropy(scores.double() / temperature, labels).item()
 
     best = calibration["temperature"]
-    assert calibration["clips"] == 8  # of actor 2
+    assert (calibration["clips"], calibration["from"]) == (8, "validation actors")  # clips of actor 2
     assert loss(best) <= min(loss(0.99 * best), loss(1.01 * best), loss(1))
     change_features(data, slice(8), slice(8, 16))
-    assert scored(tmp_path, "m")["calibration"] == calibration, "it depends on the test clips"
+    assert scored(tmp_path, "m", NESTED)["calibration"] == calibration, "it depends on the test clips"
+
+
+# Calibration by two further trainings
+
+
+def calibrated(folder: Path, run: config.Run = RUN) -> dict[str, Any]:
+    halves = [checkpoint.Checkpoint(folder / run_key("m").half_checkpoint(half), f"half {half}") for half in range(2)]
+    return calibrate.calibrate(run_key("m"), run, EMOTIONS, folder, halves)[0]
+
+
+def test_the_temperature_is_fitted_on_two_halves_of_the_training_actors(tmp_path: Path) -> None:
+    data = make_corpus(tmp_path)
+    found = calibrated(tmp_path)
+    one, other = map(set, found["halves"])
+    assert one.isdisjoint(other)
+    assert one | other == {2, 3, 4, 5, 6}
+    assert abs(len(one) - len(other)) == 1
+    # The same by hand: folds whose training actors are one half, and whose test actors are the other.
+    files = [tmp_path / file for file in paths.splits("toy", "kfold_3")]
+    folds, clips = files[1].read_text(), read_csv(files[0])
+    scores, labels = [], []
+    for half, rest in ((one, other), (other, one)):
+        part_of = {**dict.fromkeys(half, "train"), **dict.fromkeys(rest, "test")}
+        rows = [
+            f"0,{part_of[int(actor)]},{clip}"
+            for clip, actor in zip(clips["clip"], clips["actor"], strict=True)
+            if actor != "1"
+        ]
+        files[1].write_text("\n".join(["fold,part,clip", *rows]) + "\n")
+        clips.assign(usable=np.where(clips["actor"] == "1", "false", "true")).to_csv(files[0], index=False)
+        network_file = trained(tmp_path, "by hand", identity=str(half))
+        (part,) = read_parts(tmp_path, run_key("m"), ["test"], RUN, EMOTIONS)
+        network = build(RUN.network, len(EMOTIONS), part.shapes, tmp_path)
+        state, _ = read_model(network_file)
+        state.pop("emotion_distance")
+        network.load_state_dict(state)
+        scores.append(train.predict(network, part, train.CPU)[0])
+        labels.append(torch.from_numpy(part.labels))
+
+    def loss(temperature: float) -> float:
+        return torch.nn.functional.cross_entropy(torch.cat(scores).double() / temperature, torch.cat(labels)).item()
+
+    best = minimize_scalar(
+        lambda inverse: loss(1 / inverse), bounds=(0.05, 20), method="bounded", options={"xatol": 1e-9}
+    )
+    assert found["temperature"] == pytest.approx(1 / best.x, rel=1e-4)
+    assert found["clips"] == 40
+    files[1].write_text(folds)
+    clips.to_csv(files[0], index=False)
+    change_features(data, slice(8), np.nan)  # the test actor
+    assert calibrated(tmp_path) == found
+
+
+def test_an_interrupted_calibration_resumes_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_corpus(tmp_path)
+    expected = calibrated(tmp_path)
+    monkeypatch.setattr(checkpoint, "INTERVAL", 0.0)
+    with monkeypatch.context() as patched:
+        steps = iter(range(11))  # 4 epochs of 2 steps, and a part of the second training
+
+        def interrupting(*arguments: Any) -> Any:
+            if next(steps, None) is None:
+                raise Interruption
+            return mixup(*arguments)
+
+        patched.setattr(train, "mixup", interrupting)
+        with pytest.raises(Interruption):
+            calibrated(tmp_path)
+    assert (tmp_path / run_key("m").half_checkpoint(1)).is_file()
+    assert calibrated(tmp_path) == expected
+
+
+def test_a_single_training_actor_cannot_be_halved(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    clips, _ = (tmp_path / file for file in paths.splits("toy", "kfold_3"))
+    frame = read_csv(clips)
+    frame.assign(usable=np.where(frame["actor"].isin(["1", "2"]), "true", "false")).to_csv(clips, index=False)
+    with pytest.raises(UserError, match=r"one training actor.*set corpora\.toy\.calibrated: \[\]"):
+        calibrated(tmp_path)
 
 
 def test_sound_is_shifted_in_training_only(tmp_path: Path) -> None:

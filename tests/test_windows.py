@@ -33,7 +33,7 @@ FACES = Faces(body="mobilenet0.25", snippets=3, frames=4, size=64)
 
 def bundle(section: Faces = FACES) -> Bundle:
     """A bundle of both modalities whose models are never used."""
-    model = Model(fold=0, file="m", sha256="0", temperature=1.0, commit=None, made_from={})
+    model = Model(fold=0, file="m", sha256="0", temperature=None, commit=None, made_from={})
     return Bundle(
         emofuse="0", corpus="acted", title="acted", kind="ravdess", protocol="kfold_2", seed=1, emotions=("sad", "happy"),
         window=2.0, longest=4.0, faces=section, audio=AUDIO, detector=None,

@@ -17,6 +17,7 @@ import typer
 
 from emofuse import __version__, config
 from emofuse.config import Params
+from emofuse.paths import RunKey
 from emofuse.utils import console, locks, user
 from emofuse.utils.console import complain, printable, shown
 from emofuse.utils.errors import UserError
@@ -44,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=(
-        "Pipeline: download → index → faces, audio → splits → train → evaluate → transfer → report → paper. Snakemake runs these"
+        "Pipeline: download → index → faces, audio → splits → train → calibrate → evaluate → transfer → report → paper. Snakemake runs these"
         " commands, and DVC runs Snakemake.\n\n"
         "Exit status: 0 success; 2 wrong arguments, wrong parameters, or stale or corrupted files, explained in one line;"
         " 130 interrupted; 1 any other error."
@@ -148,6 +149,16 @@ def train(corpus: Corpus, protocol: Protocol, variant: Variant, seed: Seed, fold
     params = exclusive_params()
     params.planned(corpus, protocol, variant, seed, fold)  # before torch is imported, which takes seconds
     from emofuse.training import train as module
+
+    module.stage(params, corpus, protocol, variant, seed, fold)
+
+
+@app.command()
+def calibrate(corpus: Corpus, protocol: Protocol, variant: Variant, seed: Seed, fold: Fold) -> None:
+    """Calibrate a fold by training on halves of its actors. Writes models/…/fold-<f>.calibration.json."""
+    params = exclusive_params()
+    params.settings("calibrate", **RunKey(corpus, protocol, variant, seed, fold).asdict())
+    from emofuse.evaluation import calibrate as module
 
     module.stage(params, corpus, protocol, variant, seed, fold)
 
@@ -277,19 +288,20 @@ def score(
 def search(
     corpus: Corpus,
     protocol: Protocol,
-    fold: Fold,
     candidates: Annotated[Path, typer.Argument(help="A YAML file: name: {base: <variant>, network: …, training: …}.")],
+    folds: Annotated[str | None, typer.Option(help="The folds, such as 0,1; default: those of params.yaml.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The random seed; default: the corpus's first.")] = None,
 ) -> None:
-    """Compare configurations on validation actors. Writes results/<corpus>/search.csv; test clips are not opened."""
+    """Compare configurations on a development corpus. Writes results/<corpus>/search.csv.
+
+    Each candidate is trained to the last epoch and then scored on the test actors, so a corpus whose results are reported is
+    refused. Several of these commands may run at once, on other candidates.
+    """
     params = load_params()
-    variant = params.corpus(corpus).variants_under(protocol)[0]
-    params.planned(corpus, protocol, variant, params.corpus(corpus).seeds[0], fold)
     from emofuse.training import search as module
     from emofuse.utils import gpu
 
-    with gpu.device() as device:
-        emotions = params.corpus(corpus).emotions
-        module.run(params, corpus, protocol, fold, candidates, emotions, ROOT, device)
+    module.run(params, corpus, protocol, candidates, folds, seed, ROOT, gpu.shared())
 
 
 @app.command("corpus")

@@ -37,6 +37,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+CalibratedOn = Literal[
+    "validation actors", "inner halves"
+]  # the halves are of the training actors (`emofuse calibrate`)
 
 S = TypeVar("S", bound="Section")
 
@@ -234,9 +237,16 @@ class Spectrogram(Section):
 class Training(Section):
     """How one fold is trained."""
 
+    selection: Literal["last", "nested"] = Field(
+        "last",
+        description="last: train on all training actors and keep the weights of the last epoch; nested: hold out validation"
+        " actors among this fold's own training actors, and keep the epoch with the highest UAR on them",
+    )
     epochs: Count = 30
     warmup_epochs: Annotated[int, Field(ge=0)] = 2
-    patience: Count = Field(10, description="epochs without a better validation UAR before training stops")
+    patience: Count = Field(
+        10, description="selection: nested only; epochs without a better validation UAR before training stops"
+    )
     sampling: Literal["balanced", "shuffled"] = Field(
         "balanced", description="balanced: batches of P emotions × K clips; shuffled: batches of P × K random clips"
     )
@@ -246,7 +256,8 @@ class Training(Section):
     weight_decay: NotNegative = 1e-2
     gradient_clip: Positive = 5.0
     average_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="decay of the moving average of the weights that is validated and saved; 0: no average"
+        0.0,
+        description="decay of the moving average of the weights, which is what is validated and kept; 0: no average",
     )
     mixup: NotNegative = Field(0.0, description="alpha of the Beta distribution; 0: off")
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -413,11 +424,18 @@ class Corpus(Section):
         description="the variants to run under random_<protocol>, to show how much speaker overlap inflates accuracy",
     )
     validation_actors: Count = Field(
-        4, description="number of validation actors, drawn from the training actors of each fold"
+        4,
+        description="number of validation actors, drawn from the training actors of each fold; with training.selection: last,"
+        " they are trained on like the others",
     )
     split_seed: int = Field(1, description="seed of generated folds and of the choice of validation actors")
     seeds: Annotated[list[int], Field(min_length=1)] = [1]
     variants: Annotated[list[Name], Field(min_length=1)]
+    calibrated: list[Name] = Field(
+        ["proposed", "plain_audio", "plain_video", "plain_late_average"],
+        description="with training.selection: last, the variants whose probabilities are calibrated: with the first seed, under"
+        " protocols by actor, by two further trainings per fold (`emofuse calibrate`)",
+    )
     across: dict[Name, Annotated[dict[str, Annotated[list[Name], Field(min_length=1)]], Field(min_length=1)]] = Field(
         {},
         description="other corpus: protocol of it: variants whose trained folds, of all seeds, are applied to this corpus"
@@ -443,10 +461,14 @@ class Corpus(Section):
             for actor in self.actors:
                 if isinstance(actor, str):
                     raise ValueError(f"actors: {printable(repr(actor))} is not a number")
-        for key in ("seeds", "variants", "audit", "actors"):
+        for key in ("seeds", "variants", "audit", "calibrated", "actors"):
             values = getattr(self, key)
             if values != "all" and len(set(values)) != len(values):
                 raise ValueError(f"{key}: a value is listed twice")
+        if "calibrated" in self.model_fields_set:  # its default has variants that not every corpus runs
+            for variant in self.calibrated:
+                if variant not in self.variants:
+                    raise ValueError(f"calibrated: {variant} is not among the variants of this corpus; remove it")
         for protocol in self.protocols:
             if not re.fullmatch("[a-z][a-z0-9_]*", protocol) or len(protocol) > LONGEST_NAME:
                 raise ValueError(
@@ -568,6 +590,14 @@ class Params(Section):
             for fold in folds
         ]
 
+    def calibrated_on(self, key: RunKey) -> CalibratedOn | None:
+        """What the temperature of a fold is fitted on; None if it has none, and its probabilities stay uncalibrated."""
+        section = self.corpus(key.corpus)
+        if self.run(key.corpus, key.variant).training.selection == "nested":
+            return "validation actors"
+        chosen = key.variant in section.calibrated and key.seed == section.seeds[0]
+        return "inner halves" if chosen and not key.protocol.startswith(RANDOM) else None
+
     def transfers(self, corpus: str) -> list[TransferKey]:
         """Every fold of other corpora's runs that is applied to a corpus."""
         return [
@@ -625,13 +655,25 @@ class Params(Section):
                 _check_known(f"corpora.{corpus}.protocols", "protocol", key["protocol"], section.protocols)
                 keys = {"split_seed", "validation_actors", "max_unusable", "modalities"}
                 return {"splits": section.model_dump(mode="json", include=keys)}
-            case "train" | "evaluate":
+            case "train" | "calibrate" | "evaluate":
                 run = self.planned(corpus, variant=variant, **key).model_dump(mode="json")
                 run["classes"] = section.classes
-                if stage == "train":
+                calibrated_on = self.calibrated_on(RunKey(corpus=corpus, variant=variant, **key))
+                if stage == "calibrate" and calibrated_on != "inner halves":
+                    raise UserError(
+                        f"corpora.{corpus}.calibrated: {variant} with seed {key['seed']} under {key['protocol']} is not calibrated"
+                        " by two further trainings; that is for training.selection: last, the variants listed there, the first"
+                        " seed, and protocols by actor"
+                    )
+                if stage != "evaluate":
                     return run
-                threads = {"threads": run["training"]["threads"]}
-                return {key: run[key] for key in ("network", "spectrogram", "classes")} | {"training": threads}
+                return {
+                    "network": run["network"],
+                    "spectrogram": run["spectrogram"],
+                    "training": {"threads": run["training"]["threads"]},
+                    "calibration": {"from": calibrated_on},
+                    "classes": run["classes"],
+                }
             case "transfer":
                 applied = self.applied(corpus, variant=variant, **key)
                 source = self.corpus(key["source"])

@@ -54,7 +54,7 @@ class RunKey:
 
     @property
     def history(self) -> str:
-        """Losses and validation scores of each epoch (CSV)."""
+        """Losses of each epoch, and validation scores if there are validation actors (CSV)."""
         return f"models/{self}.csv"
 
     @property
@@ -68,6 +68,16 @@ class RunKey:
         return record(self.model)
 
     @property
+    def calibration(self) -> str:
+        """The temperature fitted on inner halves of the training actors (JSON); only some runs have one."""
+        return f"models/{self}.calibration.json"
+
+    @property
+    def calibration_record(self) -> str:
+        """The record of that calibration."""
+        return record(self.calibration)
+
+    @property
     def evaluation_record(self) -> str:
         """The record of the evaluation."""
         return record_in(self.results)
@@ -76,6 +86,10 @@ class RunKey:
     def checkpoint(self) -> str:
         """The state of an interrupted training. It is not an output, because Snakemake deletes those before a job."""
         return f"checkpoints/{self}.pt"
+
+    def half_checkpoint(self, half: int) -> str:
+        """The state of one of the two interrupted trainings of a calibration."""
+        return f"checkpoints/{self}.half-{half}.pt"
 
     @property
     def results(self) -> str:
@@ -216,7 +230,7 @@ def summary(corpus: str) -> str:
 
 
 def search(corpus: str) -> str:
-    """Configurations compared on validation actors (CSV); most corpora have no such file."""
+    """Configurations compared on a development corpus (CSV); other corpora have no such file."""
     return f"results/{corpus}/search.csv"
 
 

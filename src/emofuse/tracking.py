@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 RUN = "emofuse.run"  # identifies a run: str(key) for a fold, key.group for a parent
 RECORD = "emofuse.record"  # hash of the evaluation record, set after everything else has been logged
 SUPERSEDED = "emofuse.superseded"
+CALIBRATION = "emofuse.calibration"  # what the temperature of a fold was fitted on, or "uncalibrated"
 SCORES = tuple(NAMES)
 
 SHORT = 20.0  # seconds; the run of a shorter training is created when it is evaluated, since MLflow takes 2 s to start
@@ -70,7 +71,9 @@ COLUMNS = {"selectedColumns": [f"metrics.`{name}`" for name in (*SCORES, "folds"
 EXPERIMENT = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": "One run for each protocol, variant and seed, with a nested run for each fold. Scores refer to the"
-    " test clips of the fold; those of a parent run are means over its folds. `emofuse track` uploads what is missing.",
+    " test clips of the fold, which are scored once, after the training; those of a parent run are means over its folds. Curves"
+    " show training clips and, with `training.selection: nested`, validation clips (`val_…`), never test clips."
+    " `emofuse track` uploads what is missing.",
     # The UI shows no metrics by default. This is what its menu "Views" stores.
     f"mlflow.sharedViewState.{VIEW}": json.dumps({"name": "Scores", "createdAt": 0, "state": json.dumps(COLUMNS)}),
 }
@@ -81,7 +84,7 @@ class TrainingRun:
     """The MLflow run of a training while it trains.
 
         with TrainingRun(key, parameters, tags, clips) as live:
-            live.epoch({"epoch": 1, "train_loss": 1.9, "val_uar": 0.4})
+            live.epoch({"epoch": 1, "train_loss": 1.9})
 
     MLflow runs in a thread, so that only the end of the block ever waits for it. Its first failure is logged as one warning
     and ends the tracking, not the training.
@@ -423,7 +426,7 @@ def _history(key: RunKey, root: Path) -> list[dict[str, float]]:
     if not (root / key.history).is_file():
         return []
     verified(root, key.history)
-    rows = read_csv(root / key.history).drop(columns="best").to_dict("records")
+    rows = read_csv(root / key.history).drop(columns="kept").to_dict("records")
     return [{str(name): float(value) for name, value in row.items() if value} for row in rows]
 
 
@@ -442,9 +445,12 @@ def _log_scores(key: RunKey, training: Record | None, evaluation: Record, root: 
     for path in (key.metrics, key.predictions):
         verified(root, path)
     metrics = read_json(root / key.metrics)
-    scores = {name: metrics[name] for name in SCORES} | {"temperature": metrics["calibration"]["temperature"]}
+    scores = {name: metrics[name] for name in SCORES}
     scores |= {f"recall_{emotion}": recall for emotion, recall in metrics["recall"].items() if recall is not None}
-    scores |= {f"best_val_{name}": value for name, value in metrics["validation"].items()}
+    scores |= {f"kept_val_{name}": value for name, value in (metrics["validation"] or {}).items()}
+    if calibrated := metrics["calibration"]:
+        scores["temperature"] = calibrated["temperature"]
+    mlflow.set_tags({CALIBRATION: calibrated["from"] if calibrated else "uncalibrated"})
     if training:
         scores |= {"seconds": seconds} if (seconds := training.details.get("seconds")) else {}
         mlflow.log_artifact(str(root / training.path), "training")

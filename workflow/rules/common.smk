@@ -204,6 +204,21 @@ def pretrained(wildcards):
     return [*network.starts_from.values(), *records]
 
 
+def calibrations(runs):
+    """The calibrations of those runs that have one of their own, with their records."""
+    calibrated = [run for run in runs if PARAMS.calibrated_on(run) == "inner halves"]
+    return [(run.calibration, run.calibration_record) for run in calibrated]
+
+
+def calibration(wildcards):
+    """The calibration of a run, with its record, if it has one of its own."""
+    return [
+        file
+        for temperature, record in calibrations([RunKey(**key(wildcards))])
+        for file in (temperature, ancient(record))
+    ]
+
+
 @cache
 def required(run):
     """The files that a fold must have. Folds adopted from published results have no models and embeddings."""
@@ -287,7 +302,7 @@ def step(corpus, name):
                 )
                 for run in RUNS[corpus]
             ]
-            return sum(files, ())
+            return sum([*files, *calibrations(RUNS[corpus])], ())
         case "scores":
             files = [
                 (

@@ -6,6 +6,7 @@ rule evaluate:
         features,
         paths.splits("{corpus}", "{protocol}"),
         RUN.trained,
+        calibration,
         records=[
             ancient(paths.splits_record("{corpus}", "{protocol}")),
             ancient(RUN.training_record),
@@ -26,6 +27,7 @@ rule evaluate:
         network=setting("evaluate", "network"),
         spectrogram=setting("evaluate", "spectrogram"),
         training=setting("evaluate", "training"),
+        calibration=setting("evaluate", "calibration"),
         classes=setting("evaluate", "classes"),
         code=code("evaluate"),
     shell:

@@ -5,7 +5,7 @@ Both may be resident on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from emofuse.config import Run, Spectrogram
     from emofuse.paths import RunKey
 
+# All training actors of a fold. These are the parts "train" and "val" with every copy of their recordings, of which "train"
+# lacks those that "val" has; so they do not depend on which actors "val" has.
+ALL_TRAINING = "training"
 PREFETCHED = 2  # batches read ahead of the one in use
 RESIDENT = 0.5  # share of a GPU's free memory that features may occupy
 
@@ -130,26 +133,47 @@ class Part:
             yield Batch(moved, torch.from_numpy(self.labels[indices]).to(device))
 
 
-def read_parts(root: Path, key: RunKey, parts: Sequence[str], run: Run, emotions: Sequence[str]) -> list[Part]:
-    """The clips of some parts ("train", "val" or "test") of a fold, in the order of folds.csv.
+def read_parts(
+    root: Path,
+    key: RunKey,
+    parts: Sequence[str],
+    run: Run,
+    emotions: Sequence[str],
+    actors: Container[str] | None = None,
+) -> list[Part]:
+    """The clips of some parts ("train", "val", "test" or ALL_TRAINING) of a fold, in the order of clips.csv.
 
-    Raises `UserError` for missing files and for an empty part.
+    `actors` restricts them to some actors, named as in clips.csv. Raises `UserError` for missing files and for an empty
+    part.
     """
-    clips_file, folds_file = (root / file for file in paths.splits(key.corpus, key.protocol))
-    stage = f"emofuse splits {key.corpus} {key.protocol}"
-    clips, folds = read_csv(clips_file, stage=stage), read_csv(folds_file, stage=stage)
-    clips = clips.set_index("clip", drop=False)
     data, found = root / "data" / key.corpus, []
-    for part in parts:
-        names = folds["clip"][(folds["fold"] == str(key.fold)) & (folds["part"] == part)]
-        if names.empty:
-            raise UserError(f"{folds_file}: fold {key.fold} has no {part} clips; run {stage} again")
-        rows = clips.loc[names]
+    for rows in part_clips(root, key, parts):
+        if actors is not None:
+            rows = rows[[actor in actors for actor in rows["actor"]]]
         labels = np.array([emotions.index(emotion) for emotion in rows["emotion"]])
         features: dict[str, Features] = {
             modality: read_features(data, rows, modality, run.spectrogram) for modality in run.network.modalities
         }
         found.append(Part(rows, features, labels))
+    return found
+
+
+def part_clips(root: Path, key: RunKey, parts: Sequence[str]) -> list[pd.DataFrame]:
+    """The rows of clips.csv of some parts of a fold, in its order. Raises as `read_parts` does."""
+    clips_file, folds_file = (root / file for file in paths.splits(key.corpus, key.protocol))
+    stage = f"emofuse splits {key.corpus} {key.protocol}"
+    clips, folds = read_csv(clips_file, stage=stage), read_csv(folds_file, stage=stage)
+    folds = folds[folds["fold"] == str(key.fold)]
+    found = []
+    for part in parts:
+        if part == ALL_TRAINING:
+            tested = clips["clip"].isin(folds["clip"][folds["part"] == "test"])
+            chosen = (clips["usable"] == "true") & ~clips["group"].isin(clips["group"][tested])
+        else:
+            chosen = clips["clip"].isin(folds["clip"][folds["part"] == part])
+        if not chosen.any():
+            raise UserError(f"{folds_file}: fold {key.fold} has no {part} clips; run {stage} again")
+        found.append(clips[chosen])
     return found
 
 

@@ -144,15 +144,11 @@ def kfold(actors: Mapping[Actor, str], folds: int, seed: int) -> dict[int, list[
     return {fold: list(sorted_actors(group)) for fold, group in assigned.items()}
 
 
-def validation_actors(training: Mapping[Actor, str], number: int, seed: str) -> list[Actor]:
-    """Choose `number` of the training actors for validation at random, alternating between genders.
+def drawn(training: Mapping[Actor, str], number: int, seed: str) -> list[Actor]:
+    """`number` of the training actors, drawn at random, alternating between genders.
 
     `training` maps actors to genders.
     """
-    if number >= len(training):
-        raise UserError(
-            f"validation_actors: {number} leave none of {len(training)} training actors to train on; lower it"
-        )
     rng = random.Random(seed)
     groups = []
     for gender in sorted(set(training.values())):
@@ -211,7 +207,11 @@ def _parts_by_actor(
         training = {actor: gender for actor, gender in genders.items() if actor not in test}
         val = set(published.get("val", ())) & set(training)
         if not val:
-            val = set(validation_actors(training, validation, f"{seed} {fold}"))
+            if validation >= len(training):
+                raise UserError(
+                    f"validation_actors: {validation} leave none of {len(training)} training actors to train on; lower it"
+                )
+            val = set(drawn(training, validation, f"{seed} {fold}"))
         code = {actor: TEST if actor in test else VAL if actor in val else TRAIN for actor in genders}
         yield fold, actors.map(code).to_numpy(np.int8)
 

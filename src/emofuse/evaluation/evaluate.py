@@ -1,6 +1,7 @@
-"""Score a trained fold on its test clips. This is the only stage that reads them.
+"""Score a trained fold on its test clips. Of the stages of a fold, this is the first that reads them.
 
-The temperature that calibrates the probabilities is fitted on the validation clips.
+The temperature that calibrates the probabilities is fitted on the validation clips if there are any (`training.selection:
+nested`), or comes from `emofuse calibrate`. Runs without either are uncalibrated.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -26,10 +27,10 @@ from emofuse.training.model_file import describe, load_model, read_model
 from emofuse.training.train import CPU, predict
 from emofuse.utils import gpu
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import atomic, read_csv, write_csv, write_json
+from emofuse.utils.files import atomic, read_csv, read_json, write_csv, write_json
 
 if TYPE_CHECKING:
-    from emofuse.config import Params, Run
+    from emofuse.config import CalibratedOn, Params, Run
 
 
 def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, fold: int, root: Path = Path()) -> None:
@@ -38,32 +39,48 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     run = params.planned(**key.asdict())
     section = params.corpus(corpus)
     features = chain.from_iterable(shards.features(corpus, section, run.network.modalities))
-    inputs = [*features, *paths.splits(corpus, protocol), *key.trained]
+    calibrated_on = params.calibrated_on(key)
+    halves = [key.calibration] if calibrated_on == "inner halves" else []
+    inputs = [*features, *paths.splits(corpus, protocol), *key.trained, *halves]
     with job("evaluate", params, key.asdict(), key.evaluation_record, inputs, key.scored, root), gpu.device() as device:
-        evaluate(key, run, section.emotions, root, device)
+        evaluate(key, run, section.emotions, root, device, calibrated_on)
     tracking.evaluated(key, root)
 
 
-def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device: torch.device = CPU) -> None:
+def evaluate(
+    key: RunKey,
+    run: Run,
+    emotions: Sequence[str],
+    root: Path,
+    device: torch.device = CPU,
+    calibrated_on: CalibratedOn | None = None,
+) -> None:
     """Predict the test clips of a fold and write predictions.csv, embeddings.safetensors and metrics.json.
 
-    The probabilities in predictions.csv are not calibrated; the temperature that does so is in metrics.json. Raises
-    `UserError` for missing files, and for a model of another network.
+    The probabilities in predictions.csv are not calibrated; the temperature that does so, if there is one, is in
+    metrics.json. `calibrated_on` is as in `Params.calibrated_on`. Raises `UserError` for missing files, and for a model of
+    another network.
     """
     import pandas as pd
 
     torch.set_num_threads(run.training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    test, val = read_parts(root, key, ("test", "val"), run, emotions)
+    (test,) = read_parts(root, key, ["test"], run, emotions)
     network = trained_network(key, run, emotions, test, root, device)
     scores, embeddings = predict(network, test, device)
-    val_scores, _ = predict(network, val, device)
     probabilities = scores.double().softmax(1)
     predicted = probabilities.argmax(1).numpy()
     confusion = metrics.confusion(test.labels, predicted, len(emotions))
     clips_of_emotion = confusion.sum(1)
-    history = read_csv(root / key.history, ("best", "val_war", "val_uar"))
-    best = history[history["best"] == "true"].iloc[0]
+    history = read_csv(root / key.history, ["kept"])
+    kept = history[history["kept"] == "true"].iloc[0]
+    fitted: dict[str, Any] | None = None
+    if calibrated_on == "validation actors":
+        (val,) = read_parts(root, key, ["val"], run, emotions)
+        val_scores, _ = predict(network, val, device)
+        fitted = {"temperature": calibration.temperature(val_scores, val.labels), "clips": len(val.labels)}
+    elif calibrated_on == "inner halves":
+        fitted = {name: read_json(root / key.calibration)[name] for name in ("temperature", "clips")}
 
     predictions = test.clips[["clip", "actor", "emotion"]].reset_index(drop=True)
     predictions["predicted"] = [emotions[index] for index in predicted]
@@ -85,11 +102,8 @@ def evaluate(key: RunKey, run: Run, emotions: Sequence[str], root: Path, device:
                 for i, emotion in enumerate(emotions)
             },
             "confusion": confusion.tolist(),
-            "validation": {"war": float(best["val_war"]), "uar": float(best["val_uar"])},
-            "calibration": {
-                "temperature": calibration.temperature(val_scores, val.labels),
-                "clips": len(val.labels),
-            },
+            "validation": {name: float(kept[f"val_{name}"]) for name in ("war", "uar")} if "val_uar" in kept else None,
+            "calibration": {**fitted, "from": calibrated_on} if fitted else None,
         },
     )
 

@@ -1,8 +1,8 @@
 """Apply a trained fold to the clips of another corpus, which has never been trained on.
 
 The features are those of the corpus that the model was trained on. Where the other corpus has the same, they are read;
-otherwise they are computed from its clips, for this job alone. Probabilities are calibrated, as `emofuse predict` gives
-them, with the temperature that was fitted on the validation clips of the fold.
+otherwise they are computed from its clips, for this job alone. Probabilities are those that `emofuse predict` gives: calibrated
+with the temperature of the fold, or uncalibrated if it has none.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _features(key: TransferKey, params: Params) -> Iterator[str]:
 def transfer(key: TransferKey, params: Params, root: Path, device: torch.device = CPU) -> None:
     """Predict the clips of the other corpus whose emotion both have, and write predictions.csv and metrics.json.
 
-    predictions.csv has the calibrated probabilities of all emotions of the model; metrics.json has the scores of this
+    predictions.csv has the probabilities of all emotions of the model, calibrated if the fold has a temperature; metrics.json has the scores of this
     model alone, restricted to the shared emotions, and how many clips were left out and why. Raises `UserError` for
     missing files, for a model of another network, and if too many or all clips are unusable.
     """
@@ -96,8 +96,9 @@ def transfer(key: TransferKey, params: Params, root: Path, device: torch.device 
         torch.set_num_threads(run.training.threads)
         network = trained_network(key.run, run, emotions, part, root, device)
         scores, _ = predict(network, part, device)
-    temperature = float(read_json(root / key.run.metrics)["calibration"]["temperature"])
-    probabilities = (scores.double() / temperature).softmax(1).numpy()
+    calibrated = read_json(root / key.run.metrics)["calibration"]
+    temperature = float(calibrated["temperature"]) if calibrated else None
+    probabilities = (scores.double() / (temperature or 1)).softmax(1).numpy()
     confusion = metrics.confusion(
         labels, calibration.restricted(probabilities, emotions, shared).argmax(1), len(shared)
     )

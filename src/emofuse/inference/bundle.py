@@ -5,15 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
 from emofuse import paths
-from emofuse.config import Audio, CustomNetwork, Faces, Modality, Name, Network, Params, Positive, Section, Spectrogram
+from emofuse.config import (
+    Audio,
+    CalibratedOn,
+    CustomNetwork,
+    Faces,
+    Modality,
+    Name,
+    Network,
+    Params,
+    Positive,
+    Section,
+    Spectrogram,
+)
 from emofuse.models.build import build
 from emofuse.paths import RunKey
 from emofuse.provenance import code
@@ -37,7 +49,7 @@ class Model(Section):
     fold: int
     file: str
     sha256: str
-    temperature: Positive = Field(description="divides the scores before the softmax")
+    temperature: Positive | None = Field(description="divides the scores before the softmax; null: uncalibrated")
     commit: str | None = Field(description="commit of the code that trained it, if recorded")
     made_from: dict[str, str] = Field(description="SHA-256 of the training inputs, from the training record")
 
@@ -49,15 +61,31 @@ class Ensemble(Section):
     network: Network | CustomNetwork
     spectrogram: Spectrogram
     package: str | None = Field(None, description="digest of the package of the network's factory, if it has one")
+    calibrated_on: CalibratedOn | None = Field(None, description="what the temperatures were fitted on; null: none are")
     models: Annotated[tuple[Model, ...], Field(min_length=1, strict=False)]
+
+    @model_validator(mode="after")
+    def _temperatures_are_explained(self) -> Self:
+        if any((model.temperature is None) != (self.calibrated_on is None) for model in self.models):
+            raise ValueError("calibrated_on: required if and only if the models have temperatures")
+        return self
 
     @property
     def modalities(self) -> frozenset[Modality]:
         """The modalities that a clip must have."""
         return frozenset(self.network.modalities)
 
+    @property
+    def calibration(self) -> str:
+        """Whether the probabilities are calibrated, and on what."""
+        if self.calibrated_on is None:
+            return "uncalibrated"
+        return f"calibrated on {self.calibrated_on}{' of the training actors' if self.calibrated_on == 'inner halves' else ''}"
+
     def __str__(self) -> str:
-        return f"{self.variant}, {len(self.models)} {'model' if len(self.models) == 1 else 'models'}"
+        return (
+            f"{self.variant}, {len(self.models)} {'model' if len(self.models) == 1 else 'models'}, {self.calibration}"
+        )
 
 
 class Bundle(Section):
@@ -280,7 +308,8 @@ def _ensemble(chain: Chain, keys: Sequence[RunKey]) -> Ensemble:
     for key in keys:
         scored, trained = read_json(chain.root / key.metrics), chain.producer(key.model)
         try:
-            temperature = float(scored["calibration"]["temperature"])
+            calibrated = scored["calibration"]
+            temperature = None if calibrated is None else float(calibrated["temperature"])
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{key.metrics}: the calibration is missing; run the evaluate stage of this fold again"
@@ -304,5 +333,6 @@ def _ensemble(chain: Chain, keys: Sequence[RunKey]) -> Ensemble:
         network=run.network,
         spectrogram=run.spectrogram,
         package=package,
+        calibrated_on=chain.params.calibrated_on(keys[0]),
         models=tuple(models),
     )

@@ -12,7 +12,7 @@ import pandas as pd
 from emofuse.inference import bundle, predictor, writers
 from emofuse.inference.bundle import Bundle
 
-TEXT_COLUMNS = ("variant", "emotion", "note")
+TEXT_COLUMNS = ("variant", "calibration", "emotion", "note")
 
 
 def number_columns(described: Bundle) -> list[str]:

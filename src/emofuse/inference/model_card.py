@@ -47,7 +47,7 @@ def text(bundle: Bundle, params: Params, root: Path) -> str:
         ["## Training and test data", *_data(bundle, dataset, corpus, requested)],
         ["## Results", *_results(runs)],
         ["## Results by gender and actor", *_fairness(requested, gender)],
-        ["## Calibration", *_calibration(bundle)],
+        ["## Calibration", _calibration(bundle.ensembles[0])],
         ["## Usage", *_use(bundle)],
         [
             "## Licence",
@@ -112,12 +112,17 @@ def _data(bundle: Bundle, dataset: Dataset, corpus: CorpusResults, run: Run) -> 
         if bundle.protocol.startswith(RANDOM)
         else ACTORS_UNKNOWN
         if not corpus.actors_known
-        else "No actor is in more than one part of a split; the epoch was selected on validation actors."
+        else "No actor is in more than one part of a split."
+    )
+    kept = (
+        "Each network was trained for a fixed number of epochs, and its last weights were kept."
+        if run.setup.training.selection == "last"
+        else "The weights kept are those of the epoch with the best results on validation actors, held out in each fold."
     )
     return [
         f"Corpus: {bundle.title}; {dataset.people}. {usable}",
         f"Protocol: {bundle.protocol}, folds {ranges([fold.fold for fold in run.folds])}, seed {bundle.seed}. {shared}"
-        " Each network was tested on the test actors of its own fold. The ensemble was not tested, because every actor is"
+        f" {kept} Each network was tested on the test actors of its own fold. The ensemble was not tested, because every actor is"
         " in the training data of some of its networks.",
     ]
 
@@ -193,13 +198,18 @@ def _of_actors(
     ]
 
 
-def _calibration(bundle: Bundle) -> list[str]:
-    temperatures = [model.temperature for model in bundle.ensembles[0].models]
-    return [
-        "Probabilities are calibrated: the scores of each network are divided by a temperature fitted on the validation actors of"
-        f" its fold ({', '.join(f'{each:.2f}' for each in temperatures)}), and the probabilities of the networks are averaged. The"
-        " report of the run shows the reliability of each network."
-    ]
+def _calibration(ensemble: Ensemble) -> str:
+    temperatures = ", ".join(f"{model.temperature:.2f}" for model in ensemble.models if model.temperature is not None)
+    fitted = {
+        None: "",
+        "validation actors": "fitted on the validation actors of its fold",
+        "inner halves": "fitted on its training actors, each predicted by a network that was trained in the same way on the half"
+        " of them without that actor",
+    }[ensemble.calibrated_on]
+    divided = f"Probabilities are calibrated: the scores of each network are divided by a temperature {fitted} ({temperatures})."
+    return (
+        divided if fitted else "Probabilities are uncalibrated: read them as a ranking of the emotions."
+    ) + " The probabilities of the networks are averaged. The report of the run shows the reliability of each network."
 
 
 def _use(bundle: Bundle) -> list[str]:

@@ -51,7 +51,7 @@ def _clip(clip: Clip, number: int, models: Models) -> dict[str, Any]:
         figures = {
             "bars": (
                 _bars(mean, bundle),
-                "The calibrated probability of each emotion, averaged over models and windows.",
+                "The probability of each emotion, averaged over models and windows.",
             )
         }
         if len(predictions) > 1:

@@ -1,4 +1,4 @@
-"""From videos to calibrated probabilities of each emotion, for every face in every window."""
+"""From videos to probabilities of each emotion, for every face in every window."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ EXAMPLES = 20  # clips that keep a sample per face for the page; a sample takes 
 class Prediction:
     """The prediction of an ensemble for one face in one window.
 
-    `scores` (models, emotions) are the outputs of its networks; `probabilities` (emotions,) are calibrated and averaged over
-    the networks.
+    `scores` (models, emotions) are the outputs of its networks; `probabilities` (emotions,) are calibrated, if the models have
+    temperatures, and averaged over the networks.
     """
 
     place: Place
@@ -172,7 +172,7 @@ def _predict_batch(
         if not chosen:
             continue
         scores_SMC = models.scores(ensemble, [sample for _, sample in chosen])
-        temperatures = np.array([model.temperature for model in ensemble.models])
+        temperatures = np.array([model.temperature or 1 for model in ensemble.models])
         probabilities_SMC = torch.from_numpy(scores_SMC / temperatures[:, None]).double().softmax(2).numpy()
         means_SC = probabilities_SMC.mean(1)
         for (clip, sample), scores_MC, probabilities_C in zip(chosen, scores_SMC, means_SC, strict=True):

@@ -15,7 +15,7 @@ from emofuse.inference.windows import Place
 from emofuse.utils.console import shown
 from emofuse.utils.files import write_csv, write_json, write_text
 
-COLUMNS = ("file", "start", "end", "face", "variant", "emotion", "note")
+COLUMNS = ("file", "start", "end", "face", "variant", "calibration", "emotion", "note")
 MODALITIES = {"audio": "sound", "video": "faces"}
 
 
@@ -52,6 +52,7 @@ def rows(clip: Clip, bundle: Bundle) -> Iterator[dict[str, object]]:
         yield {
             **row,
             "variant": prediction.ensemble.variant,
+            "calibration": prediction.ensemble.calibration,
             "emotion": bundle.most_likely(prediction.probabilities),
             "note": prediction.note(bundle),
             **{name: f"{p:.6f}" for name, p in zip(bundle.columns, prediction.probabilities, strict=True)},
@@ -77,7 +78,7 @@ def most_likely(probabilities_C: NDArray[np.float64], bundle: Bundle, count: int
 
 
 def sources(predictions: Sequence[Prediction]) -> str:
-    """The modalities and models behind predictions: "faces and sound, by proposed, 3 models"."""
+    """The modalities and models behind predictions: "faces and sound, by proposed, 3 models, uncalibrated"."""
     ensembles: dict[int, Ensemble] = {id(each.ensemble): each.ensemble for each in predictions}
     return "; ".join(
         f"{' and '.join(MODALITIES[name] for name in sorted(ensemble.modalities, reverse=True))}, by {ensemble}"

@@ -33,6 +33,7 @@ STAGES = {
     "audio": "emofuse.features.audio",
     "splits": "emofuse.data.splits",
     "train": "emofuse.training.train",
+    "calibrate": "emofuse.evaluation.calibrate",
     "evaluate": "emofuse.evaluation.evaluate",
     "transfer": "emofuse.evaluation.transfer",
     "report": "emofuse.report",

@@ -21,7 +21,8 @@ from emofuse.utils.files import atomic
 
 log = logging.getLogger(__name__)
 
-FOLDS = ("train", "evaluate", "transfer")  # the stages that are replaced; those before them make the data
+TESTED = ("evaluate", "transfer")
+FOLDS = ("train", "calibrate", *TESTED)  # the stages that are replaced; those before them make the data
 
 
 def install(source: Path, params: Params, root: Path) -> list[str]:
@@ -46,7 +47,7 @@ def install(source: Path, params: Params, root: Path) -> list[str]:
     installation = _Installation(Chain(params, folder, root), Chain(params, root))
     rejected: Counter[str] = Counter()
     accepted, present = [], 0
-    for tested in (record for record in installation.published.records if record.stage in FOLDS[1:]):
+    for tested in (record for record in installation.published.records if record.stage in TESTED):
         if installation.is_here(tested):
             present += 1
         elif why := installation.refusal(tested):

@@ -17,7 +17,7 @@ STEPS = {
     "clips": ("download", "index"),
     "features": ("faces", "audio"),
     "splits": ("splits",),
-    "models": ("train",),
+    "models": ("train", "calibrate"),
     "scores": ("evaluate", "transfer"),
     "report": ("report",),
     "paper": ("paper",),

@@ -35,11 +35,13 @@ SOURCES = {
 # Keys of a corpus that change its results, except for the sections of features and overrides.
 CORPUS = (
     "modalities", "actors", "vocal", "labels", "sound", "demo", "table", "max_unusable", "protocols", "validation_actors",
-    "split_seed", "seeds",
+    "split_seed", "seeds", "calibrated",
 )  # fmt: skip
 KIND = {"vocal": "ravdess", "labels": "cremad", "sound": "cremad"}  # keys that only apply to one kind of corpus
 # The sections of one kind of corpus, and their parameters that change results; None for all.
 SECTIONS = {"demo": None, "table": {"metadata", "emotions"}}
+# Parameters that do not apply under a `training.selection`.
+UNUSED = {"last": ("training.patience", "validation_actors"), "nested": ("calibrated",)}
 # Parameters, by the start of their path, that do not apply to a network without the modality.
 NEEDS = {
     "video": (
@@ -94,12 +96,13 @@ def _values(name: str, variant: str, params: Params) -> Iterator[tuple[str, Any,
     ]
     sections += [(key, own, type(own)()) for key in ("faces", "audio") if (own := getattr(corpus, key))]
     absent = tuple(start for modality in NEEDS.keys() - set(run.network.modalities) for start in NEEDS[modality])
+    absent += UNUSED[run.training.selection]
     for key, section, general in sections:
         general_values = dict(leaves(general.model_dump(), f"{key}."))
         for parameter, value in leaves(section.model_dump(), f"{key}."):
             if not parameter.startswith(absent):
                 yield parameter, value, general_values.get(parameter, value)  # a factory has other parameters
-    for key in CORPUS:
+    for key in (key for key in CORPUS if key not in absent):
         value = getattr(corpus, key)
         if key in SECTIONS:
             for parameter, own in leaves(value.model_dump(include=SECTIONS[key]) if value else {}, f"{key}."):

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 PAPER = Path("literature") / "paper.csv"
 EVALUATE_AGAIN = "run the evaluate stage of this fold again"
-HISTORY = ("epoch", "train_cross_entropy", "val_loss", "val_uar")  # columns of a history that figures show
+HISTORY = ("epoch", "train_cross_entropy")  # columns of a history that figures show
+VALIDATION = ("val_loss", "val_uar")  # with training.selection: nested, also these
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class Fold(FoldCounts):
     labels: NDArray[np.int16]  # (clips,): index in `emotions` of each test clip's emotion
     correct: NDArray[np.bool_]  # (clips,): whether it was predicted
     probabilities: NDArray[np.float64]  # (clips, classes), uncalibrated, to 6 decimals
-    temperature: float  # fitted on the validation clips
-    validation: dict[str, float]  # war and uar of the selected epoch
-    history: pd.DataFrame  # columns HISTORY, one row per epoch; empty if the history is not on disk
+    temperature: float | None  # None: uncalibrated
+    validation: dict[str, float] | None  # war and uar of the kept epoch; None without validation actors
+    history: pd.DataFrame  # columns HISTORY, perhaps VALIDATION, one row per epoch; empty if the history is not on disk
     training: Record | None  # the record of its training; None if it is not on disk
 
 
@@ -118,10 +119,18 @@ class Run:
         """Whether each test clip was correctly classified (clips,), pooled over folds."""
         return np.concatenate([fold.correct for fold in self.folds])
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether each of its folds has a temperature."""
+        return all(fold.temperature is not None for fold in self.folds)
+
     def probabilities(self, calibrated: bool) -> NDArray[np.float64]:
         """The predicted probabilities (clips, classes), pooled over folds; calibrated by each fold's temperature, or not."""
         return np.concatenate(
-            [calibration.tempered(fold.probabilities, fold.temperature if calibrated else 1) for fold in self.folds]
+            [
+                calibration.tempered(fold.probabilities, (fold.temperature or 1) if calibrated else 1)
+                for fold in self.folds
+            ]
         )
 
     @property
@@ -299,7 +308,7 @@ class CorpusResults:
     humans: HumanBaseline
     comparable: bool  # with the paper: both modalities, speech, intended labels
     bayes: dict[str, float] | None  # Bayes accuracy by modality; demo only
-    search: pd.DataFrame  # validation scores of configurations, one row per configuration and fold; may be empty
+    search: pd.DataFrame  # scores of configurations, development corpora only; one row per configuration and fold
     assumptions: pd.DataFrame  # of the leading variant, see `assumptions.read`
 
     @property
@@ -395,11 +404,14 @@ def _fold(root: Path, key: RunKey) -> Fold:
     metrics = read_json(root / key.metrics)
     try:
         emotions = tuple(metrics["emotions"])
-        validation = {key: float(metrics["validation"][key]) for key in ("war", "uar")}
         stated = np.asarray(metrics["confusion"], dtype=np.int64)
-        temperature = float(metrics["calibration"]["temperature"])
-        if not 0 < temperature < np.inf:
-            raise ValueError(f"temperature {temperature}")
+        validation, temperature = metrics["validation"], metrics["calibration"]
+        if validation is not None:
+            validation = {name: float(validation[name]) for name in ("war", "uar")}
+        if temperature is not None:
+            temperature = float(temperature["temperature"])
+            if not 0 < temperature < np.inf:
+                raise ValueError(f"temperature {temperature}")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{key.metrics}: missing or invalid value ({error!r}); {EVALUATE_AGAIN}") from None
     who, labels, predicted, probabilities = _predictions(root, key.predictions, emotions)
@@ -449,11 +461,14 @@ def _indices(names: pd.Series[str], emotions: Sequence[str]) -> NDArray[np.int64
 
 
 def _history(path: Path) -> pd.DataFrame:
-    """The HISTORY of a fold's training, as numbers; empty if it is not on disk."""
+    """The HISTORY and VALIDATION of a fold's training, as numbers; empty if it is not on disk."""
     if not path.is_file():
         return pd.DataFrame(columns=list(HISTORY), dtype=np.float64)
     try:
-        return read_csv(path, HISTORY)[list(HISTORY)].replace("", "nan").astype(np.float64)
+        history = read_csv(path, HISTORY)
+        return (
+            history[[*HISTORY, *(name for name in VALIDATION if name in history)]].replace("", "nan").astype(np.float64)
+        )
     except ValueError as error:
         raise UserError(f"{path}: not a training history: {error}; run the train stage of this fold again") from None
 
@@ -486,15 +501,16 @@ def _paper(root: Path, corpus: str) -> pd.DataFrame:
 
 
 def _search(path: Path) -> pd.DataFrame:
-    columns = ["config", "overrides", "fold", "epochs", "val_war", "val_uar", "seconds", "best"]
+    columns = ["config", "overrides", "protocol", "seed", "fold", "epochs", "war", "uar", "seconds"]
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     frame = read_csv(path, columns)
     for row in frame.to_dict("records"):
         try:
-            if not all(0 <= float(row[key]) <= 1 for key in ("val_war", "val_uar")):
-                raise ValueError("val_war and val_uar must be fractions, 0 to 1")
+            if not all(0 <= float(row[key]) <= 1 for key in ("war", "uar")):
+                raise ValueError("war and uar must be fractions, 0 to 1")
             float(row["seconds"])
+            int(row["seed"])
             int(row["fold"])
             parse_json(row["overrides"])
         except ValueError as error:

@@ -32,7 +32,7 @@ class Transferred:
     clips: tuple[str, ...]
     actors: NDArray[Any]  # (clips,), numbers or names
     labels: NDArray[np.int64]  # (clips,): index of the true emotion among the shared ones
-    probabilities: NDArray[np.float64]  # (clips, shared), calibrated, and restricted to the shared emotions
+    probabilities: NDArray[np.float64]  # (clips, shared), restricted to the shared emotions; calibrated if the model is
     left_out: dict[str, int]  # why usable clips of the corpus are not among them → how many
     record: Record | None
 

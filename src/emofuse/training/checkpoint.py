@@ -23,7 +23,9 @@ class Progress:
     """What a training has done so far."""
 
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
-    best: dict[str, torch.Tensor] = field(default_factory=dict)  # the weights of the best epoch, on the CPU
+    kept: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # the weights to keep, on the CPU; of the best epoch so far
     seconds: float = 0.0
     seconds_waiting: float = 0.0  # for data
 
@@ -95,10 +97,12 @@ def _fixed(optimizer: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _progress(saved: Any) -> Progress:
     """The progress in a checkpoint. Raises an exception if anything in it is of another type."""
     progress = Progress(**saved)
-    rows, weights = progress.history, progress.best
+    rows, weights = progress.history, progress.kept
     valid = [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
-    valid &= all(isinstance(row[name], float) for row in rows for name in ("train_loss", "val_loss", "val_uar"))
-    valid &= bool(weights) == bool(rows) and all(isinstance(value, torch.Tensor) for value in weights.values())
+    scores = ("val_loss", "val_uar") if weights else ()  # without validation, no epoch is kept before the last
+    valid &= all(isinstance(row[name], float) for row in rows for name in ("train_loss", *scores))
+    valid &= all(("val_uar" in row) == bool(weights) for row in rows)
+    valid &= all(isinstance(value, torch.Tensor) for value in weights.values())
     if not valid:
         raise TypeError
     progress.seconds, progress.seconds_waiting = float(progress.seconds), float(progress.seconds_waiting)

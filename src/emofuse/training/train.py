@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import nn
 
 from emofuse import paths
 from emofuse.data.augmentation import augment, mixup
-from emofuse.data.dataset import Part, make_resident, read_parts
+from emofuse.data.dataset import ALL_TRAINING, Part, make_resident, read_parts
 from emofuse.datasets import shards
 from emofuse.evaluation import metrics
 from emofuse.models.build import build
@@ -29,7 +29,7 @@ from emofuse.tracking import TrainingRun
 from emofuse.training.averaging import AveragedNetwork
 from emofuse.training.checkpoint import Checkpoint, Parts, Progress
 from emofuse.training.initialisation import load_pretrained
-from emofuse.training.model_file import write_model
+from emofuse.training.model_file import DISTANCE, write_model
 from emofuse.training.sampling import epoch_batches, epoch_shifts
 from emofuse.utils import gpu
 from emofuse.utils.errors import UserError
@@ -55,25 +55,29 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     """`emofuse train`: train one variant on one fold, to models/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>.*."""
     key = RunKey(corpus, protocol, variant, seed, fold)
     run = params.planned(**key.asdict())
-    section, splits = params.corpus(corpus), paths.splits(corpus, protocol)
-    features = chain.from_iterable(shards.features(corpus, section, run.network.modalities))
-    inputs = [*features, *run.network.starts_from.values(), *splits]
     with (
-        job("train", params, key.asdict(), key.training_record, inputs, key.trained, root) as record,
+        job("train", params, key.asdict(), key.training_record, job_inputs(params, key), key.trained, root) as record,
         gpu.device() as device,
     ):
         parameters = {**run.model_dump(mode="json"), **key.asdict()}
         tags = {}
         if record.commit:
             tags = {"mlflow.source.git.commit": record.commit, "emofuse.dirty": str(record.dirty).lower()}
-        emotions, checkpoint = section.emotions, Checkpoint(root / key.checkpoint, record.identity)
+        emotions, checkpoint = params.corpus(corpus).emotions, Checkpoint(root / key.checkpoint, record.identity)
         sweep([checkpoint.path])
-        with TrainingRun(key, parameters, tags, root / splits[0], root) as tracked:
+        with TrainingRun(key, parameters, tags, root / paths.splits(corpus, protocol)[0], root) as tracked:
             progress, details = train(key, run, emotions, root, checkpoint, tracked, device)
-            write_model(root / key.model, progress.best, emotions, run)
+            write_model(root / key.model, progress.kept, emotions, run)
             write_history(root / key.history, progress)
             record.details |= details
     checkpoint.path.unlink(missing_ok=True)  # only now that the record exists
+
+
+def job_inputs(params: Params, key: RunKey) -> list[str]:
+    """The files that the training of a fold reads: features, initial weights and splits."""
+    network = params.run(key.corpus, key.variant).network
+    features = chain.from_iterable(shards.features(key.corpus, params.corpus(key.corpus), network.modalities))
+    return [*features, *network.starts_from.values(), *paths.splits(key.corpus, key.protocol)]
 
 
 def train(
@@ -84,8 +88,12 @@ def train(
     checkpoint: Checkpoint,
     epoch_log: EpochLog | None = None,
     device: torch.device = CPU,
+    actors: Container[str] | None = None,
 ) -> tuple[Progress, dict[str, Any]]:
-    """Train one variant on one fold; the best weights are those of the epoch with the highest validation UAR.
+    """Train one variant on one fold, and keep the weights that `training.selection` says.
+
+    last: those of the last epoch, trained on all training actors, or on those of them in `actors`. nested: those of the
+    epoch with the highest UAR on the fold's validation actors, which are not trained on.
 
     Features, splits and pretrained weights are read from their paths under `root`. Returns the finished progress and
     the details for the record. Resumes from a valid checkpoint, on a CPU to a bit-identical result. Raises `UserError`
@@ -94,8 +102,10 @@ def train(
     training = run.training
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    train_part, val_part = read_parts(root, key, ("train", "val"), run, emotions)
-    make_resident([train_part, val_part], device)
+    names = (ALL_TRAINING,) if training.selection == "last" else ("train", "val")
+    parts = read_parts(root, key, names, run, emotions, actors)
+    train_part, *val_parts = parts
+    make_resident(parts, device)
 
     seed = key.seed * 1000 + key.fold
     torch.manual_seed(seed)
@@ -118,7 +128,7 @@ def train(
 
     one_hot = torch.eye(len(emotions), device=device)
     for epoch in range(len(progress.history), training.epochs):
-        if out_of_patience(progress.history, training.patience):
+        if val_parts and out_of_patience(progress.history, training.patience):
             break
         started = requested = time.monotonic()
         torch.manual_seed((seed * 10000 + epoch) * 2 + 1)  # so that a resumed epoch draws the same numbers
@@ -151,27 +161,30 @@ def train(
         row |= zip(
             ("train_loss", "train_cross_entropy", "train_metric"), torch.stack(losses).mean(0).tolist(), strict=True
         )
-        row |= validate(averaged.network, val_part, len(emotions), device)
+        for val_part in val_parts:
+            row |= validate(averaged.network, val_part, len(emotions), device)
         progress.history.append(row)
-        if best_epoch(progress.history) == epoch + 1:
-            progress.best = weights(averaged.network, criterion)
+        if val_parts and kept_epoch(progress.history) == epoch + 1:
+            progress.kept = weights(averaged.network, criterion)
         progress.seconds += time.monotonic() - started
         log_epoch(progress, training.epochs)
         if epoch_log is not None:
             epoch_log.epoch(row)
         checkpoint.save(state, progress)
 
+    if not val_parts:
+        progress.kept = weights(averaged.network, criterion)
     return progress, {
         "seconds": round(progress.seconds, 1),
         "seconds_per_epoch": round(progress.seconds / len(progress.history), 2),
         "share_waiting_for_data": round(progress.seconds_waiting / progress.seconds, 4),
         "epochs": len(progress.history),
-        "best_epoch": best_epoch(progress.history),
+        "kept_epoch": kept_epoch(progress.history),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": training.threads,
         "torch": torch.__version__,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "clips": {"train": len(train_part.labels), "val": len(val_part.labels)},
+        "clips": {name: len(part.labels) for name, part in zip(("train", "val"), parts, strict=False)},
     }
 
 
@@ -222,6 +235,15 @@ def predict(network: nn.Module, part: Part, device: torch.device, batch: int = 3
     return torch.cat(scores), torch.cat(embeddings)
 
 
+def scores_of(
+    weights: Mapping[str, torch.Tensor], run: Run, emotions: Sequence[str], part: Part, root: Path, device: torch.device
+) -> torch.Tensor:
+    """The scores (clips, emotions) that a network with these weights, as `train` keeps them, gives the clips of a part."""
+    network = build(run.network, len(emotions), part.shapes, root, device)
+    network.load_state_dict({name: value for name, value in weights.items() if name != DISTANCE})
+    return predict(network, part, device)[0]
+
+
 def validate(network: nn.Module, part: Part, emotions: int, device: torch.device) -> dict[str, float]:
     """Cross entropy, WAR and UAR on the validation clips."""
     scores, _ = predict(network, part, device)
@@ -235,34 +257,41 @@ def weights(network: nn.Module, criterion: EmotionLoss) -> dict[str, torch.Tenso
     """A copy, on the CPU, of the weights of a network and of the emotion distance, if its loss has one."""
     copied = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
     if criterion.distance is not None:
-        copied["emotion_distance"] = criterion.distance().detach().cpu()
+        copied[DISTANCE] = criterion.distance().detach().cpu()
     return copied
 
 
-def best_epoch(history: Sequence[Mapping[str, float]]) -> int:
-    """The epoch with the highest validation UAR; among equals, the one with the lowest validation loss."""
+def kept_epoch(history: Sequence[Mapping[str, float]]) -> int:
+    """The epoch whose weights are kept: without validation scores, the last one; otherwise the one with the highest
+    validation UAR and, among equals, the lowest validation loss.
+    """
+    if "val_uar" not in history[0]:
+        return len(history)
     return int(max(history, key=lambda row: (row["val_uar"], -row["val_loss"]))["epoch"])
 
 
 def out_of_patience(history: Sequence[Mapping[str, float]], patience: int) -> bool:
     """Whether the last `patience` epochs brought no better one."""
-    return bool(history) and len(history) - best_epoch(history) >= patience
+    return bool(history) and len(history) - kept_epoch(history) >= patience
 
 
 def log_epoch(progress: Progress, epochs: int) -> None:
     """Log the last epoch and the time left."""
     done, last = len(progress.history), progress.history[-1]
     per_epoch = progress.seconds / done
+    validated = ""
+    if "val_uar" in last:
+        validated = f", validation loss {last['val_loss']:.3f}, validation UAR {100 * last['val_uar']:.1f} %"
     log.info(
-        "epoch %d/%d: loss %.3f, validation loss %.3f, UAR %.1f %%; %.1f s per epoch, at most %.0f s left",
-        done, epochs, last["train_loss"], last["val_loss"], 100 * last["val_uar"], per_epoch, per_epoch * (epochs - done),
+        "epoch %d/%d: training loss %.3f%s; %.1f s per epoch, at most %.0f s left",
+        done, epochs, last["train_loss"], validated, per_epoch, per_epoch * (epochs - done),
     )  # fmt: skip
 
 
 def write_history(path: Path, progress: Progress) -> None:
-    """Write the epochs of a training as CSV; `best` is true for the epoch whose weights were kept."""
+    """Write the epochs of a training as CSV; `kept` is true for the epoch whose weights were kept."""
     import pandas as pd
 
     history = pd.DataFrame(progress.history)
-    history["best"] = (history["epoch"] == best_epoch(progress.history)).map({True: "true", False: "false"})
+    history["kept"] = (history["epoch"] == kept_epoch(progress.history)).map({True: "true", False: "false"})
     write_csv(path, history)

@@ -1,4 +1,4 @@
-"""One GPU per process: parallel jobs on a machine share its GPUs by file locks."""
+"""One GPU per job: parallel jobs on a machine share its GPUs by file locks. Small trainings may share a GPU."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def device() -> Iterator[torch.device]:
     with one_of(names, Path(tempfile.gettempdir()) / f"emofuse-gpus-{os.getuid()}", "GPUs") as index:
         torch.cuda.set_device(index)
         yield torch.device("cuda", index)
+
+
+def shared() -> torch.device:
+    """A GPU that other processes may use at the same time, which suits small networks; the CPU if there is no GPU."""
+    count = torch.cuda.device_count()
+    if not count:
+        return torch.device("cpu")
+    index = os.getpid() % count
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

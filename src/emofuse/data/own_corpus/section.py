@@ -34,7 +34,6 @@ SECTION = """\
     {spectrogram}{loss}training:
       epochs: 30
       warmup_epochs: 3
-      patience: 30
       emotions_per_batch: {classes}
       clips_per_emotion: 3
       learning_rate: 2.0e-3

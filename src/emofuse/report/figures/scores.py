@@ -41,7 +41,10 @@ def confusion(corpus: CorpusResults) -> Figure:
 
 
 def calibration(corpus: CorpusResults) -> Figure:
-    """Reliability diagrams of the leading runs, pooled over folds, uncalibrated and calibrated, above the clips per bin."""
+    """Reliability diagrams of the leading runs, pooled over folds, above the clips per bin.
+
+    They show the uncalibrated probabilities and, of runs with temperatures, the calibrated ones.
+    """
     runs = [method.first for method in corpus.leading if method.complete]
     if not runs:
         return empty("not run")
@@ -57,7 +60,11 @@ def calibration(corpus: CorpusResults) -> Figure:
             _reliability(above, below, run)
             above.set_title(title(corpus, run), loc="left")
         legend(figure, [
-            *(Line2D([], [], label=label, **look) for label, _, look in CALIBRATIONS),
+            *(
+                Line2D([], [], label=label, **look)
+                for label, calibrated, look in CALIBRATIONS
+                if not calibrated or any(run.is_calibrated for run in runs)
+            ),
             Line2D([], [], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="ideal"),
         ])  # fmt: skip
     return figure
@@ -102,7 +109,9 @@ def folds(corpus: CorpusResults) -> Figure:
 
 
 def learning_curves(corpus: CorpusResults) -> Figure:
-    """Cross entropy and validation UAR by epoch: thin lines for the folds of each seed, thick lines for their mean."""
+    """Cross entropy and, with validation actors, validation UAR by epoch: thin lines for the folds of each seed, thick lines
+    for their mean. Test scores are not shown: only the kept epoch is ever tested.
+    """
     with style.context(STYLE):
         read = [
             (method, [fold.history for run in method.runs for fold in run.folds if len(fold.history)])
@@ -111,14 +120,15 @@ def learning_curves(corpus: CorpusResults) -> Figure:
         shown = [(method, histories) for method, histories in read if histories]
         if not shown:
             return empty("not run, or trained elsewhere: no training history")
-        figure = Figure(figsize=(WIDTH, 1.55 * len(shown) + 0.5), layout="constrained")
-        axes = figure.subplots(len(shown), 2, squeeze=False, sharex=True, sharey="col")
-        for (method, histories), (left, right) in zip(shown, axes, strict=True):
-            _curves(left, right, histories)
-            left.set_title(title(corpus, method), loc="left")
+        validated = any("val_uar" in history for _, histories in shown for history in histories)
+        figure = Figure(figsize=(WIDTH if validated else COLUMN, 1.55 * len(shown) + 0.5), layout="constrained")
+        axes = figure.subplots(len(shown), 1 + validated, squeeze=False, sharex=True, sharey="col")
+        for (method, histories), panels in zip(shown, axes, strict=True):
+            _curves(panels, histories)
+            panels[0].set_title(title(corpus, method), loc="left")
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
-        legend(figure, _curve_legend())
+        legend(figure, _curve_legend(validated))
     return figure
 
 
@@ -143,7 +153,7 @@ def _reliability(above: Axes, below: Axes, run: Run) -> None:
     """A reliability diagram, and a histogram of the clips in its bins."""
     edges = np.linspace(0, 100, measures.BINS + 1)
     above.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    for _, calibrated, look in CALIBRATIONS:
+    for _, calibrated, look in CALIBRATIONS[: 1 + run.is_calibrated]:
         found = measures.reliability(run.probabilities(calibrated).max(1), run.correct)
         there = found.clips > 0
         above.plot(100 * found.confidence[there], 100 * found.accuracy[there], **look)
@@ -168,16 +178,17 @@ def _confusion(axis: Axes, counts: NDArray[np.int64], emotions: Sequence[str]) -
     axis.set(xlabel="predicted emotion", ylabel="true emotion, % of its clips")
 
 
-def _curves(left: Axes, right: Axes, histories: Sequence[pd.DataFrame]) -> None:
-    """Cross entropy on the left, validation UAR on the right; the mean ends with the shortest fold.
+def _curves(panels: Sequence[Axes], histories: Sequence[pd.DataFrame]) -> None:
+    """Cross entropy in the first panel, validation UAR in the second, if there is one; means end with the shortest fold.
 
     The validation loss is the cross entropy only, so it is shown with that part of the training loss.
     """
-    for axis, name, scale, colour, line in (
-        (left, "train_cross_entropy", 1, ORANGE, (0, (3, 1.5))),
-        (left, "val_loss", 1, BLUE, "-"),
-        (right, "val_uar", 100, BLUE, "-"),
-    ):
+    curves: list[tuple[Axes, str, int, str, Any]] = [(panels[0], "train_cross_entropy", 1, ORANGE, (0, (3, 1.5)))]
+    if all("val_uar" in history for history in histories):
+        curves += [(panels[0], "val_loss", 1, BLUE, "-"), (panels[-1], "val_uar", 100, BLUE, "-")]
+    elif len(panels) > 1:
+        panels[1].text(0.5, 0.5, "no validation actors", ha="center", va="center", transform=panels[1].transAxes)
+    for axis, name, scale, colour, line in curves:
         values = [scale * history[name].to_numpy() for history in histories]
         several = len(values) > 1
         for fold in values:
@@ -189,17 +200,16 @@ def _curves(left: Axes, right: Axes, histories: Sequence[pd.DataFrame]) -> None:
             common = min(map(len, values))
             mean = np.mean([fold[:common] for fold in values], axis=0)
             axis.plot(range(1, common + 1), mean, color=colour, linestyle=line, linewidth=1.8)
-    left.set_ylabel("cross entropy, nats")
-    right.set_ylabel("validation UAR, %")
-    for axis in (left, right):
+    for axis, label in zip(panels, ("cross entropy, nats", "validation UAR, %"), strict=False):
+        axis.set_ylabel(label)
         axis.grid(axis="y")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _curve_legend() -> list[Line2D]:
+def _curve_legend(validated: bool) -> list[Line2D]:
     return [
         Line2D([], [], color=ORANGE, linestyle=(0, (3, 1.5)), linewidth=1.6, label="training"),
-        Line2D([], [], color=BLUE, linewidth=1.6, label="validation"),
+        *([Line2D([], [], color=BLUE, linewidth=1.6, label="validation")] if validated else []),
         Line2D([], [], color=INK, linewidth=0.6, alpha=0.6, label="thin: one fold and seed"),
         Line2D([], [], color=INK, linewidth=1.8, label="thick: their mean"),
     ]

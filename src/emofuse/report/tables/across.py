@@ -57,8 +57,8 @@ COLUMNS = [
 ]
 MEANING = (
     "Networks that were trained on another corpus, applied to the clips of this one whose emotion both have. Features are made"
-    " as in the corpus that a network was trained on. Calibrated probabilities are restricted to the shared emotions,"
-    " normalised, and averaged over the models of a seed, one per fold. Chance: one of the shared emotions at random."
+    " as in the corpus that a network was trained on. Probabilities, calibrated where a run has temperatures, are restricted to"
+    " the shared emotions, normalised, and averaged over the models of a seed, one per fold. Chance: one of the shared emotions at random."
 )
 INTERVALS = (
     "Mean ± standard deviation over seeds. In brackets, the 95 % confidence interval of the mean, from"

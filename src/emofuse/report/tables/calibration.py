@@ -1,7 +1,8 @@
-"""The calibration table: calibration error and likelihood before and after temperature scaling."""
+"""The calibration table: calibration error and likelihood without and with temperature scaling."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ from emofuse.evaluation import calibration as measures
 from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import NOT_RUN, Column, Row, Table, count, frame
 from emofuse.report.tables import scores
-from emofuse.utils.text import percent
+from emofuse.utils.text import NONE, percent
 
 MEASURES_NOTE = (
     "With the first seed, over all test clips of all folds, pooled. Confidence is the probability of the predicted emotion. ECE, the expected"
@@ -21,8 +22,11 @@ MEASURES_NOTE = (
 )
 TEMPERATURE_NOTE = (
     "Calibrated by temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599): the logits of a fold are divided by the"
-    " temperature that minimises the NLL of its validation clips, which include none of its test actors. Predictions do not"
-    " change. A temperature above 1 means that the network was overconfident. For several folds, the range is given."
+    " temperature that minimises an NLL in which its test actors have no part. With training.selection: last, this is the NLL"
+    " of its training clips, each predicted by a network that was trained in the same way on the half of the training actors"
+    " without its own; with nested, that of its validation clips. Predictions do not change. A temperature above 1 means that"
+    " the network was overconfident. For several folds, the range is given. Uncalibrated: a run without a temperature"
+    " (corpora.<name>.calibrated says which have one)."
 )
 BIAS_NOTE = (
     "With few clips, ECE is biased upwards: the accuracy of a small bin differs from its confidence by chance, even if the"
@@ -32,8 +36,19 @@ BIAS_NOTE = (
 
 def _temperature(row: Row) -> str:
     if pd.isna(row["temperature_low"]):
-        return NOT_RUN
+        return NOT_RUN if row["status"] == NOT_RUN else "uncalibrated"
     return " to ".join(dict.fromkeys(f"{row[f'temperature_{end}']:.2f}" for end in ("low", "high")))
+
+
+def _calibrated(name: str, write: Callable[[float], str]) -> Callable[[Row], str]:
+    """The text of a cell with a measure of the calibrated probabilities, which not every run has."""
+
+    def text(row: Row) -> str:
+        if row["status"] == NOT_RUN:
+            return NOT_RUN
+        return NONE if pd.isna(row[name]) else write(row[name])
+
+    return text
 
 
 COLUMNS = [
@@ -42,9 +57,9 @@ COLUMNS = [
     scores.VARIANT,
     Column("Temperature", _temperature, numeric=True, runs="runs"),
     Column("ECE %, uncalibrated", "ece", percent, NOT_RUN, numeric=True, runs="runs"),
-    Column("ECE %, calibrated", "ece_calibrated", percent, NOT_RUN, numeric=True, runs="runs"),
+    Column("ECE %, calibrated", _calibrated("ece_calibrated", percent), numeric=True, runs="runs"),
     Column("NLL, uncalibrated", "nll", "{:.3f}".format, NOT_RUN, numeric=True, runs="runs"),
-    Column("NLL, calibrated", "nll_calibrated", "{:.3f}".format, NOT_RUN, numeric=True, runs="runs"),
+    Column("NLL, calibrated", _calibrated("nll_calibrated", "{:.3f}".format), numeric=True, runs="runs"),
     Column("Clips", "clips", count, numeric=True, runs="runs"),
 ]
 MEASURED = ("temperature_low", "temperature_high", "ece", "nll", "ece_calibrated", "nll_calibrated", "clips")
@@ -67,9 +82,11 @@ def _record(method: Method) -> dict[str, Any]:
     row: dict[str, Any] = {"protocol": run.protocol, "seed": run.seed, "variant": run.variant, "status": run.status}
     if not run.folds:
         return row | dict.fromkeys((*MEASURED, "runs"))
-    temperatures = [fold.temperature for fold in run.folds]
-    row |= {"temperature_low": min(temperatures), "temperature_high": max(temperatures)}
-    for suffix, calibrated in (("", False), ("_calibrated", True)):
+    row |= dict.fromkeys(MEASURED)
+    temperatures = [fold.temperature for fold in run.folds if fold.temperature is not None]
+    if run.is_calibrated:
+        row |= {"temperature_low": min(temperatures), "temperature_high": max(temperatures)}
+    for suffix, calibrated in (("", False), ("_calibrated", True))[: 1 + run.is_calibrated]:
         probabilities = run.probabilities(calibrated)
         row[f"ece{suffix}"] = measures.expected_calibration_error(probabilities.max(1), run.correct)
         row[f"nll{suffix}"] = measures.negative_log_likelihood(probabilities, run.labels)

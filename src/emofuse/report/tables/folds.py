@@ -29,19 +29,20 @@ COLUMNS = [
         for metric in statistics.METRICS
     ),
     Column("Validation UAR %", "validation_uar", percent, numeric=True, runs="runs"),
-    Column("Selected epoch", "best_epoch", numeric=True, runs="runs"),
+    Column("Kept epoch", "kept_epoch", numeric=True, runs="runs"),
 ]
 
 
 def folds(corpus: CorpusResults) -> Table:
-    """Each planned fold of each run: test actors, scores, and the validation UAR of the selected epoch."""
+    """Each planned fold of each run: test actors, scores, the kept epoch, and its validation UAR if there is one."""
     return Table(
         name="folds",
         title=f"Scores by fold, {corpus.title}",
         frame=frame(_record(run, number) for run in corpus.planned for number in run.planned),
         columns=COLUMNS,
         notes=[
-            "Validation UAR: at the selected epoch, on actors that are neither in the training nor in the test part."
+            "Kept epoch: the one whose weights were tested. With training.selection: last, it is the last; with nested, the one"
+            " with the highest validation UAR, on actors that are neither in the training nor in the test part of the fold."
         ],
         warning=corpus.warning,
     )
@@ -51,7 +52,7 @@ def _record(run: Run, number: int) -> dict[str, Any]:
     key = {"protocol": run.protocol, "variant": run.variant, "seed": run.seed, "fold": number}
     fold: Fold | None = next((fold for fold in run.folds if fold.fold == number), None)
     if fold is None:
-        absent = ("actors", "clips", *statistics.METRICS, "validation_war", "validation_uar", "best_epoch", "runs")
+        absent = ("actors", "clips", *statistics.METRICS, "validation_war", "validation_uar", "kept_epoch", "runs")
         return key | {"status": NOT_RUN} | dict.fromkeys(absent)
     return (
         key
@@ -61,6 +62,6 @@ def _record(run: Run, number: int) -> dict[str, Any]:
             "clips": fold.clips,
         }
         | fold.scores
-        | {f"validation_{name}": value for name, value in fold.validation.items()}
-        | {"best_epoch": fold.training.details.get("best_epoch") if fold.training else None, "runs": run.key(number)}
+        | {f"validation_{name}": fold.validation[name] if fold.validation else None for name in ("war", "uar")}
+        | {"kept_epoch": fold.training.details.get("kept_epoch") if fold.training else None, "runs": run.key(number)}
     )
