@@ -1,4 +1,4 @@
-"""The audio stage compared with bare decoding and with librosa, and its peak memory.
+"""The audio stage compared with bare decoding and with librosa, its peak memory, and how its features are read.
 
 Run `python benchmarks/audio.py [FOLDER] [--clips N]` in the repository's root. It needs librosa, which is not a
 dependency of the project: `uv pip install librosa`. FOLDER contains `ravdess_speech_16k` (the 1,440 recordings),
@@ -9,7 +9,13 @@ contenders alternate shard by shard. The last lines are the figures, `name: valu
 - stage: `emofuse.features.audio.extract`, from the shard's zip to the features on disk;
 - log_mel: only the spectrogram, from samples in memory;
 - librosa: `librosa.load` and the spectrogram;
-- librosa_log_mel: only `feature.melspectrogram` and `power_to_db`, from samples in memory.
+- librosa_log_mel: only `feature.melspectrogram` and `power_to_db`, from samples in memory;
+- segments_stage: what the stage did until November 2026, when it stored the segments of one view, normalised and cut.
+
+Features are complete spectrograms. These figures compare them with the segments that were stored before, for the views of
+the proposed variants: `mb_per_clip` and `segments_mb_per_clip`, their size on disk; `open_ms`, per clip, once per training:
+reading, normalising; `batch_ms` and `segments_batch_ms`, the time to gather a batch of 32 clips, in milliseconds, the files
+in the page cache.
 
 The parameters are those of ravdess_audio or, for figures marked 256_bands, those of ravdess and cremad. `film` refers to
 the audio tracks of the original mp4 (RAVDESS) and flv files (CREMA-D).
@@ -18,6 +24,7 @@ the audio tracks of the original mp4 (RAVDESS) and flv files (CREMA-D).
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -27,16 +34,20 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import median
 
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import av
 import numpy as np
+import torch
 from common import CLIPS, CORES, peak_memory_mb, print_figures, shared_data
 
 from emofuse import config
+from emofuse.data.spectrograms import Sound, Spectrograms
 from emofuse.datasets import shards
 from emofuse.features import audio, media
+from emofuse.utils.files import array_file, read_csv
 
 RATE = 16000
 SHARDS = 8
@@ -73,6 +84,33 @@ def stage(section: config.Audio, shard: Shard) -> None:
     table = shard.folder / "shard.csv"
     audio.extract(shard.rows, shard.folder / "shard.zip", section, shard.folder / "shard.npy", table)
     assert table.read_text().count(",ok\n") == len(shard.rows), f"unusable clips in {shard.files[0].parent}"
+
+
+def segments(spectrogram_TF: np.ndarray, span: float, view: config.Spectrogram) -> np.ndarray:
+    """Normalised per band, and cut: as the stage did it, float32 (N, bands, frames)."""
+    if view.trim_db is not None:
+        energy_T = np.exp(spectrogram_TF).sum(1)
+        loud = np.flatnonzero(energy_T >= energy_T.max() * 10 ** (-view.trim_db / 10))
+        spectrogram_TF = spectrogram_TF[loud[0] : loud[-1] + 1]
+        span = len(spectrogram_TF)
+    normal_FT = ((spectrogram_TF - spectrogram_TF.mean(0)) / spectrogram_TF.std(0)).T
+    cut = np.zeros((view.segments, len(normal_FT), view.frames), np.float32)
+    for number in range(view.segments):
+        start = math.floor((number + 0.5) * span / view.segments - view.frames / 2 + 0.5)
+        first, end = max(start, 0), min(start + view.frames, normal_FT.shape[1])
+        cut[number, :, first - start : end - start] = normal_FT[:, first:end]
+    return cut
+
+
+def segments_stage(section: config.Audio, view: config.Spectrogram, shard: Shard) -> None:
+    shape = (len(shard.rows), view.segments, section.bands, view.frames)
+    with array_file(shard.folder / "segments.npy", np.float16, shape) as add:
+        for first in range(0, len(shard.rows), audio.TOGETHER):
+            rows = shard.rows[first : first + audio.TOGETHER]
+            sounds = [audio._sound(row, shard.folder / "shard.zip", section) for row in rows]
+            for row, sound in zip(rows, sounds, strict=True):
+                assert not isinstance(sound, media.BrokenClip)
+                add(segments(audio.log_mel(sound, section), audio.span(float(row["duration"]), section), view))
 
 
 def log_mel(section: config.Audio, shard: Shard) -> None:
@@ -116,11 +154,12 @@ def milliseconds_per_clip(contenders: dict[str, Contender], shards: Sequence[Sha
 def measure_recordings(shards: Sequence[Shard]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for suffix, corpus in (("", "ravdess_audio"), ("_256_bands", "ravdess")):
-        section = audio_section(corpus)
+        section, view = audio_section(corpus), config.load().run(corpus, "proposed").spectrogram
         times = milliseconds_per_clip(
             {
                 "bare": bare,
                 "stage": partial(stage, section),
+                "segments_stage": partial(segments_stage, section, view),
                 "log_mel": partial(log_mel, section),
                 "librosa": partial(librosa_log_mel, section, load=True),
                 "librosa_log_mel": partial(librosa_log_mel, section),
@@ -131,7 +170,45 @@ def measure_recordings(shards: Sequence[Shard]) -> dict[str, float]:
         figures[f"stage{suffix}_over_bare"] = times["stage"] / times["bare"]
         figures[f"librosa{suffix}_over_stage"] = times["librosa"] / times["stage"]
         figures[f"librosa_log_mel{suffix}_over_log_mel"] = times["librosa_log_mel"] / times["log_mel"]
+        figures[f"stage{suffix}_over_segments_stage"] = times["stage"] / times["segments_stage"]
+        figures |= {f"{name}{suffix}": value for name, value in reading(shards, view).items()}
     return figures
+
+
+def reading(shards: Sequence[Shard], view: config.Spectrogram, rounds: int = 30) -> dict[str, float]:
+    """Size and speed of the features that the stages have just written, and of the segments: medians of batches of 32."""
+    stored = [np.load(shard.folder / "segments.npy", mmap_mode="r") for shard in shards]
+    old = [clip for array in stored for clip in array]
+    sizes = {
+        name: sum((shard.folder / file).stat().st_size for shard in shards) / len(old) / 1e6
+        for name, file in (("mb_per_clip", "shard.npy"), ("segments_mb_per_clip", "segments.npy"))
+    }
+    start = time.perf_counter()
+    sounds = []
+    for shard in shards:
+        array = np.load(shard.folder / "shard.npy", mmap_mode="r")
+        for row in read_csv(shard.folder / "shard.csv").itertuples():
+            sounds.append(Sound(array[int(row.row) : int(row.row) + int(row.rows)], float(row.span)))
+    clips = Spectrograms(sounds, view)
+    opened = time.perf_counter() - start
+    readers: dict[str, Callable[[np.ndarray], torch.Tensor]] = {
+        "batch_ms": clips.batch,
+        "segments_batch_ms": lambda indices: torch.from_numpy(np.stack([old[i] for i in indices])),
+    }
+    generator = np.random.default_rng(1)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        indices = generator.integers(0, len(old), 32)
+        for name, read in readers.items():
+            start = time.perf_counter()
+            found = read(indices)
+            seconds[name].append(time.perf_counter() - start)
+            assert found.shape == (32, *clips.shape)
+    return {
+        **sizes,
+        "open_ms": 1000 * opened / len(old),
+        **{name: 1000 * median(values) for name, values in seconds.items()},
+    }
 
 
 def measure_films(corpus: str, shard: Shard, repetitions: int) -> dict[str, float]:

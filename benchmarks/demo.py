@@ -52,7 +52,7 @@ def shuffled_war(protocol: str, folds: list[int], seed: int, run: config.Run, em
         for fold in folds:
             key = RunKey(CORPUS, protocol, SHUFFLED_VARIANT, seed, fold)
             progress, _ = train.train(key, run, emotions, root, Checkpoint(root / key.checkpoint, ""))
-            write_model(root / key.model, progress.kept, emotions, run.network)
+            write_model(root / key.model, progress.kept, emotions, run)
             train.write_history(root / key.history, progress)
             evaluate.evaluate(key, run, emotions, root)
             wars.append(float(read_json(root / key.metrics)["war"]))

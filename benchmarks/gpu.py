@@ -45,6 +45,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from emofuse import config
 from emofuse.data.dataset import Part
+from emofuse.models.build import Shapes
 from emofuse.models.losses import EmotionLoss
 from emofuse.models.network import EmotionNetwork
 from emofuse.training.sampling import shuffled_batches
@@ -59,11 +60,11 @@ Feed = Callable[[], Iterable[Batch]]
 class Learner:
     """Network, loss and optimizer, and the training step of `emofuse.training.train.train`."""
 
-    def __init__(self, run: config.Run, size: Size, device: torch.device, precision: str) -> None:
+    def __init__(self, run: config.Run, shapes: Shapes, device: torch.device, precision: str) -> None:
         torch.manual_seed(1)
         self.training, self.device, self.precision = run.training, device, precision
         classes = peers.CLASSES
-        self.network = EmotionNetwork(run.network, len(classes), size.snippets, size.side).to(device).train()
+        self.network = EmotionNetwork(run.network, len(classes), shapes).to(device).train()
         self.criterion = EmotionLoss(classes, **run.loss.model_dump()).to(device)
         self.eye = torch.eye(len(classes), device=device)
         self.optimizer = build_optimizer(list(self.network.parameters()), self.criterion, run.training)
@@ -124,7 +125,7 @@ def feeds(
     vaanet_files, ours = work / "vaanet_files", work / "ours"
     ours.mkdir()
     peers.prepare_ours(clips, size, ours)
-    resident, mapped = peers.read_ours(clips, ours), peers.read_ours(clips, ours)
+    resident, mapped = (peers.read_ours(clips, size, ours) for _ in range(2))
     for features in resident.features.values():
         features.move(device)
     sources = {
@@ -221,7 +222,7 @@ def curves(run: config.Run, size: Size, part: Part, device: torch.device, steps:
     """Train in both precisions, write the curves, and return their differences."""
     torch.backends.cudnn.allow_tf32 = False  # true float32
     measured = {
-        name: train_losses(Learner(run, size, device, precision), part, size, steps, seed)
+        name: train_losses(Learner(run, part.shapes, device, precision), part, size, steps, seed)
         for name, precision, seed in (("float32", "float32", 1), ("bfloat16", "bfloat16", 1), ("other", "float32", 2))
     }
     torch.backends.cudnn.allow_tf32 = True
@@ -251,7 +252,8 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path) -> di
         options.clips = options.steps = 2 * size.batch
     clips = peers.find_films(options.films, options.clips, work)[: options.clips]
     contenders = feeds(options, clips, size, run.training, device, work)
-    learner = Learner(run, size, device, "bfloat16")
+    part = peers.read_ours(clips, size, work / "ours")
+    learner = Learner(run, part.shapes, device, "bfloat16")
     figures: dict[str, float] = {"clips": len(clips)}
     figures |= speeds_of(learner, contenders, options.rounds)
     figures["step_gflop_per_clip"] = flops_of_step(learner, contenders["memory"]) / 1e9
@@ -260,7 +262,6 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path) -> di
         spent = figures["step_gflop_per_clip"] * figures[f"{name}_clips_per_s"] / 1e3
         figures[f"{name}_share_of_peak"] = spent / figures["peak_tflops"]
     del learner
-    part = peers.read_ours(clips, work / "ours")
     return figures | curves(run, size, part, device, options.steps, file or Path("benchmarks", "bf16_loss.csv"))
 
 

@@ -47,18 +47,18 @@ from unittest import mock
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
-import pandas as pd
 import torch
 from common import print_figures
 from PIL import Image
 
 from emofuse import config
 from emofuse.data.augmentation import augment
-from emofuse.data.dataset import Features, Part
+from emofuse.data.dataset import Part, read_features
 from emofuse.datasets import demo, shards
 from emofuse.features import audio, faces, media
 from emofuse.training.sampling import shuffled_batches
 from emofuse.training.train import CPU
+from emofuse.utils.files import read_csv
 
 CLASSES = demo.EMOTIONS
 KATERYNA_RATE, KATERYNA_SECONDS = 22050, 3.6  # of the wav files that its extract_audios.py writes
@@ -125,18 +125,19 @@ def prepare_ours(clips: Sequence[Film], size: Size, work: Path) -> None:
     sound = config.load().corpus("ravdess").audio
     assert sound is not None
     face_section = config.Faces(detector="centre", snippets=size.snippets, frames=size.frames, size=size.side)
-    sound_section = sound.model_copy(update={"segments": size.snippets})
-    for stage, section in ((faces, face_section), (audio, sound_section)):
+    for stage, section in ((faces, face_section), (audio, sound)):
         folder = work / "features" / stage.__name__.rpartition(".")[2]
         folder.mkdir(parents=True)
         stage.extract(rows, archive, section, folder / "shard-0.npy", folder / "shard-0.csv")
     archive.unlink()
 
 
-def read_ours(clips: Sequence[Film], work: Path) -> Part:
-    rows = pd.DataFrame([{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(clips))])
+def read_ours(clips: Sequence[Film], size: Size, work: Path) -> Part:
+    view = config.load().run("ravdess", "proposed").spectrogram.model_copy(update={"segments": size.snippets})
+    sound = read_csv(work / "features/audio/shard-0.csv").add_prefix("audio_")
+    rows = sound.assign(shard="0", faces_row=range(len(clips)))
     labels = np.array([film.label for film in clips])
-    return Part(rows, {modality: Features(work, rows, modality) for modality in ("video", "audio")}, labels)
+    return Part(rows, {modality: read_features(work, rows, modality, view) for modality in ("video", "audio")}, labels)
 
 
 def augmented(
@@ -151,12 +152,13 @@ def ours(clips: Sequence[Film], size: Size, work: Path) -> dict[str, Contender]:
     training = config.load().run("ravdess", "proposed").training
     rng = np.random.default_rng(1)
 
-    # The features are reopened in each epoch, since mapped pages cannot be dropped.
+    # The features are reopened in each epoch, since mapped pages cannot be dropped: spectrograms are read and normalised
+    # each time, and not only once as in training.
     def inputs() -> Iterator[object]:
-        yield from augmented(read_ours(clips, work), shuffled_batches(len(clips), size.batch, rng), training, CPU)
+        yield from augmented(read_ours(clips, size, work), shuffled_batches(len(clips), size.batch, rng), training, CPU)
 
     def stored() -> Iterator[list[torch.Tensor]]:
-        part = read_ours(clips, work)
+        part = read_ours(clips, size, work)
         for indices in shuffled_batches(len(clips), size.batch, rng):
             yield [features.batch(indices) for features in part.features.values()]
 

@@ -18,7 +18,6 @@ used. The last lines are the figures, `name: value`:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -30,12 +29,12 @@ from statistics import median
 
 import torch
 from common import print_figures, shared_data
-from safetensors.torch import save_file
 
 from emofuse import config, datasets
 from emofuse.features import media
 from emofuse.inference import bundle, mlflow_model, predictor, windows
 from emofuse.models.network import EmotionNetwork
+from emofuse.training.model_file import write_model
 from emofuse.utils.files import sha256, write_json
 
 CLIP_SECONDS = {"ravdess": (3.7, 5.4), "demo": (1.5, 1.6)}  # the median and the longest clip
@@ -49,14 +48,18 @@ def write_bundle(folder: Path, corpus: str, params: config.Params, count: int, d
     emotions = datasets.get(section.kind).emotions
     faces = section.faces and section.faces.model_copy(update={"body": "mobilenet0.25"})
     assert faces
-    metadata = {"emotions": list(emotions), "network": run.network.model_dump(mode="json")}
+    assert section.audio
+    view = run.spectrogram
+    shapes = {
+        "video": (faces.snippets, 3, faces.frames, faces.size, faces.size),
+        "audio": (view.segments, section.audio.bands, view.frames),
+    }
     models = []
     for number in range(count):
         torch.manual_seed(number)
-        network = EmotionNetwork(run.network, len(emotions), faces.snippets, faces.size)
+        network = EmotionNetwork(run.network, len(emotions), shapes)
         file = folder / f"{number}.safetensors"
-        state = {key: value.contiguous() for key, value in network.state_dict().items()}
-        save_file(state, file, {"emofuse": json.dumps(metadata)})
+        write_model(file, network.state_dict(), emotions, run)
         models.append(
             bundle.Model(fold=number, file=file.name, sha256=sha256(file), temperature=None, commit=None, made_from={})
         )
@@ -67,7 +70,7 @@ def write_bundle(folder: Path, corpus: str, params: config.Params, count: int, d
         emofuse="0", corpus=corpus, title=section.title, kind=section.kind, protocol="none", seed=1,
         emotions=tuple(emotions), window=window, longest=longest, faces=faces,
         audio=section.audio, detector="detector.pth" if detector else None,
-        ensembles=(bundle.Ensemble(variant="proposed", network=run.network, models=tuple(models)),),
+        ensembles=(bundle.Ensemble(variant="proposed", network=run.network, spectrogram=view, models=tuple(models)),),
     )  # fmt: skip
     write_json(folder / bundle.FILE, content.model_dump(mode="json"))
     return folder

@@ -40,6 +40,7 @@ from emofuse.training.checkpoint import Checkpoint
 from emofuse.utils import gpu
 
 EPOCHS, BATCHES = 4, 8  # the first epoch warms up
+COLUMNS = 370  # of each spectrogram
 KEY = RunKey("random", "kfold_2", "proposed", 1, 0)
 
 
@@ -55,12 +56,14 @@ def make_features(data: Path, section: config.Corpus, clips: int, emotions: tupl
         shape = (total, faces.snippets, faces.frames, faces.size, faces.size, 3)
         np.save(features / "faces" / "shard-0.npy", rng.integers(0, 256, shape, np.uint8))
     if section.audio:
-        shape = (total, section.audio.segments, section.audio.bands, section.audio.frames)
+        shape = (total * COLUMNS, section.audio.bands)
         np.save(features / "audio" / "shard-0.npy", rng.standard_normal(shape, np.float32).astype(np.float16))
     with (splits / "clips.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("clip", "group", "usable", "shard", "faces_row", "audio_row", "emotion"))
-        writer.writerows((n, n, "true", 0, n, n, emotions[n % len(emotions)]) for n in range(total))
+        columns = ("group", "usable", "shard", "faces_row", "audio_row", "audio_rows", "audio_span", "emotion")
+        writer.writerow(("clip", *columns))
+        sound = (COLUMNS, COLUMNS)
+        writer.writerows((n, n, "true", 0, n, n * COLUMNS, *sound, emotions[n % len(emotions)]) for n in range(total))
     with (splits / "folds.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("fold", "part", "clip"))

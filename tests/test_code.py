@@ -77,6 +77,12 @@ def test_every_parameter_but_the_source_is_in_some_settings(tmp_path: Path) -> N
     assert set(type(demo).model_fields) - covered == {"source"}
 
 
+@pytest.mark.parametrize("stage", ["models", "scores", "report", "paper"])
+def test_dvc_knows_every_section_that_a_training_depends_on(stage: str) -> None:
+    described = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    assert {*config.Run.model_fields, "variants"} <= set(described.get("do", described)["params"])
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("package") / "emofuse"

@@ -423,7 +423,8 @@ def test_the_report_describes_a_variant_of_a_factory(tmp_path: Path) -> None:
     assert values["network.factory"] == FACTORY
     assert values["network.options.width"] == "4"
     assert not [name for name in values.index if name.startswith(("network.heads", "network.video"))]
-    results: Any = SimpleNamespace(leading=[SimpleNamespace(folds=(1,), setup=run, variant="my_net")])
+    first = SimpleNamespace(folds=(1,), setup=run, variant="my_net")
+    results: Any = SimpleNamespace(leading=[SimpleNamespace(complete=(first,), first=first)])
     (text,) = attention(results).texts
     assert "does not tell its attention" in " ".join(text.get_text().split())
 

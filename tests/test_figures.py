@@ -25,7 +25,9 @@ from emofuse.models.losses import EmotionDistance
 from emofuse.models.network import EmotionNetwork
 from emofuse.paths import RunKey
 from emofuse.report import figures, load, tables
+from emofuse.report.attention import Attended
 from emofuse.report.embeddings import MEASURES, Embedded, aligned, classical_map, compactness, measure
+from emofuse.report.figures.attention import draw_attention
 from emofuse.report.figures.style import STYLE
 from emofuse.utils.errors import UserError
 
@@ -346,6 +348,18 @@ def test_attention_of_an_audio_only_network(project: tuple[Params, Path]) -> Non
     drawn = figures.attention(load.read("ravdess_audio", params, root))
     assert shown(drawn) == []
     assert [axis.get_xlabel() for axis in drawn.axes] == ["audio segment"]
+
+
+def test_each_modality_has_as_many_panels_as_moments() -> None:
+    """With late average, the numbers may differ."""
+    generator = np.random.default_rng(1)
+    faces = generator.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    segments = generator.normal(size=(2, 16, 40))
+    weights = {"video": np.array([0.5, 1.0, 1.5]), "audio": np.array([0.8, 1.2])}
+    drawn = draw_attention(Attended("a clip", weights, faces, segments), "attention", True)
+    assert [image.shape for image in shown(drawn)] == [(32, 32, 3)] * 3 + [(16, 40)] * 2
+    bars = [[bar.get_height() for bar in group] for axis in drawn.axes for group in axis.containers]
+    assert bars == [[0.5, 1.0, 1.5], [0.8, 1.2]]
 
 
 def test_missing_features_or_attention_are_stated(project: tuple[Params, Path]) -> None:

@@ -244,7 +244,8 @@ def test_all_variants_compute_scores_and_train_all_weights(variant: str, pooling
     )
     run = config.overridden(base, VARIANTS[variant].model_dump(), variant)
     section, view = run.network, run.spectrogram
-    shapes = {"video": CLIP["video"], "audio": (view.segments, 24, view.frames)}
+    snippets = 3 if section.averages_modalities else view.segments
+    shapes = {"video": (snippets, *CLIP["video"][1:]), "audio": (view.segments, 24, view.frames)}
     network = EmotionNetwork(section, 5, shapes)
     scores, embeddings = network({name: torch.rand(2, *shapes[name]) for name in section.modalities})
     assert scores.shape == (2, 5)

@@ -68,7 +68,7 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
         ("frames: 48", "frams: 48", "corpora.demo.spectrogram.frams: no such parameter"),
         ("normalise: fixed", "normalise: loud", "variants.plain_audio.spectrogram.normalise: Input should be 'band'"),
         ("shards: [0, 1]", "shards: [0, 2]", "corpora.demo.shards: expected consecutive numbers from 0"),
-        ("seeds: [1]", "seeds: [1, 1]", "corpora.ravdess.seeds: a value is listed twice"),
+        ("seeds: [1, 2, 3]", "seeds: [1, 1]", "corpora.ravdess.seeds: a value is listed twice"),
         ("paper: [ravdess", "paper: [ravdes", "paper: there is no corpus 'ravdes'"),
         ("  heads: 8", "  heads: 7", "network.heads: 7 does not divide the dimension, 512"),
         (
