@@ -290,7 +290,9 @@ def search(
     protocol: Protocol,
     candidates: Annotated[Path, typer.Argument(help="A YAML file: name: {base: <variant>, network: …, training: …}.")],
     folds: Annotated[str | None, typer.Option(help="The folds, such as 0,1; default: those of params.yaml.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The random seed; default: the corpus's first.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The random seed; default: the corpus's first.", min=0, max=2**31 - 1)
+    ] = None,
 ) -> None:
     """Compare configurations on a development corpus. Writes results/<corpus>/search.csv.
 
