@@ -107,7 +107,7 @@ def waiting_share(root: Path, run: config.Run, emotions: tuple[str, ...], device
 
 def bare(root: Path, run: config.Run, emotions: tuple[str, ...], device: torch.device) -> float:
     """Seconds of BATCHES steps of the bare network."""
-    (part,) = read_parts(root, KEY, ["train"], run.network.modalities, emotions)
+    (part,) = read_parts(root, KEY, ["train"], run, emotions)
     network = build(run.network, len(emotions), part.shapes, root, device).train()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     size = run.training.emotions_per_batch * run.training.clips_per_emotion

@@ -28,7 +28,8 @@ def params() -> Params:
         "title": "demo",
         "demo": {},
         "faces": {"detector": "centre", "snippets": 3},
-        "audio": {"segments": 3},
+        "audio": {},
+        "spectrogram": {"segments": 3},
         "protocols": {"kfold_3": list(range(FOLDS))},
         "variants": VARIANTS,
     }

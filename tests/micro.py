@@ -50,7 +50,8 @@ SECTION: dict[str, Any] = {
     "validation_actors": 1,
     "seeds": [1],
     "faces": {"detector": "centre", "snippets": 2, "frames": 3, "size": 32},
-    "audio": {"bands": 32, "segments": 2, "frames": 32, "fft": 1024},
+    "audio": {"bands": 32, "fft": 1024},
+    "spectrogram": {"segments": 2, "frames": 32},
     "network": {
         "video": {"backbone": "r3d_10", "width": 4, "weights": "none"},
         "audio": {"backbone": "resnet10", "width": 8, "weights": "none"},

@@ -22,7 +22,7 @@ from emofuse.config import Params
 from emofuse.data import index, splits
 from emofuse.data.download import clips
 from emofuse.datasets.emotions import VALENCE_AROUSAL
-from emofuse.evaluation import calibrate, calibration, evaluate, statistics, transfer
+from emofuse.evaluation import calibrate, calibration, evaluate, transfer
 from emofuse.features import audio, faces
 from emofuse.paths import RunKey, TransferKey
 from emofuse.provenance import across
@@ -37,7 +37,9 @@ from emofuse.utils.files import read_csv
 EMOTIONS = ["neutral", "happy", "sad", "angry"]
 SHARED = ("happy", "sad", "angry")
 SOURCE: dict[str, Any] = {
-    **{key: micro.SECTION[key] for key in ("faces", "audio", "network", "training", "validation_actors")},
+    **{
+        key: micro.SECTION[key] for key in ("faces", "audio", "spectrogram", "network", "training", "validation_actors")
+    },
     "kind": "demo",
     "title": "the source",
     "demo": {"seed": 2, "actors": 4, "takes": 1, "emotions": EMOTIONS},
@@ -170,7 +172,7 @@ def test_scores_are_those_of_the_mean_probability_of_the_models_of_a_seed(done: 
     found = load.read("here", load_tree_of(done), done).across
     assert len(found) == 1
     assert found[0].estimates["war"].mean == pytest.approx(np.mean(by_seed))
-    assert found[0].estimates["war"].sd == pytest.approx(np.std(by_seed, ddof=1))
+    assert found[0].estimates["war"].sd_seeds == pytest.approx(np.std(by_seed, ddof=1))
 
 
 def load_tree_of(folder: Path) -> Params:
@@ -328,41 +330,6 @@ def test_restricted_probabilities_sum_to_one_and_keep_their_ratios(
     chosen = probabilities[:, [emotions.index(emotion) for emotion in shared]]
     assert (chosen[np.arange(len(chosen)), found.argmax(1)] == chosen.max(1)).all()
     assert np.allclose(found * chosen.sum(1, keepdims=True), chosen)
-
-
-def test_crossed_intervals_equal_those_of_a_loop() -> None:
-    rng = np.random.default_rng(5)
-    actors = np.array([3, 5, 8, 9])
-    confusions = rng.integers(0, 6, size=(3, 4, 3, 3))
-    found = statistics.crossed(actors, confusions)
-    drawn = statistics.draw_actors([actors])
-    assert drawn is not None
-    seeds = np.random.default_rng(statistics.SEED + 1).multinomial(2, [1 / 3] * 3, size=statistics.RESAMPLES)
-    values = []
-    for resample in range(statistics.RESAMPLES):
-        total, weight = 0.0, 0
-        for seed in range(3):
-            pooled = np.zeros((3, 3))
-            for place, actor in enumerate(actors.tolist()):
-                pooled += drawn[actor][resample] * confusions[seed, place]
-            total += seeds[resample][seed] * np.trace(pooled) / max(pooled.sum(), 1)
-            weight += seeds[resample][seed]
-        values.append(total / weight)
-    low, high = np.percentile(values, [2.5, 97.5])
-    assert (found["war"].low, found["war"].high) == (pytest.approx(low), pytest.approx(high))
-    each = [np.trace(pooled) / pooled.sum() for pooled in confusions.sum(1)]
-    assert found["war"].mean == pytest.approx(np.mean(each))
-    assert found["war"].sd == pytest.approx(np.std(each, ddof=1))
-
-
-def test_crossed_intervals_with_one_seed_or_equal_seeds_reflect_the_actors_alone() -> None:
-    rng = np.random.default_rng(6)
-    actors, one = np.array(["a", "b", "c", "d", "e"]), rng.integers(0, 6, size=(1, 5, 3, 3))
-    alone = statistics.estimates([actors], [one[0]])["uar"]
-    for confusions in (one, one.repeat(3, axis=0)):
-        found = statistics.crossed(actors, confusions)["uar"]
-        assert (found.mean, found.low, found.high) == pytest.approx((alone.mean, alone.low, alone.high))
-    assert statistics.crossed(actors[:1], one[:, :1])["uar"].low is None
 
 
 def make(folder: Path) -> Path:

@@ -19,7 +19,7 @@ from emofuse.report import assumptions, load, tables
 from emofuse.utils.errors import UserError
 
 SECTIONS = {
-    "network": config.Network, "loss": config.Loss, "training": config.Training,
+    "network": config.Network, "spectrogram": config.Spectrogram, "loss": config.Loss, "training": config.Training,
     "faces": config.Faces, "audio": config.Audio, "demo": config.Demo, "table": config.Table,
 }  # fmt: skip
 # They name a corpus and cut it in files; its variants have lines of their own.
@@ -27,7 +27,7 @@ WITHOUT_EFFECT = {"kind", "title", "shards", "variants", "show_faces", "developm
 # The model card shows them.
 WITHOUT_EFFECT |= {f"table.{key}" for key in ("actors_known", "people", "licence", "terms")}
 # An override is shown as the value of what it overrides; where clips come from, and models of other corpora, change nothing.
-ELSEWHERE = {"network", "loss", "training", "source", "across"}
+ELSEWHERE = {"network", "spectrogram", "loss", "training", "source", "across"}
 
 
 def leaves(section: type[BaseModel], path: str) -> Iterator[str]:
@@ -117,7 +117,13 @@ def test_only_parameters_that_apply_are_shown(project: Path) -> None:
     for absent in ("faces.size", "network.video.width", "network.attention.spatial", "network.fusion", "training.flip",
                    "labels", "demo.seed", "variants.triplet"):  # fmt: skip
         assert absent not in audio
-    assert {"network.attention.audio_temporal", "audio.bands", "vocal", "variants.cross_entropy"} <= set(audio)
+    assert {
+        "network.attention.audio_temporal",
+        "audio.bands",
+        "spectrogram.frames",
+        "vocal",
+        "variants.cross_entropy",
+    } <= set(audio)
     assert {"faces.size", "network.fusion", "labels", "sound", "variants.triplet"} <= set(both)
     assert "vocal" not in both
     assert "demo.actors" in shown("demo", project)
@@ -139,7 +145,7 @@ def test_value_of_a_single_corpus_is_attributed_to_us(project: Path) -> None:
     record = next(
         r for r in csv.DictReader(tables.assumptions(read).csv().splitlines()) if r["parameter"] == "audio.bands"
     )
-    assert (record["value"], record["general_value"], record["source"]) == ("80", "256", "third-party reading")
+    assert (record["value"], record["general_value"], record["source"]) == ("64", "256", "third-party reading")
 
 
 def test_user_defined_variant_has_no_source(project: Path) -> None:

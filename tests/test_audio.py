@@ -1,4 +1,4 @@
-"""Log-mel segments: size, position in time, and a reason for every clip without them."""
+"""Log-mel spectrograms: size, position in time, and a reason for every clip without one."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from pathlib import Path
 
 import av
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emofuse import cli
-from emofuse.config import Audio
-from emofuse.data.dataset import Features
+from emofuse import cli, config
+from emofuse.config import Audio, Spectrogram
+from emofuse.data import splits
+from emofuse.data.dataset import read_features
+from emofuse.data.spectrograms import Sound, read_segments
 from emofuse.datasets import shards
 from emofuse.features import audio, media
 from emofuse.features.media import write_clip
 from emofuse.utils.errors import UserError
+from emofuse.utils.files import read_csv
 
-SMALL = Audio(bands=32, fft=1024, segments=4, frames=20)
+SMALL = Audio(bands=32, fft=1024)
+VIEW = Spectrogram(segments=4, frames=20)
 RATE = 16000
 
 
@@ -67,33 +70,16 @@ def film(folder: Path, moments: tuple[float, ...], late: float = 0.0, seconds: f
     return (folder / "film.mp4").read_bytes()
 
 
-def test_segments_are_where_the_sound_is() -> None:
-    time = np.arange(2 * 16000) / 16000
-    samples = np.where((time >= 1.0) & (time < 1.5), np.sin(2 * np.pi * 1000 * time), 0).astype(np.float32)
-    cut = audio.segments(audio.log_mel(samples, SMALL), 2.0, SMALL)
-    assert cut.shape == (4, 32, 20)
-    energy = cut.mean((1, 2))
-    assert energy.argmax() == 2
-    assert energy[2] > 1.0 > max(energy[0], energy[1], energy[3])
-
-
-def test_every_band_has_mean_zero_and_variance_one() -> None:
-    samples = np.random.default_rng(0).normal(0, 0.1, 24000).astype(np.float32)
-    spectrogram = audio.log_mel(samples, SMALL)
-    np.testing.assert_allclose(spectrogram.mean(1), 0, atol=1e-4)
-    np.testing.assert_allclose(spectrogram.std(1), 1, atol=1e-2)
-
-
-def test_features_do_not_depend_on_loudness() -> None:
-    samples = np.random.default_rng(0).normal(0, 0.1, 24000).astype(np.float32)
-    np.testing.assert_allclose(audio.log_mel(samples, SMALL), audio.log_mel(samples * 4, SMALL), atol=2e-2)
-
-
-def test_segments_of_a_short_clip_are_padded() -> None:
-    spectrogram = np.ones((32, 5), np.float32)
-    cut = audio.segments(spectrogram, 0.05, SMALL)
-    assert cut.shape == (4, 32, 20)
-    assert set(np.unique(cut)) == {0.0, 1.0}
+@given(st.integers(0, 2999), st.sampled_from([8.0, 10.0, 12.5]), st.sampled_from([8000, 16000]))
+def test_a_click_is_in_the_column_of_its_moment(moment: int, hop_ms: float, rate: int) -> None:
+    """At `moment` ms of three seconds; the first column is centred on the first sample, and there is one more at the end."""
+    section = Audio(bands=24, fft=512, sample_rate=rate, hop_ms=hop_ms, window_ms=2 * hop_ms)
+    samples = np.zeros(3 * rate, np.float32)
+    samples[moment * rate // 1000] = 0.5
+    spectrogram = audio.log_mel(samples, section)
+    assert spectrogram.shape == (3000 // hop_ms + 1, 24)
+    assert spectrogram.mean(1).argmax() == pytest.approx(moment / hop_ms, abs=0.51)
+    assert audio.span(3.0, section) == pytest.approx(len(spectrogram) - 1)
 
 
 def test_fft_too_short_for_the_bands_is_refused() -> None:
@@ -121,19 +107,18 @@ def test_spectrogram_equals_torchaudios() -> None:
     theirs = torchaudio.transforms.MelSpectrogram(
         16000, n_fft=1024, win_length=512, hop_length=200, n_mels=80, window_fn=torch.hamming_window
     )(torch.from_numpy(samples))
-    logarithm = torch.log(theirs + audio.FLOOR)
-    centred = logarithm - logarithm.mean(1, keepdim=True)
-    expected = (centred / centred.std(1, keepdim=True, correction=0)).numpy()
+    expected = torch.log(theirs + 1e-6).T.numpy()
     np.testing.assert_allclose(audio.log_mel(samples, section), expected, atol=1e-4)
 
 
 def test_each_clip_has_a_row_and_each_bad_clip_a_reason(tmp_path: Path) -> None:
-    tone = (0.3 * np.sin(np.arange(16000) * 0.3)).astype(np.float32)
+    tone = (0.3 * np.sin(np.arange(24000) * 0.3)).astype(np.float32)
     members = {
-        "a.mp4": clip_bytes(tmp_path, tone),
+        "a.mp4": clip_bytes(tmp_path, tone[:16000]),
         "b.mp4": clip_bytes(tmp_path, np.zeros(16000, np.float32)),
         "c.mp4": b"",
         "d.mp4": b"not a clip at all",
+        "e.mp4": clip_bytes(tmp_path, tone),
     }
     archive = tmp_path / "shard-0.zip"
     shards.write(archive, sorted(members.items()))
@@ -142,22 +127,16 @@ def test_each_clip_has_a_row_and_each_bad_clip_a_reason(tmp_path: Path) -> None:
     table = list(csv.DictReader(io.StringIO((tmp_path / "shard-0.csv").read_text())))
     assert [row["status"] for row in table][:3] == ["ok", "the sound track is silent", "empty file"]
     assert table[3]["status"].startswith("cannot be decoded")
+    rows = [int(row["rows"]) for row in table]
+    assert rows == [pytest.approx(101, abs=4), 0, 0, 0, pytest.approx(151, abs=4)]  # encoders pad the end
+    assert [int(row["row"]) for row in table] == [0, rows[0], rows[0], rows[0], rows[0]]
+    assert [row["span"] for row in table] == ["100.000"] * 5
     features = np.load(tmp_path / "shard-0.npy", mmap_mode="r")
-    assert features.shape == (4, 4, 32, 20)
+    assert features.shape == (sum(rows), 32)
     assert features.dtype == np.float16
-    assert np.isfinite(features).all()
-    assert features[0].any()
-    assert not features[1:].any()
-
-
-def test_trimming_removes_only_quiet_ends() -> None:
-    time = np.arange(3 * 16000) / 16000
-    loud = ((time >= 1.0) & (time < 1.3)) | ((time >= 1.7) & (time < 2.0))
-    samples = np.where(loud, 0.5, 0.0005) * np.sin(2 * np.pi * 500 * time)
-    whole = audio.log_mel(samples.astype(np.float32), SMALL)
-    trimmed = audio.log_mel(samples.astype(np.float32), SMALL.model_copy(update={"trim_db": 35.0}))
-    assert whole.shape[1] == 301
-    assert trimmed.shape[1] == pytest.approx(100, abs=14)
+    for name, first, count in (("a.mp4", 0, rows[0]), ("e.mp4", rows[0], rows[4])):
+        expected = audio.log_mel(audio.clip_sound(members[name], 1.0, SMALL), SMALL)
+        np.testing.assert_array_equal(features[first : first + count], expected.astype(np.float16))
 
 
 @pytest.mark.parametrize("container", ["mp4", "flv"])
@@ -192,7 +171,8 @@ corpora:
     kind: ravdess
     title: films
     faces: {detector: centre, snippets: 6, frames: 8, size: 32}
-    audio: {bands: 32, fft: 1024, segments: 6, frames: 40}
+    audio: {bands: 32, fft: 1024}
+    spectrogram: {segments: 6, frames: 40}
     shards: [0]
     protocols: {kfold_2: [0]}
     variants: [proposed]
@@ -206,9 +186,13 @@ variants: {proposed: {}}
     monkeypatch.setenv("EMOFUSE_FILMS_SOURCE", str(tmp_path / "source"))
     for command in (["download", "films", "0"], ["index", "films"], ["faces", "films", "0"], ["audio", "films", "0"]):
         assert cli.main(command) == 0
-    rows = pd.DataFrame([{"shard": "0", "faces_row": str(n), "audio_row": str(n)} for n in range(len(pairs))])
-    pictures = Features(Path("data/films"), rows, "video").batch(range(len(pairs))).numpy()
-    sounds = Features(Path("data/films"), rows, "audio").batch(range(len(pairs))).numpy()
+    features = {stage: splits.feature_table("films", stage, [0], Path()) for stage in ("faces", "audio")}
+    rows = splits.join(read_csv("data/films/index.csv"), features)
+    view = config.load().run("films", "proposed").spectrogram
+    pictures, sounds = (
+        read_features(Path("data/films"), rows, name, view).batch(range(len(pairs))).numpy()
+        for name in ("video", "audio")
+    )
     brightness = pictures.max(axis=2).mean(axis=(2, 3, 4))
     loudness = sounds.astype(np.float32).mean(2).max(2)
     for number, pair in enumerate(pairs.values()):
@@ -248,7 +232,8 @@ def speech(shared_data: Path) -> np.ndarray:
 
 def features(data: bytes) -> np.ndarray:
     samples = audio.clip_sound(data, media.probe(data).duration, SMALL)
-    return audio.clip_segments(samples, len(samples) / RATE, SMALL)
+    sound = Sound(audio.log_mel(samples, SMALL).astype(np.float16), audio.span(len(samples) / RATE, SMALL))
+    return read_segments(sound, VIEW).astype(float)
 
 
 UNUSUAL: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -56,7 +56,9 @@ def test_difference_of_means_and_its_interval(project: tuple[Params, Path]) -> N
     assert apart["war_difference"] == ""
     read = load.read("ravdess", params, root)
     assert f"+{100 * difference:.1f}" in audit(params, root).markdown()
-    assert statistics.leak(read.runs[0].tested, read.random_runs[0].tested)["war"].mean == pytest.approx(difference)
+    assert statistics.leak(read.methods[0].tested, read.random_methods[0].tested)["war"].mean == pytest.approx(
+        difference
+    )
 
 
 def test_random_protocols_only_appear_in_audit_and_folds(project: tuple[Params, Path]) -> None:

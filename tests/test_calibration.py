@@ -232,8 +232,8 @@ def test_each_fold_uses_its_own_temperature(project: tuple[Params, Path]) -> Non
 def test_single_temperature_is_not_a_range(project: tuple[Params, Path]) -> None:
     params, root = project
     read = load.read("demo", params, root)
-    alone = replace(read.runs[0], folds=read.runs[0].folds[:1])
-    assert tables.calibration(replace(read, runs=(alone,))).rows[0][3] == "1.40"
+    alone = replace(read.planned[0], folds=read.planned[0].folds[:1])
+    assert tables.calibration(replace(read, methods=(load.Method((alone,)),))).rows[0][3] == "1.40"
 
 
 def test_runs_without_a_temperature_are_marked_as_uncalibrated(project: tuple[Params, Path]) -> None:
@@ -260,7 +260,7 @@ def test_figure_shows_the_bins_that_have_clips(project: tuple[Params, Path]) -> 
     above, below = figures.calibration(read).axes
     diagonal, trained, calibrated = above.lines
     assert np.array_equal(*np.transpose(diagonal.get_xydata()))
-    run = read.runs[0]
+    run = read.planned[0]
     for line, steps, at in ((trained, below.patches[0], False), (calibrated, below.patches[1], True)):
         probabilities = run.probabilities(at)
         counts = steps.get_data().values
@@ -273,12 +273,16 @@ def test_figure_shows_the_bins_that_have_clips(project: tuple[Params, Path]) -> 
     assert min(trained.get_xdata()) > 80 > min(calibrated.get_xdata())
 
 
-def test_figure_has_a_panel_per_leading_run(project: tuple[Params, Path]) -> None:
+def test_table_and_figure_show_the_first_seed(project: tuple[Params, Path]) -> None:
     params, root = project
     read = load.read("demo", params, root)
-    runs = tuple(replace(read.runs[0], seed=seed) for seed in (1, 2, 3))
-    drawn = figures.calibration(replace(read, runs=(*runs, read.runs[1])))
-    assert [axis.get_title("left") for axis in drawn.axes[::2]] == [f"proposed, seed {seed}" for seed in (1, 2, 3)]
+    runs = tuple(replace(read.planned[0], seed=seed) for seed in (1, 2, 3))
+    several = replace(read, methods=(load.Method(runs), read.methods[1]))
+    assert [axis.get_title("left") for axis in figures.calibration(several).axes[::2]] == ["proposed, seed 1"]
+    assert [row[1:3] for row in tables.calibration(several).rows] == [
+        ["1", "proposed\n(incomplete)"],
+        ["1", "audio_only"],
+    ]
 
 
 def test_figure_without_runs(tmp_path: Path) -> None:

@@ -49,8 +49,9 @@ def settings(folder: Path, change: Callable[[dict[str, Any]], object]) -> dict[s
     [
         ("demo", "demo", {"seed": 2, "actors": 24, "takes": 4}, {"download", "index", "report"}),
         ("demo", "faces", {"detector": "centre", "snippets": 3, "frames": 4, "size": 24}, {"faces", "report"}),
-        ("demo", "audio", {"bands": 40, "segments": 3, "frames": 48}, {"audio", "report"}),
+        ("demo", "audio", {"bands": 40}, {"audio", "report"}),
         ("demo", "validation_actors", 3, {"splits", "report"}),
+        ("demo", "spectrogram", {"segments": 3, "frames": 40}, {"train", "calibrate", "evaluate", "report"}),
         ("demo", "loss", {"margin": 0.3}, {"train", "calibrate", "report"}),
         ("demo", "calibrated", ["proposed", "concat_fusion"], {"evaluate", "report"}),
         ("demo", "title", "another title", {"report"}),

@@ -97,7 +97,7 @@ def test_interval_matches_exhaustive_enumeration() -> None:
     ways = [
         [by_definition(fold[list(drawn)].sum(0)) for drawn in itertools.product(range(4), repeat=3)] for fold in folds
     ]
-    for metric, estimate in statistics.estimates(actors, folds).items():
+    for metric, estimate in statistics.estimates(actors, [fold[:, None] for fold in folds]).items():
         values = np.array([(one[metric] + two[metric]) / 2 for one, two in itertools.product(*ways)])
         assert estimate.low is not None
         assert estimate.high is not None
@@ -113,7 +113,7 @@ def test_interval_matches_exhaustive_enumeration() -> None:
 def test_interval_of_many_actors_matches_scipy() -> None:
     """With 150 actors in a fold, it hardly matters that SciPy draws 150 of them, not 149."""
     confusions = random_confusions(np.random.default_rng(2), 150, 4)
-    estimates = statistics.estimates([np.arange(150)], [confusions])
+    estimates = statistics.estimates([np.arange(150)], [confusions[:, None]])
     for metric, estimate in estimates.items():
         found = bootstrap(
             (np.arange(150),),
@@ -139,9 +139,9 @@ def test_variance_of_resampled_means_is_unbiased(shared: bool) -> None:
     shares = [generator.integers(0, 21, n) / 20 for n in sizes]
     first = np.cumsum([0, *sizes])
     actors = [np.arange(n) + (0 if shared else start) for n, start in zip(sizes, first, strict=False)]
-    drawn = statistics.draw_actors(actors, resamples=100_000)
+    drawn = statistics.draw(actors, 1, resamples=100_000)
     assert drawn is not None
-    war = statistics.resampled(actors, [right_of(share) for share in shares], drawn)["war"]
+    war = statistics.resampled(actors, [right_of(share)[:, None] for share in shares], drawn)["war"]
     if shared:
         variance = np.mean(shares, axis=0).var(ddof=1) / 5
     else:
@@ -153,12 +153,12 @@ def test_variance_of_resampled_means_is_unbiased(shared: bool) -> None:
 @pytest.mark.parametrize("folds", [[[1, 2, 3], [4, 5], [6, 7, 8, 9]], [[1, 2, 3, 4], [3, 4, 5], [5, 6]]])
 def test_each_stratum_draws_one_actor_fewer_than_it_has(folds: list[list[int]]) -> None:
     """A fold is a stratum; if an actor is in two folds, all folds together are one."""
-    drawn = statistics.draw_actors([np.array(fold) for fold in folds], resamples=50)
+    drawn = statistics.draw([np.array(fold) for fold in folds], 1, resamples=50)
     assert drawn is not None
     everyone = sorted({actor for fold in folds for actor in fold})
-    assert sorted(drawn) == everyone
+    assert sorted(drawn.actors) == everyone
     for stratum in folds if len(everyone) == 9 else [everyone]:
-        assert set(sum(drawn[actor] for actor in stratum)) == {len(stratum) - 1}
+        assert set(sum(drawn.actors[actor] for actor in stratum)) == {len(stratum) - 1}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -169,7 +169,9 @@ def test_permutation_test_matches_scipy(seed: int) -> None:
     ours, theirs = ([random_confusions(generator, n, 8, spread=spread) for n in sizes] for spread in (0.1, 0.4))
     every = np.concatenate([*ours, *theirs])
     actors = [np.arange(3), np.arange(3, 8)]
-    found = statistics.permutation_test(actors, [np.stack(both, axis=1) for both in zip(ours, theirs, strict=True)])
+    found = statistics.permutation_test(
+        actors, [np.stack(both, axis=1)[:, None] for both in zip(ours, theirs, strict=True)]
+    )
 
     @cache
     def scores_of(*numbers: int) -> dict[str, float]:
@@ -214,9 +216,9 @@ def test_compactness_matches_scipy_and_scikit_learn(raw: NDArray[np.float64], da
     assume(2 <= len(set(emotions)) < len(raw))
     unit = normalize(raw)
     clips = embeddings.Embedded(raw / np.linalg.norm(raw, axis=1, keepdims=True), emotions, actors)
-    found = embeddings.measure(clips.distances(), emotions, actors)
+    found = embeddings.measure(clips.distances, emotions, actors)
     distances = pdist(unit)
-    np.testing.assert_allclose(clips.distances(), squareform(distances), atol=1e-7)
+    np.testing.assert_allclose(clips.distances, squareform(distances), atol=1e-7)
     same = pdist(labels[0][:, None], "hamming") == 0
     assert found["intra"] == pytest.approx(distances[same].mean(), abs=1e-7)
     assert found["inter"] == pytest.approx(distances[~same].mean(), abs=1e-7)

@@ -44,7 +44,8 @@ SIZES = {
     "variants": ["proposed", "audio_only"],
     "validation_actors": 1,
     "faces": {"detector": "centre", "snippets": 2, "frames": 3, "size": 32},
-    "audio": {"bands": 32, "segments": 2, "frames": 32, "fft": 1024},
+    "audio": {"bands": 32, "fft": 1024},
+    "spectrogram": {"segments": 2, "frames": 32},
 }
 NETWORK = {
     "video": {"backbone": "r3d_10", "width": 4, "weights": "none"},

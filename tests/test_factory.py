@@ -345,7 +345,7 @@ def own_run(factory: str = FACTORY, modalities: tuple[str, ...] = ("video", "aud
 def trained(root: Path, name: str, run: config.Run) -> Path:
     key = run_key(name)
     progress, _ = train.train(key, run, EMOTIONS, root, checkpoint.Checkpoint(root / key.checkpoint, "the same"))
-    write_model(root / key.model, progress.kept, EMOTIONS, run.network)
+    write_model(root / key.model, progress.kept, EMOTIONS, run)
     train.write_history(root / key.history, progress)
     return root / key.model
 
@@ -384,7 +384,8 @@ def test_weights_that_modules_share_are_averaged_once(tmp_path: Path) -> None:
 def test_a_search_tries_options_and_notices_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, returned="(scores, x[:, :8])")
-    params = loaded(tmp_path, {"factory": FACTORY, "modalities": ["audio"]})
+    view = {"segments": 3, "frames": 32}  # for which the network is
+    params = loaded(tmp_path, {"factory": FACTORY, "modalities": ["audio"]}, spectrogram=view)
     development = params.corpus("demo").model_copy(update={"development": True})
     params = params.model_copy(update={"corpora": {**params.corpora, "demo": development}})
     make_corpus(tmp_path).rename(tmp_path / "data" / "demo")
@@ -435,17 +436,18 @@ EVIL = "open('imported', 'w')\ndef build(shapes, classes, **options): raise Syst
 def hostile(folder: Path, factory: str) -> Path:
     """An export of a model that names a factory, which is next to it, too."""
     folder.mkdir()
-    own = section(factory)
+    own = own_run(factory, ("audio",))
     save_file({"x": torch.ones(1)}, folder / "m.safetensors", {"emofuse": json.dumps(describe(EMOTIONS, own))})
     model = {
         "fold": 0, "file": "m.safetensors", "sha256": bundle.sha256(folder / "m.safetensors"), "temperature": None,
         "commit": None, "made_from": {},
     }  # fmt: skip
+    ensemble = own.model_dump(include={"network", "spectrogram"})
     described = {
         "emofuse": "0", "corpus": "demo", "title": "demo", "kind": "demo", "protocol": "kfold_3", "seed": 1,
         "emotions": list(EMOTIONS), "window": 1.0, "longest": 1.0, "faces": None,
-        "audio": config.Audio(bands=24, frames=32, segments=3).model_dump(), "detector": None,
-        "ensembles": [{"variant": "evil", "network": own.model_dump(), "package": "0" * 64, "models": [model]}],
+        "audio": config.Audio(bands=24).model_dump(), "detector": None,
+        "ensembles": [{"variant": "evil", **ensemble, "package": "0" * 64, "models": [model]}],
     }  # fmt: skip
     (folder / "bundle.json").write_text(json.dumps(described))
     return folder
@@ -574,7 +576,7 @@ def test_an_export_is_served_if_the_factory_is_named(
     program = torch.export.load(next((tmp_path / "exported").rglob("*.pt2"))).module()
     found, folder = bundle.read(tmp_path / "exported")
     (network,) = found.networks(found.ensembles[0], folder, FACTORY)
-    clips = {name: torch.rand(3, *shape) for name, shape in found.shapes.items()}
+    clips = {name: torch.rand(3, *shape) for name, shape in found.shapes(found.ensembles[0]).items()}
     assert torch.allclose(program(clips), network(clips)[0], atol=1e-4)
 
 

@@ -17,7 +17,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 from sklearn.metrics import silhouette_score
-from test_report import RAVDESS, make_params, write_demo, write_ravdess
+from test_report import RAVDESS, VIEW, make_params, write_demo, write_ravdess
 
 from emofuse import paths, report
 from emofuse.config import Network, Params
@@ -71,7 +71,7 @@ def write_embeddings(root: Path, fold: int, variant: str = "proposed", towards: 
 def write_model(root: Path, fold: int, tensors: dict[str, np.ndarray], network: Network, corpus: str = "demo") -> None:
     """Write a model as `train` does."""
     path = root / run_key(fold, corpus).model
-    described = {"emotions": RAVDESS, "network": network.model_dump(mode="json")}
+    described = {"emotions": RAVDESS, "network": network.model_dump(mode="json"), "spectrogram": VIEW}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, {"emofuse": json.dumps(described)})
 
@@ -81,14 +81,14 @@ def write_network(root: Path, params: Params, corpus: str = "demo", **changes: A
     modalities = params.corpus(corpus).modalities
     network = Network.model_validate(TINY | {"modalities": modalities} | changes)
     torch.manual_seed(1)
-    trained = EmotionNetwork(network, len(RAVDESS), 3, 32 if "video" in modalities else None)
+    trained = EmotionNetwork(network, len(RAVDESS), {"video": (3, 3, 2, 32, 32), "audio": (3, 16, 16)})
     write_model(root, 0, {name: value.numpy().copy() for name, value in trained.state_dict().items()}, network, corpus)
     clips = root / paths.splits(corpus, run_key(0, corpus).protocol)[0]
     count = len(clips.read_text().splitlines()) - 1
     generator = np.random.default_rng(1)
     features: dict[str, np.ndarray] = {
         "faces": generator.integers(0, 256, (count, 3, 2, 32, 32, 3), dtype=np.uint8),
-        "audio": generator.normal(size=(count, 3, 16, 16)).astype(np.float16),
+        "audio": generator.normal(size=(48 * count, 16)).astype(np.float16),
     }
     if "video" not in modalities:
         del features["faces"]
@@ -109,7 +109,7 @@ def some_clips(actors: int = 4, seed: int = 0) -> Embedded:
 
 def test_compactness_measures_match_their_definition() -> None:
     clips = some_clips()
-    found = measure(clips.distances(), clips.emotions, clips.actors)
+    found = measure(clips.distances, clips.emotions, clips.actors)
     same, other = [], []
     for i, j in itertools.combinations(range(len(clips.unit)), 2):
         distance = float(np.sqrt(((clips.unit[i] - clips.unit[j]) ** 2).sum()))
@@ -127,24 +127,24 @@ def test_jackknife_interval_leaves_out_each_actor() -> None:
     for actor in range(3):
         kept = clips.actors != actor
         part = Embedded(clips.unit[kept], clips.emotions[kept], clips.actors[kept])
-        left.append(measure(part.distances(), part.emotions, part.actors)["intra"])
+        left.append(measure(part.distances, part.emotions, part.actors)["intra"])
     error = np.sqrt(2 / 3 * ((np.array(left) - np.mean(left)) ** 2).sum())
     reach = 4.302653 * error  # Student's t of 2 degrees of freedom, at 97.5 %
-    found = compactness([clips])["intra"]
+    found = compactness([[clips]])["intra"]
     assert (found.low, found.high) == pytest.approx((found.mean - reach, found.mean + reach))
-    assert found.sd is None
-    both = compactness([clips, some_clips(actors=5, seed=1)])["intra"]
-    assert both.sd is not None
+    assert found.sd_folds is None
+    both = compactness([[clips, some_clips(actors=5, seed=1)]])["intra"]
+    assert both.sd_folds is not None
     assert both.low is not None
     assert both.low < both.mean
 
 
 def test_too_few_actors_give_no_interval_and_no_silhouette() -> None:
-    alone = compactness([some_clips(actors=1)])
+    alone = compactness([[some_clips(actors=1)]])
     assert alone["intra"].mean > 0
     assert alone["intra"].low is None
     assert np.isnan(alone["silhouette_actor"].mean)
-    pair = compactness([some_clips(actors=2)])
+    pair = compactness([[some_clips(actors=2)]])
     assert pair["intra"].low is not None
     assert pair["silhouette_actor"].low is None
 
@@ -163,15 +163,15 @@ def test_table_distinguishes_clusters_by_emotion_from_clusters_by_actor(project:
     assert cross_entropy["silhouette_actor_mean"] > 0.5 > cross_entropy["silhouette_emotion_mean"]
     for measured in MEASURES:
         assert proposed[f"{measured}_low"] <= proposed[f"{measured}_mean"] <= proposed[f"{measured}_high"]
-    assert f"{proposed['intra_mean']:.3f} ± {proposed['intra_sd']:.3f}" in shown.rows[0][4]
-    assert shown.rows[0][-1] == "3"
+    assert f"{proposed['intra_mean']:.3f} ± {proposed['intra_sd_folds']:.3f}" in shown.rows[0][3]
+    assert shown.rows[0][-2:] == ["3", "1"]
 
 
 def test_missing_embeddings_are_stated(project: tuple[Params, Path]) -> None:
     params, root = project
     write_demo(root, variants=("proposed",))
     shown = tables.compactness(load.read("demo", params, root))
-    cells = {row[2]: row[4] for row in shown.rows}
+    cells = {row[1]: row[3] for row in shown.rows}
     assert cells == {"proposed": "embeddings missing", "cross_entropy": "not run"}
     assert any("dvc pull" in note for note in shown.notes)
     write_embeddings(root, 1)
@@ -312,9 +312,12 @@ def test_attention_is_drawn_over_faces_and_spectrograms_of_synthetic_clips(proje
     clips = list(csv.DictReader((root / "data/demo/splits/kfold_3/clips.csv").read_text().splitlines()))
     row = [line["clip"] for line in clips].index(clip)
     found = shown(drawn)
+    columns_TF = features["audio"][48 * row : 48 * (row + 1)].astype(float)
+    spectrogram_TF = (columns_TF - columns_TF.mean(0)) / columns_TF.std(0)
     for moment in range(3):
         assert any(np.array_equal(image, features["faces"][row, moment, 1]) for image in found)
-        assert any(np.array_equal(image, features["audio"][row, moment]) for image in found)
+        expected = spectrogram_TF[16 * moment : 16 * (moment + 1)].T
+        assert any(image.shape == (16, 16) and np.allclose(image, expected, atol=0.01) for image in found)
     positions = [image for image in found if image.shape == (2, 2)]
     assert len(positions) == 3
     for image in positions:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from emofuse.utils.errors import UserError
-from emofuse.utils.files import DEEPEST, atomic, read_csv, read_json, read_yaml, write_csv, write_json
+from emofuse.utils.files import DEEPEST, array_file, atomic, read_csv, read_json, read_yaml, write_csv, write_json
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -64,6 +65,49 @@ def test_failure_keeps_the_previous_file(tmp_path: Path) -> None:
         write()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("expected", [0, 3, 7, 10**6])
+def test_an_array_file_has_what_was_written_however_much_was_expected(tmp_path: Path, expected: int) -> None:
+    pieces = [np.arange(6.0).reshape(2, 3), np.array([7, 8, 9]), None, np.zeros((0, 3)), np.full((4, 3), 0.1)]
+    with array_file(tmp_path / "a.npy", np.float16, (expected, 3)) as add:
+        for piece in pieces:
+            add(piece)
+    whole = np.concatenate([pieces[0], [pieces[1]], np.zeros((1, 3)), pieces[4]]).astype(np.float16)
+    for mode in (None, "r"):
+        found = np.load(tmp_path / "a.npy", mmap_mode=mode)
+        assert found.dtype == np.float16
+        np.testing.assert_array_equal(found, whole)
+    np.save(tmp_path / "b.npy", whole)
+    assert (tmp_path / "a.npy").stat().st_size == (tmp_path / "b.npy").stat().st_size
+    assert np.load(tmp_path / "b.npy").shape == (8, 3)
+
+
+@pytest.mark.parametrize(("expected", "written"), [(1000, 0), (1, 1000)])
+def test_an_array_that_does_not_fit_on_the_disk_is_one_line(tmp_path: Path, expected: int, written: int) -> None:
+    """Before anything is written, if its size was expected. The disk is one whose files have at most 5,000 bytes."""
+    program = f"""
+import resource, signal, sys
+import numpy as np
+from emofuse.utils.errors import UserError
+from emofuse.utils.files import array_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+done = 0
+try:
+    with array_file({str(tmp_path / "a.npy")!r}, np.float16, ({expected}, 10)) as add:
+        for done in range(1, {written} + 1):
+            add(np.zeros(10))
+except UserError as error:
+    print(done, error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    number, message = done.stdout.split(" ", 1)
+    assert (int(number) > 0) == (written > 0)
+    assert (
+        message == f"cannot write {tmp_path / 'a.npy'}: File too large; free space or make it writable, and run again\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_files_does_not_import_pandas() -> None:

@@ -85,6 +85,10 @@ CHANGES = {
         parameter("variants", "audio_only", "loss", value={"margin": 0.3}),
         {f"train {AUDIO_FOLD}", f"evaluate {AUDIO_FOLD}", REPORT},
     ),
+    "view of the sound": Change(
+        parameter("variants", "audio_only", "spectrogram", value={"segments": 1, "frames": 90, "normalise": "fixed"}),
+        {f"train {AUDIO_FOLD}", f"evaluate {AUDIO_FOLD}", REPORT},
+    ),
     "feature": Change(
         parameter("corpora", CORPUS, "audio", "hop_ms", value=12.0),
         {*AUDIO, *AFTER_FEATURES},

@@ -45,5 +45,6 @@ def test_features_that_do_not_fit_are_prefetched_to_the_same_losses(
     make_corpus(tmp_path)
     resident = losses(tmp_path, "resident", precision="float32")
     monkeypatch.setattr(dataset, "RESIDENT", 0.0)
-    monkeypatch.setattr(dataset.Features, "move", lambda self, device: pytest.fail("moved although it does not fit"))
+    for kind in (dataset.Faces, dataset.Spectrograms):
+        monkeypatch.setattr(kind, "move", lambda self, device: pytest.fail("moved although it does not fit"))
     assert losses(tmp_path, "mapped", precision="float32") == pytest.approx(resident, rel=0.01)

@@ -322,7 +322,8 @@ SMALL: dict[str, Any] = {
             "demo": {"seed": 1, "actors": 6, "takes": 1},
             "shards": [0, 1],
             "faces": {"detector": "centre", "snippets": 2, "frames": 3, "size": 32},
-            "audio": {"bands": 32, "segments": 2, "frames": 32, "fft": 1024},
+            "audio": {"bands": 32, "fft": 1024},
+            "spectrogram": {"segments": 2, "frames": 32},
             "protocols": {"kfold_3": [0, 1], "random_kfold_3": [0]},
             "variants": ["proposed", "late"],
             "network": {"video": {"weights": "none"}, "audio": {"width": 8}},
@@ -577,7 +578,7 @@ SOUND = config.Network.model_validate(
 
 @pytest.fixture(scope="module")
 def network() -> EmotionNetwork:
-    return EmotionNetwork(SOUND, emotions=4, moments=2, face_size=None)
+    return EmotionNetwork(SOUND, 4, {"audio": (2, 32, 32)})
 
 
 @examples(150)

@@ -14,7 +14,7 @@ from emofuse.config import Network
 from emofuse.models.attention import Gate, SelfAttention, attention
 from emofuse.models.backbones import ResNet2d, ResNet3d
 from emofuse.models.branches import AudioBranch, VideoBranch
-from emofuse.models.fusion import Concatenation, CrossAttention, JointSelfAttention, LateAverage
+from emofuse.models.fusion import CrossAttention, JointSelfAttention, LateAverage
 from emofuse.models.network import EmotionNetwork
 
 SMALL = {
@@ -23,7 +23,9 @@ SMALL = {
     "dimension": 16,
     "heads": 4,
 }
-VARIANTS = config.load(ROOT / "params.yaml").variants
+PARAMS = config.load(ROOT / "params.yaml")
+VARIANTS = PARAMS.variants
+CLIP = {"video": (3, 3, 4, 32, 32), "audio": (3, 24, 32)}  # the shapes of a clip
 FORMS = ("none", "self_attention", "gate")
 KINDS = ("spatial", "channel", "temporal", "audio_temporal")
 
@@ -33,7 +35,7 @@ def small(**changes: object) -> Network:
 
 
 def inputs(batch: int = 2) -> dict[str, torch.Tensor]:
-    return {"video": torch.rand(batch, 3, 3, 4, 32, 32), "audio": torch.randn(batch, 3, 24, 32)}
+    return {"video": torch.rand(batch, *CLIP["video"]), "audio": torch.randn(batch, *CLIP["audio"])}
 
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
@@ -155,14 +157,14 @@ def test_self_attention_fusion_attends_over_both_modalities_and_pairs_them_by_mo
     np.testing.assert_allclose(fusion.weights(audio, video)[0].detach().numpy(), weights, atol=1e-10)
 
 
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 5))
-def test_late_average_scores_are_log_mean_probabilities(dimension: int, moments: int, emotions: int) -> None:
-    late = LateAverage(dimension, moments, emotions).double()
-    audio, video = 5 * torch.randn(2, 3, moments, dimension, dtype=torch.float64)
-    scores = late(Concatenation()(audio, video).flatten(1))
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(2, 5))
+def test_late_average_scores_are_log_mean_probabilities(audio_size: int, video_size: int, emotions: int) -> None:
+    late = LateAverage(audio_size, video_size, emotions).double()
+    audio, video = (5 * torch.randn(3, size, dtype=torch.float64) for size in (audio_size, video_size))
+    scores = late(torch.cat([audio, video], 1))
     expected = np.zeros((3, emotions))
     for classifier, vectors in ((late.audio, audio), (late.video, video)):
-        logits = vectors.flatten(1).numpy() @ classifier.weight.detach().numpy().T + classifier.bias.detach().numpy()
+        logits = vectors.numpy() @ classifier.weight.detach().numpy().T + classifier.bias.detach().numpy()
         expected += softmax(logits, 1) / 2
     np.testing.assert_allclose(scores.exp().detach().numpy(), expected, atol=1e-12)
     np.testing.assert_allclose(scores.softmax(1).detach().numpy(), expected, atol=1e-12)
@@ -237,23 +239,73 @@ def test_faces_are_normalised_as_the_published_weights_expect() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("pooling", ["flatten", "mean"])
 def test_all_variants_compute_scores_and_train_all_weights(variant: str, pooling: str) -> None:
-    base = config.Run(network=small(pooling=pooling), loss=config.Loss(), training=config.Training())
-    section = config.overridden(base, VARIANTS[variant].model_dump(), variant).network
-    network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
-    scores, embeddings = network({name: x for name, x in inputs().items() if name in section.modalities})
+    base = PARAMS.proposed.model_copy(
+        update={"network": small(pooling=pooling), "spectrogram": config.Spectrogram(segments=3)}
+    )
+    run = config.overridden(base, VARIANTS[variant].model_dump(), variant)
+    section, view = run.network, run.spectrogram
+    shapes = {"video": CLIP["video"], "audio": (view.segments, 24, view.frames)}
+    network = EmotionNetwork(section, 5, shapes)
+    scores, embeddings = network({name: torch.rand(2, *shapes[name]) for name in section.modalities})
     assert scores.shape == (2, 5)
     assert embeddings.shape == (2, network.embedding_size)
-    assert network.embedding_size == 16 * len(section.modalities) * (3 if pooling == "flatten" else 1)
+    pooled = [shapes[name][0] if section.pooling == "flatten" else 1 for name in section.modalities]
+    assert network.embedding_size == section.dimension * sum(pooled)
     scores.square().sum().backward()
     assert all(parameter.grad.any() for parameter in network.parameters())
     names = {name for name, _ in network.named_children()}
     assert {"video", "audio"} & names == set(section.modalities)
 
 
+@pytest.mark.parametrize("pooling", ["flatten", "mean"])
+def test_modalities_that_are_averaged_may_have_different_numbers_of_moments(pooling: str) -> None:
+    shapes = CLIP | {"audio": (2, 24, 50)}
+    network = EmotionNetwork(small(fusion="late_average", pooling=pooling), 5, shapes).eval()
+    clips = {name: torch.rand(2, *shape) for name, shape in shapes.items()}
+    scores, embeddings = network(clips)
+    expected, vectors = torch.zeros(2, 5), []
+    for branch, classifier in ((network.audio, network.classifier.audio), (network.video, network.classifier.video)):
+        moments = branch(clips["audio" if branch is network.audio else "video"])
+        vectors.append(moments.flatten(1) if pooling == "flatten" else moments.mean(1))
+        expected += classifier(vectors[-1]).softmax(1) / 2
+    torch.testing.assert_close(scores.softmax(1), expected)
+    torch.testing.assert_close(embeddings, torch.cat(vectors, 1))
+
+
+@pytest.mark.parametrize("dimension", [64, 16])
+def test_vectors_are_projected_only_to_another_dimension(dimension: int) -> None:
+    network = EmotionNetwork(small(dimension=dimension), 5, CLIP)  # both backbones have 64 channels
+    projections = {name for name, _ in network.named_parameters() if ".project." in name}
+    assert bool(projections) == (dimension != 64)
+
+
+def test_plain_audio_is_torchvisions_resnet_with_mean_and_a_linear_classifier() -> None:
+    from torchvision.models import resnet18
+
+    wide = {"network": {"audio": {"width": 64}, "dimension": 512}}  # torchvision has no other width
+    run = config.overridden(config.overridden(PARAMS.proposed, VARIANTS["plain_audio"].model_dump(), ""), wide, "")
+    assert (run.spectrogram.segments, run.network.dropout) == (1, 0.0)
+    network = EmotionNetwork(run.network, 5, {"audio": (1, 24, 40)})
+    randomise_norms(network)
+    reference = resnet18(num_classes=5)
+    state = {
+        name.removeprefix("audio.trunk.").replace("classifier.", "fc."): value.clone()
+        for name, value in network.state_dict().items()
+    }
+    state["conv1.weight"] = state["conv1.weight"].expand(-1, 3, -1, -1) / 3
+    reference.load_state_dict(state)  # strict: there is nothing else in the network
+    segments = torch.randn(3, 1, 24, 40)
+    for training in (False, True):
+        scores, embeddings = network.train(training)({"audio": segments})
+        expected = reference.train(training)(segments.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
+    assert embeddings.shape == (3, 512)
+
+
 @pytest.mark.parametrize("backbone", ["r3d_50", "r3d_101"])
 def test_networks_with_bottlenecks_train(backbone: str) -> None:
     section = small(video={"backbone": backbone, "width": 2}, modalities=["video"])
-    network = EmotionNetwork(section, emotions=5, moments=3, face_size=48)
+    network = EmotionNetwork(section, 5, {"video": (3, 3, 4, 48, 48)})
     scores, _ = network({"video": torch.rand(2, 3, 3, 4, 48, 48)})
     scores.square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -272,7 +324,7 @@ def stage_of(name: str) -> int:
 @pytest.mark.parametrize("modality", ["video", "audio"])
 def test_an_optimizer_step_changes_only_the_stages_that_are_not_frozen(modality: str, frozen: int) -> None:
     section = small(modalities=[modality], **{modality: SMALL[modality] | {"weights": "some.pth", "frozen": frozen}})
-    network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
+    network = EmotionNetwork(section, 5, CLIP)
     trunk = network.get_submodule(modality).trunk
     before = {name: value.clone() for name, value in trunk.state_dict().items()}
     scores, _ = network({modality: inputs()[modality]})
@@ -291,7 +343,7 @@ def test_an_optimizer_step_changes_only_the_stages_that_are_not_frozen(modality:
 @pytest.mark.parametrize("frozen", [0, 1, 5])
 def test_frozen_stages_build_no_graph(frozen: int) -> None:
     section = small(video=SMALL["video"] | {"weights": "some.pth", "frozen": frozen})
-    network = EmotionNetwork(section, emotions=5, moments=3, face_size=32)
+    network = EmotionNetwork(section, 5, CLIP)
     faces = torch.randn(2, 3, 4, 32, 32, requires_grad=True)
     maps = network.video.trunk(faces)
     assert maps.requires_grad == (frozen < 5)
@@ -315,7 +367,7 @@ SHAPES = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("fusion", ["cross_attention", "self_attention", "concat", "late_average"])
 def test_attention_weights_have_their_shapes_and_change_no_state(form: str, fusion: str) -> None:
-    network = EmotionNetwork(small(attention=dict.fromkeys(KINDS, form), fusion=fusion), 5, 3, 32)
+    network = EmotionNetwork(small(attention=dict.fromkeys(KINDS, form), fusion=fusion), 5, CLIP)
     network.train()
     clips = inputs()
     state = {name: value.clone() for name, value in network.state_dict().items()}
@@ -341,7 +393,7 @@ def test_attention_weights_have_their_shapes_and_change_no_state(form: str, fusi
 
 
 def test_gates_within_a_snippet_have_mean_one_and_those_over_time_do_not() -> None:
-    network = EmotionNetwork(small(attention=dict.fromkeys(KINDS, "gate"), fusion="concat"), 5, 3, 32)
+    network = EmotionNetwork(small(attention=dict.fromkeys(KINDS, "gate"), fusion="concat"), 5, CLIP)
     for name, weights in network.attention_weights(inputs()).items():
         mean_is_one = torch.allclose(weights.mean(1), torch.ones(len(weights)), atol=1e-5)
         assert mean_is_one == (name in ("video.spatial", "video.channel"))
@@ -349,7 +401,7 @@ def test_gates_within_a_snippet_have_mean_one_and_those_over_time_do_not() -> No
 
 def test_attention_weights_are_those_in_use() -> None:
     section = small(modalities=["audio"], attention={"audio_temporal": "gate"})
-    network = EmotionNetwork(section, 5, 3, None).eval()
+    network = EmotionNetwork(section, 5, CLIP).eval()
     randomise_norms(network)
     segments = inputs()["audio"]
     weights = network.attention_weights({"audio": segments})["audio.temporal"]
@@ -359,7 +411,7 @@ def test_attention_weights_are_those_in_use() -> None:
 
 
 def test_attention_weights_restore_the_network_after_an_error() -> None:
-    network = EmotionNetwork(small(), 5, 3, 32).train()
+    network = EmotionNetwork(small(), 5, CLIP).train()
     with pytest.raises(KeyError):
         network.attention_weights({"audio": inputs()["audio"]})
     assert network.training

@@ -211,7 +211,7 @@ def test_a_new_corpus_runs_under_both_engines_without_code(tmp_path: Path, clips
 
     def shrink(params: dict[str, Any]) -> None:
         own = params["corpora"]["own"]
-        own |= {key: micro.SECTION[key] for key in ("faces", "audio", "network", "training")}
+        own |= {key: micro.SECTION[key] for key in ("faces", "audio", "spectrogram", "network", "training")}
         own |= {"protocols": {"kfold_5": [0]}, "variants": ["proposed"]}
 
     micro.change(clone, shrink)

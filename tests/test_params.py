@@ -59,8 +59,15 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
         (
             "segments: 3, frames: 48",
             "segments: 4, frames: 48",
-            "corpora.demo.audio.segments: 4 differs from faces.snippets 3",
+            "corpora.demo.variants: proposed: spectrogram.segments: 4 differs from faces.snippets 3",
         ),
+        (
+            "segments: 3, frames: 48",
+            "segments: 3, frames: 48, trim_db: 30.0",
+            "corpora.demo.variants: proposed: spectrogram.trim_db: only for sound alone; segment i and snippet i must",
+        ),
+        ("frames: 48", "frams: 48", "corpora.demo.spectrogram.frams: no such parameter"),
+        ("normalise: fixed", "normalise: loud", "variants.plain_audio.spectrogram.normalise: Input should be 'band'"),
         ("shards: [0, 1]", "shards: [0, 2]", "corpora.demo.shards: expected consecutive numbers from 0"),
         ("seeds: [1]", "seeds: [1, 1]", "corpora.ravdess.seeds: a value is listed twice"),
         ("paper: [ravdess", "paper: [ravdes", "paper: there is no corpus 'ravdes'"),
@@ -143,6 +150,30 @@ def test_variants_override_the_corpus_which_overrides_the_proposed() -> None:
     assert run.network.audio.width == loaded.corpora["demo"].network["audio"]["width"]
     assert run.loss == loaded.loss
     assert loaded.run("demo", "cross_entropy").loss.metric == "none"
+
+
+@pytest.mark.parametrize(
+    ("variant", "fits"), [("audio_only", True), ("video_only", True), ("late_average", True), ("concat_fusion", False)]
+)
+def test_only_variants_that_pair_moments_need_as_many_segments_as_snippets(
+    tmp_path: Path, variant: str, fits: bool
+) -> None:
+    """Each variant may read the same features in its own way."""
+    text = TEXT.replace("segments: 3, frames: 48", "segments: 1, frames: 150, trim_db: 30.0")
+    tree = YAML(typ="safe").load(text)
+    tree["variants"]["late_average"] = {"network": {"fusion": "late_average"}}
+    tree["corpora"]["demo"]["variants"] = [variant]
+    tree["corpora"]["demo"]["audit"] = [variant]
+    tree |= {"corpora": {"demo": tree["corpora"]["demo"]}, "paper": []}
+    for name in ("protocols", "corpora"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML(typ="safe").dump(tree, stream)
+    if fits:
+        assert config.load(tmp_path / "params.yaml").run("demo", variant).spectrogram.segments == 1
+    else:
+        with pytest.raises(UserError, match=r"spectrogram\.segments: 1 differs from faces.snippets 3"):
+            config.load(tmp_path / "params.yaml")
 
 
 def test_the_environment_overrides_the_source(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_a_corpus_clip_gets_the_scores_of_the_pipeline(
     micro_run: Path, params: config.Params, models: predictor.Models, clips: list[Path]
 ) -> None:
     run, emotions = params.run(micro.CORPUS, "proposed"), models.bundle.emotions
-    (part,) = read_parts(micro_run, KEY, ["test"], run.network.modalities, emotions)
+    (part,) = read_parts(micro_run, KEY, ["test"], run, emotions)
     state, _ = read_model(micro_run / FOLD)
     state.pop("emotion_distance", None)
     network = build(run.network, len(emotions), part.shapes, micro_run)

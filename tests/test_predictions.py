@@ -145,7 +145,7 @@ def test_our_predictions_get_the_estimates_of_the_report(tmp_path: Path) -> None
               [{"fold": fold, "part": "test", "clip": row["clip"]} for fold in rows for row in rows[fold]])  # fmt: skip
     write_csv(data / "given.csv", [row for fold in rows for row in rows[fold]])  # type: ignore[misc]
     result = score_file(data / "given.csv", data, "kfold_3")
-    run = next(run for run in load.read("demo", params, tmp_path).runs if run.variant == "proposed")
+    run = next(method for method in load.read("demo", params, tmp_path).methods if method.variant == "proposed")
     assert result.estimates == run.estimates
     assert result.confusion.tolist() == run.confusion.tolist()
 
@@ -153,11 +153,13 @@ def test_our_predictions_get_the_estimates_of_the_report(tmp_path: Path) -> None
 def test_what_is_printed(corpus: Path) -> None:
     result = score(corpus, guesses(corpus))
     text, war = result.text(), result.estimates["war"]
-    assert war.sd is not None
+    assert war.sd_folds is not None
     assert war.low is not None
     assert war.high is not None
     assert text.startswith("own, apart: 95 test clips of 6 actors in 3 of 3 folds\n")
-    line = f"WAR %        {100 * war.mean:.1f} ± {100 * war.sd:.1f}   [{100 * war.low:.1f}, {100 * war.high:.1f}]\n"
+    line = (
+        f"WAR %        {100 * war.mean:.1f} ± {100 * war.sd_folds:.1f}   [{100 * war.low:.1f}, {100 * war.high:.1f}]\n"
+    )
     assert line in text
     for fold in result.folds:
         assert f"\n{fold}      {2 * fold + 1}–{2 * fold + 2}" in text
@@ -174,7 +176,7 @@ def test_missing_folds_are_named(corpus: Path) -> None:
     assert "Not given: fold 0, 2." in result.text()
     assert result.record()["folds_not_given"] == [0, 2]
     assert [fold["fold"] for fold in result.record()["folds"]] == [1]
-    assert result.estimates["war"].sd is None
+    assert result.estimates["war"].sd_folds is None
 
 
 def test_a_clip_tested_in_several_folds_needs_a_fold(corpus: Path) -> None:

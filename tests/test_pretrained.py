@@ -20,6 +20,7 @@ from emofuse.training.initialisation import load_pretrained
 from emofuse.utils.errors import UserError
 
 WIDTH = 8
+CLIP = {"video": (2, 3, 4, 32, 32), "audio": (2, 32, 32)}  # the shapes of a clip
 
 
 class HaraBottleneck(nn.Module):
@@ -84,7 +85,7 @@ def section(modality: str, backbone: str, weights: str, width: int = WIDTH, froz
 def loaded(network: Network, file: Path) -> nn.Module:
     """The backbone, in eval mode, of a network initialised from that file."""
     (modality,) = network.modalities
-    built = EmotionNetwork(network, emotions=4, moments=2, face_size=32 if modality == "video" else None)
+    built = EmotionNetwork(network, 4, CLIP)
     load_pretrained(built, network, {getattr(network, modality).weights: file})
     return built.eval().get_submodule(modality).trunk
 
@@ -194,14 +195,14 @@ def test_only_backbones_with_weights_are_changed(tmp_path: Path) -> None:
             "heads": 2,
         }
     )
-    built = EmotionNetwork(network, emotions=4, moments=2, face_size=32)
+    built = EmotionNetwork(network, 4, CLIP)
     before = {name: value.clone() for name, value in built.state_dict().items()}
     load_pretrained(built, network, {"k.pth": tmp_path / "k.pth"})
     changed = {name for name, value in built.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("video.trunk.") for name in changed)
     sound = network.model_copy(update={"modalities": ["audio"]})
-    load_pretrained(EmotionNetwork(sound, 4, 2, None), sound, {})
+    load_pretrained(EmotionNetwork(sound, 4, CLIP), sound, {})
 
 
 def rejection(network: Network, file: Path) -> str:

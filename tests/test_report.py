@@ -31,14 +31,15 @@ RAVDESS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "su
 CREMAD = ("angry", "disgust", "fearful", "happy", "neutral", "sad")
 VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entropy")
 COMPARISONS = ("modality", "attention", "fusion", "loss")
-AUDIO = {"bands": 16, "segments": 3, "frames": 16}
+AUDIO = {"bands": 16}
+VIEW = {"segments": 3, "frames": 16}
 FACES = {"snippets": 3, "frames": 2, "size": 32}
 HEADER = ",".join(["clip", "actor", "emotion", "predicted", *(f"p_{emotion}" for emotion in RAVDESS)])
 
 
 def make_params(root: Path) -> Params:
     """Write params.yaml, protocols/ and literature/ of a small project under `root`."""
-    both = {"faces": FACES, "audio": AUDIO, "variants": list(VARIANTS)}
+    both = {"faces": FACES, "audio": AUDIO, "spectrogram": VIEW, "variants": list(VARIANTS)}
     tree = {
         "paper": ["ravdess", "cremad"],
         "corpora": {
@@ -49,7 +50,7 @@ def make_params(root: Path) -> Params:
             "cremad": both | {"kind": "cremad", "title": "CREMA-D", "protocols": {"hicmae_5cv": [0, 1, 2, 3, 4]}},
             "ravdess_audio": {
                 "kind": "ravdess", "title": "RAVDESS, speech recordings", "modalities": ["audio"], "audio": AUDIO,
-                "protocols": {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4]}, "network": {"modalities": ["audio"]},
+                "spectrogram": VIEW, "protocols": {"luna_jimenez_2022_5cv": [0, 1, 2, 3, 4]}, "network": {"modalities": ["audio"]},
                 "variants": ["proposed", "no_temporal_attention"],
             },
             "demo": both | {
@@ -82,7 +83,7 @@ def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
 def write_clips(root: Path, corpus: str, protocol: str, clips: list[tuple[str, int, str]], broken: int = 0) -> None:
     rows = [
         {
-            "clip": clip, "shard": 0, "faces_row": row, "audio_row": row, "actor": actor, "gender": "female",
+            "clip": clip, "shard": 0, "faces_row": row, "audio_row": 48 * row, "audio_rows": 48, "audio_span": 48.0, "actor": actor, "gender": "female",
             "emotion": emotion, "group": clip, "usable": "true" if row >= broken else "false",
             "reason": "" if row >= broken else "no face in 6 of 6 snippets", "replaced": 7 if row == broken else 0,
         }
@@ -177,14 +178,17 @@ def write_ravdess(
             write_fold(root, (corpus, protocol, variant, 1), fold, RAVDESS, test, accuracy + shift[variant])
 
 
-def write_demo(root: Path, folds: tuple[int, ...] = (0, 1, 2), variants: tuple[str, ...] = VARIANTS) -> None:
+def write_demo(
+    root: Path, folds: tuple[int, ...] = (0, 1, 2), variants: tuple[str, ...] = VARIANTS, seed: int = 1,
+    accuracy: dict[str, float] | None = None,
+) -> None:  # fmt: skip
     clips = [(f"demo-{a:02}-{e}-{t}", a, e) for a in range(1, 13) for e in RAVDESS for t in range(1, 6)]
     write_clips(root, "demo", "kfold_3", clips, broken=2)
-    accuracy = dict(zip(VARIANTS, (0.86, 0.6, 0.62, 0.84, 0.83), strict=True))
+    accuracy = accuracy or dict(zip(VARIANTS, (0.86, 0.6, 0.62, 0.84, 0.83), strict=True))
     for variant in variants:
         for fold in folds:
             test = [clip for clip in clips[2:] if (clip[1] - 1) // 4 == fold]
-            write_fold(root, ("demo", "kfold_3", variant, 1), fold, RAVDESS, test, accuracy[variant], epochs=14)
+            write_fold(root, ("demo", "kfold_3", variant, seed), fold, RAVDESS, test, accuracy[variant], epochs=14)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -250,7 +254,7 @@ def test_main_table_of_a_whole_corpus(project: tuple[Params, Path]) -> None:
         )
         wars.append(np.mean([row["emotion"] == row["predicted"] for row in predictions]))
     assert float(proposed["war_mean"]) == pytest.approx(np.mean(wars))
-    assert float(proposed["war_sd"]) == pytest.approx(np.std(wars, ddof=1))
+    assert float(proposed["war_sd_folds"]) == pytest.approx(np.std(wars, ddof=1))
     assert float(proposed["war_low"]) < np.mean(wars) < float(proposed["war_high"])
     assert float(proposed["difference_points"]) == pytest.approx(100 * np.mean(wars) - 89.25)
     assert (proposed["verdict"], proposed["clips"], proposed["actors"], proposed["folds"]) == (
@@ -271,11 +275,11 @@ def test_the_summary_has_the_scores_of_every_run(project: tuple[Params, Path]) -
     rows = {row["variant"]: row for row in parse(quick("demo", params, root)[0]["main"])}
     by_name = report.summary(load.read("demo", params, root))
     assert by_name["kfold_3"].keys() == {"proposed", "audio_only"}
-    for variant, seeds in by_name["kfold_3"].items():
+    for variant, found in by_name["kfold_3"].items():
         expected = {
             metric: pytest.approx(float(rows[variant][f"{metric}_mean"]), abs=1e-6) for metric in statistics.METRICS
         }
-        assert seeds == {"seed-1": expected | {"folds": 2}}
+        assert found == expected | {"seeds": 1, "folds": 2}
 
 
 def test_verdict_requires_the_whole_corpus_all_folds_and_the_papers_task(project: tuple[Params, Path]) -> None:
@@ -285,9 +289,9 @@ def test_verdict_requires_the_whole_corpus_all_folds_and_the_papers_task(project
 
     def verdict(corpus: str) -> str:
         read = load.read(corpus, params, root)
-        return paper_verdict(read, next(run for run in read.runs if run.folds))
+        return paper_verdict(read, next(method for method in read.methods if method.complete))
 
-    assert verdict("ravdess") in ("reproduced", "inconclusive")
+    assert verdict("ravdess") in ("equivalent", "inconclusive")
     assert verdict("ravdess_audio") == "not comparable"
     (root / "results/ravdess/runs/luna_jimenez_2022_5cv/proposed/seed-1/fold-3/metrics.json").unlink()
     assert verdict("ravdess") == "not comparable"
@@ -413,7 +417,7 @@ def test_each_number_names_its_run_or_fold(project: tuple[Params, Path]) -> None
     assert seen == {*runs, ""}
     for name in ("compactness", "recall", "calibration"):
         assert all(
-            origins[-1] in ("", f"{row[0]}/{row[2]}/seed-{row[1]}")
+            origins[-1] in ("", *(f"{row[0]}/{cell.partition(chr(10))[0]}/seed-1" for cell in row))
             for row, origins in zip(by_name[name].rows, origins_of(by_name[name]), strict=True)
         )
     assert {origins[-1] for origins in origins_of(by_name["recall"])} == {
@@ -434,7 +438,7 @@ def test_missing_runs_and_unlisted_variants_are_stated(project: tuple[Params, Pa
         "not run",
         "",
     )
-    assert "| triplet | not run | not run | not run | – | – |" in by_name["loss"].markdown()
+    assert "| triplet | not run | not run | not run | – | – | – |" in by_name["loss"].markdown()
     attention = by_name["attention"].rows[1]
     assert "self_attention: spatial, channel" in attention
     assert "not run" in attention
@@ -467,22 +471,118 @@ def test_variants_on_other_folds_or_clips_are_not_compared(project: tuple[Params
     assert parse(by_name["modality"])[1]["war_difference_p"] != ""
 
 
-def test_variants_are_compared_within_a_seed(project: tuple[Params, Path]) -> None:
+def test_seeds_are_one_row(project: tuple[Params, Path]) -> None:
+    _, root = project
+    params = changed(root / "params.yaml", {"seeds": [1, 2, 4]}, "demo")
+    for seed in (1, 2, 4):
+        write_demo(root, variants=("proposed", "concat_fusion"), seed=seed)
+    by_name, html = quick("demo", params, root)
+    for variant, row, line in zip(
+        ("proposed", "concat_fusion"), parse(by_name["fusion"]), by_name["fusion"].rows, strict=False
+    ):
+        found = np.array([wars(root, ("demo", "kfold_3", variant, seed), (0, 1, 2)) for seed in (1, 2, 4)])
+        assert (row["variant"], row["status"], row["seeds"], row["folds"]) == (variant, "run", "3", "3")
+        assert float(row["war_mean"]) == pytest.approx(found.mean())
+        assert float(row["war_sd_folds"]) == pytest.approx(found.mean(0).std(ddof=1))
+        assert float(row["war_sd_seeds"]) == pytest.approx(found.mean(1).std(ddof=1))
+        shown = [percent(float(row[f"war_{key}"])) for key in ("mean", "sd_folds", "sd_seeds")]
+        assert line[3].startswith(" ± ".join(shown) + "\n[")
+    difference = parse(by_name["fusion"])[1]
+    low, high = (100 * float(difference[f"war_difference_{end}_90"]) for end in ("low", "high"))
+    assert by_name["fusion"].rows[1][6].endswith(f"[{table.points(low)}, {table.points(high)}]")
+    assert difference["verdict"] == statistics.verdict(
+        statistics.Estimate(0, low_90=low, high_90=high), float(difference["margin_points"])
+    )
+    assert float(difference["margin_points"]) == statistics.margin((4, 4, 4))
+    assert by_name["fusion"].rows[1][7] == f"{difference['verdict']}\n(margin ±{difference['margin_points']})"
+    assert [(row["seed"], row["fold"]) for row in parse(by_name["folds"])[:4]] == [
+        ("1", "0"),
+        ("1", "1"),
+        ("1", "2"),
+        ("2", "0"),
+    ]
+    assert by_name["main"].runs(0, by_name["main"].header.index("WAR %")).split() == [
+        f"kfold_3/proposed/seed-{seed}" for seed in (1, 2, 4)
+    ]
+    assert "mean of 3 folds and 3 seeds" in html
+
+
+def test_identical_variants_are_equivalent(project: tuple[Params, Path]) -> None:
     _, root = project
     params = changed(root / "params.yaml", {"seeds": [1, 2]}, "demo")
-    write_demo(root, variants=("proposed", "concat_fusion"))
+    for seed in (1, 2):
+        write_demo(root, variants=("proposed",), seed=seed)
     folder = root / "results/demo/runs/kfold_3"
-    shutil.copytree(folder / "concat_fusion/seed-1", folder / "concat_fusion/seed-2")
-    shutil.copytree(folder / "concat_fusion/seed-1", folder / "proposed/seed-2")
-    rows = parse(quick("demo", params, root)[0]["fusion"])
-    assert [(row["seed"], row["variant"]) for row in rows] == [
-        ("1", "proposed"), ("1", "concat_fusion"), ("2", "proposed"), ("2", "concat_fusion"),
-    ]  # fmt: skip
-    assert float(rows[3]["war_difference"]) == float(rows[3]["war_difference_low"]) == 0
-    assert float(rows[3]["war_difference_p"]) == 1
-    assert float(rows[1]["war_difference"]) != 0
-    assert float(rows[1]["war_difference_p"]) < 1
-    assert float(rows[1]["war_difference_p_holm"]) == min(1, 2 * float(rows[1]["war_difference_p"]))
+    shutil.copytree(folder / "proposed", folder / "concat_fusion")
+    row = parse(quick("demo", params, root)[0]["fusion"])[1]
+    assert {float(row[f"war_difference{end}"]) for end in ("", "_low", "_high", "_low_90", "_high_90")} == {0}
+    assert float(row["war_difference_p"]) == float(row["war_difference_p_holm"]) == 1
+    assert row["verdict"] == "equivalent"
+
+
+def test_missing_seeds_make_a_row_incomplete(project: tuple[Params, Path]) -> None:
+    _, root = project
+    params = changed(root / "params.yaml", {"seeds": [1, 2, 3]}, "demo")
+    write_demo(root, variants=("proposed", "concat_fusion"))
+    write_demo(root, variants=("proposed",), seed=3)
+    write_demo(root, folds=(0, 1), variants=("proposed",), seed=2)
+    by_name, html = quick("demo", params, root)
+    row = parse(by_name["main"])[0]
+    assert (row["status"], row["seeds"], row["seeds_planned"], row["folds"]) == ("incomplete", "2", "3", "3")
+    kept = [wars(root, ("demo", "kfold_3", "proposed", seed), (0, 1, 2)) for seed in (1, 3)]
+    assert float(row["war_mean"]) == pytest.approx(np.mean(kept))
+    assert by_name["main"].rows[0][1] == "proposed\n(incomplete)"
+    assert "2 of 3" in by_name["main"].rows[0]
+    note = "proposed (kfold_3) lacks fold 2 of seed 2; it is computed from fold 0–2 of seed 1, 3"
+    for name in ("main", "fusion", "recall"):
+        assert note in " ".join(by_name[name].notes)
+    assert note in html
+    assert "concat_fusion (kfold_3) lacks fold 0–2 of seed 2; fold 0–2 of seed 3" in html
+    row = parse(by_name["fusion"])[1]  # other seeds than proposed
+    assert (row["war_difference"], row["verdict"]) == ("", "–")
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_a_plain_network_that_is_better_is_the_first_note(project: tuple[Params, Path], better: bool) -> None:
+    _, root = project
+    tree = yaml.safe_load((root / "params.yaml").read_text())
+    tree["variants"] |= {"plain_late_average": {"network": {"fusion": "late_average"}}, "paper_reading": {}}
+    (root / "params.yaml").write_text(yaml.safe_dump(tree))
+    variants = ["proposed", "no_temporal_attention", "plain_late_average", "paper_reading"]
+    params = changed(root / "params.yaml", {"variants": variants}, "demo")
+    write_demo(
+        root,
+        variants=("proposed", "plain_late_average"),
+        accuracy={"proposed": 0.5, "plain_late_average": 0.7 if better else 0.3},
+    )
+    by_name, html = quick("demo", params, root)
+    plain, proposed = (
+        np.mean(wars(root, ("demo", "kfold_3", variant, 1), (0, 1, 2)))
+        for variant in ("plain_late_average", "proposed")
+    )
+    note = (
+        f"A plain network is better than the proposed one: plain_late_average has a WAR of {percent(plain)} %, proposed"
+        f" {percent(proposed)} %, {100 * (plain - proposed):.1f} points less (kfold_3)."
+    )
+    for name in ("main", "modality", "attention"):
+        assert (by_name[name].notes[0] == note) == better, name
+        assert not better or by_name[name].notes.count(note) == 1
+    assert (note in html) == better
+    assert [row["variant"] for row in parse(by_name["attention"])] == variants
+    assert [row["variant"] for row in parse(by_name["modality"])] == ["proposed", *variants[2:]]
+    assert not by_name["loss"].rows  # nothing but the baselines
+
+
+def test_a_development_corpus_is_marked_everywhere(project: tuple[Params, Path]) -> None:
+    _, root = project
+    mark = "Development corpus, optimistic: recipes were selected on these speakers"
+    write_demo(root, variants=("proposed",))
+    for development in (True, False):
+        params = changed(root / "params.yaml", {"development": development}, "demo")
+        by_name, html = quick("demo", params, root)
+        for name, one in by_name.items():
+            assert (mark in one.markdown()) == (mark in latex.table(one)) == development, name
+        assert (mark in html) == development
 
 
 def test_contradictory_results_are_an_error(project: tuple[Params, Path]) -> None:
@@ -589,7 +689,7 @@ def literature(params: Params, root: Path) -> tuple[dict[str, dict[str, str]], d
 
 @pytest.mark.parametrize(
     ("accuracy", "war", "verdict"),
-    [(2.0, "98.5", "on par"), (2.0, "90.0", "above"), (-1.0, "90.0", "below"), (0.8, "80.0", "inconclusive")],
+    [(2.0, "98.5", "equivalent"), (2.0, "90.0", "above"), (-1.0, "90.0", "below"), (0.8, "80.0", "equivalent")],
 )
 def test_comparison_with_a_published_result(
     project: tuple[Params, Path], accuracy: float, war: str, verdict: str
@@ -601,8 +701,10 @@ def test_comparison_with_a_published_result(
     ours, theirs = lines["proposed"], lines["HiCMAE-B"]
     for key in ("", "_low", "_high"):
         assert float(theirs[f"difference_points{key}"]) == pytest.approx(100 * float(ours[f"war{key}"]) - float(war))
+    assert float(theirs["difference_points_low"]) <= float(theirs["difference_points_low_90"])
+    assert float(theirs["margin_points"]) == 7.5
     assert (theirs["verdict"], theirs["compared_with"], theirs["compared_metric"]) == (verdict, "proposed", "war")
-    assert rows["HiCMAE-B"][6] == verdict
+    assert rows["HiCMAE-B"][6] == f"{verdict}\n(margin ±7.5)"
     assert rows["HiCMAE-B"][5].startswith(table.points(100 * float(ours["war"]) - float(war)))
     for method in ("proposed", "CFN-SR"):  # ours, and one whose protocol is another
         assert lines[method]["difference_points"] == ""
@@ -638,7 +740,7 @@ def test_recall_minus_that_of_listeners(project: tuple[Params, Path]) -> None:
     write_clips(root, "cremad", "hicmae_5cv", clips)
     write_fold(root, ("cremad", "hicmae_5cv", "audio_only", 1), 0, CREMAD, clips, 0.7)
     shown = tables.recall(load.read("cremad", params, root))
-    rows = {row[2]: dict(zip(shown.header, row, strict=True)) for row in shown.rows}
+    rows = {row[1]: dict(zip(shown.header, row, strict=True)) for row in shown.rows}
     shares = {
         row["emotion"]: float(row["share"])
         for row in read_csv(root / "literature/listeners.csv")
@@ -654,7 +756,7 @@ def test_recall_minus_that_of_listeners(project: tuple[Params, Path]) -> None:
             cell = rows["audio_only minus listeners, audio"][row["emotion"]]
             assert cell == f"{table.points(100 * difference)}\n{ends}"
             assert rows["listeners, audio"][row["emotion"]] == percent(shares[row["emotion"]])
-    assert set(rows["proposed"].values()) == {"hicmae_5cv", "1", "proposed", "not run"}
+    assert set(rows["proposed"].values()) == {"hicmae_5cv", "proposed", "not run"}
     assert "listeners, video" in rows
     assert not any("minus listeners, video" in name for name in rows)  # nothing of ours saw the faces alone
 

@@ -149,11 +149,16 @@ def test_first_reason_is_reported() -> None:
         ]
     )
     faces = pd.DataFrame({"clip": ["a", "c"], "row": ["0", "1"], "status": ["ok", "no face"], "replaced": ["3", "0"]})
-    audio = pd.DataFrame({"clip": ["a", "c", "d"], "row": ["0", "1", "2"], "status": ["ok", "silent", "ok"]})
+    audio = pd.DataFrame(
+        [("a", "0", "301", "300.5", "ok"), ("c", "301", "0", "200.0", "silent"), ("d", "301", "99", "98.2", "ok")],
+        columns=["clip", "row", "rows", "span", "status"],
+    )
     clips = splits.join(index, {"faces": faces, "audio": audio})
     assert list(clips.columns) == list(splits.CLIP_COLUMNS)
     assert clips["usable"].tolist() == ["true", "false", "false", "false"]
     assert clips["reason"].tolist() == ["", "wrong name", "no face", "not in the faces table"]
     assert clips["faces_row"].tolist() == ["0", "", "1", ""]
-    assert clips["audio_row"].tolist() == ["0", "", "1", "2"]
+    assert clips["audio_row"].tolist() == ["0", "", "301", "301"]
+    assert clips["audio_rows"].tolist() == ["301", "", "0", "99"]
+    assert clips["audio_span"].tolist() == ["300.5", "", "200.0", "98.2"]
     assert clips["replaced"].tolist() == ["3", "", "0", ""]

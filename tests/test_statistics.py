@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,13 +57,18 @@ def _simulated(generator: np.random.Generator, folds: int, actors: int, clips: i
 
 
 def _disjoint(folds: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The arguments of `estimates` for folds that share no actors."""
+    """The arguments of `estimates` for folds that share no actors, with one seed."""
+    return _actors(folds), [fold[:, None] for fold in folds]
+
+
+def _actors(folds: list[np.ndarray]) -> list[np.ndarray]:
+    """The actors of folds that share none."""
     first = itertools.accumulate((len(fold) for fold in folds), initial=0)
-    return [np.arange(start, start + len(fold)) for start, fold in zip(first, folds, strict=False)], folds
+    return [np.arange(start, start + len(fold)) for start, fold in zip(first, folds, strict=False)]
 
 
 def _bootstrap(actors: list[np.ndarray], folds: list[np.ndarray], resamples: int) -> dict[str, np.ndarray]:
-    drawn = statistics.draw_actors(actors, resamples)
+    drawn = statistics.draw(actors, folds[0].shape[1], resamples)
     assert drawn is not None
     return statistics.resampled(actors, folds, drawn)
 
@@ -109,7 +116,7 @@ def test_intervals_are_reproducible_and_contain_the_mean() -> None:
         assert 0 <= estimate.low <= estimate.mean <= estimate.high <= 1
     by_fold = [float(np.trace(fold.sum(0)) / fold.sum()) for fold in folds]
     assert first["war"].mean == pytest.approx(np.mean(by_fold))
-    assert first["war"].sd == pytest.approx(np.std(by_fold, ddof=1))
+    assert first["war"].sd_folds == pytest.approx(np.std(by_fold, ddof=1))
 
 
 def test_pooled_recalls_and_their_intervals_agree_with_a_loop() -> None:
@@ -142,7 +149,7 @@ def test_recalls_of_emotions_that_few_or_no_actors_have() -> None:
 
 def test_a_single_fold_has_no_sd_and_a_single_actor_no_interval() -> None:
     fold = _simulated(np.random.default_rng(5), folds=1, actors=4, clips=10, spread=0.1)[0]
-    assert statistics.estimates(*_disjoint([fold]))["war"].sd is None
+    assert statistics.estimates(*_disjoint([fold]))["war"].sd_folds is None
     assert statistics.estimates(*_disjoint([fold]))["war"].low is not None
     assert statistics.estimates(*_disjoint([fold, fold[:1]]))["war"].low is None
 
@@ -151,12 +158,18 @@ def test_an_actor_in_several_folds_is_drawn_for_all_of_them_together() -> None:
     """If two folds have the same actors with the same clips, their mean varies as much as either of them."""
     fold = _simulated(np.random.default_rng(8), folds=1, actors=6, clips=20, spread=0.2)[0]
     everyone = np.arange(6)
-    one = statistics.estimates([everyone], [fold])["uar"]
-    two = statistics.estimates([everyone, everyone], [fold, fold])["uar"]
+    one = statistics.estimates([everyone], [fold[:, None]])["uar"]
+    two = statistics.estimates([everyone, everyone], [fold[:, None]] * 2)["uar"]
     assert (two.low, two.high) == (one.low, one.high)
     disjoint = statistics.estimates(*_disjoint([fold, fold]))["uar"]
     assert None not in (one.low, one.high, disjoint.low, disjoint.high)
     assert disjoint.high - disjoint.low < 0.85 * (one.high - one.low)  # type: ignore[operator]
+
+
+def _right(correct: np.ndarray, clips: int = 20) -> np.ndarray:
+    """Confusion matrices of actors with as many correct clips of each of two emotions."""
+    wrong = clips - correct
+    return np.stack([np.stack([correct, wrong], -1), np.stack([wrong, correct], -1)], 1)
 
 
 def _with_and_without_overlap(
@@ -164,9 +177,9 @@ def _with_and_without_overlap(
 ) -> tuple[tuple[list[np.ndarray], list[np.ndarray]], tuple[list[np.ndarray], list[np.ndarray]]]:
     """Six actors of different accuracy, each with `more` of 20 clips per emotion more correct if folds share actors."""
     correct = np.array([2, 9, 14, 5, 12, 16])
-    matrices = [np.stack([np.stack([c, 20 - c], -1), np.stack([20 - c, c], -1)], 1) for c in (correct, correct + more)]
-    independent = ([np.arange(3), np.arange(3, 6)], [matrices[0][:3], matrices[0][3:]])
-    return independent, ([np.arange(6), np.arange(6)], [matrices[1], matrices[1]])
+    matrices = [_right(c) for c in (correct, correct + more)]
+    independent = ([np.arange(3), np.arange(3, 6)], [matrices[0][:3, None], matrices[0][3:, None]])
+    return independent, ([np.arange(6), np.arange(6)], [matrices[1][:, None]] * 2)
 
 
 def test_the_effect_of_speaker_overlap_is_independent_of_the_actors_drawn() -> None:
@@ -183,8 +196,8 @@ def test_speaker_overlap_has_no_interval_if_folds_do_not_cover_all_actors() -> N
 
 
 def _pair(*variants: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The arguments of `differences` for the folds of two variants, which share no actors."""
-    return _disjoint(variants[0])[0], [np.stack(pair, axis=1) for pair in zip(*variants, strict=True)]
+    """The arguments of `differences` for the folds of two variants, which share no actors, with one seed."""
+    return _actors(variants[0]), [np.stack(pair, axis=1)[:, None] for pair in zip(*variants, strict=True)]
 
 
 def test_the_difference_of_two_variants_is_that_of_their_means() -> None:
@@ -202,10 +215,7 @@ def test_the_difference_of_two_variants_is_that_of_their_means() -> None:
 def test_differences_are_resampled_in_pairs() -> None:
     """If the difference between the variants is the same for all actors, its interval has no width."""
     right = np.array([2, 9, 14, 17])
-    ours, theirs = (
-        [np.stack([np.stack([r, 20 - r], -1), np.stack([20 - r, r], -1)], 1) for r in (right + more, right + more - 1)]
-        for more in (3, 0)
-    )
+    ours, theirs = ([_right(correct) for correct in (right + more, right + more - 1)] for more in (3, 0))
     for metric in ("war", "uar"):
         difference = statistics.differences(*_pair(ours, theirs))[metric]
         assert (difference.low, difference.mean, difference.high) == pytest.approx((0.15, 0.15, 0.15))
@@ -289,13 +299,13 @@ def test_the_permutation_test_agrees_with_a_loop_over_clips() -> None:
     for ways in itertools.product((False, True), repeat=len(names)):
         exchange = np.array([dict(zip(names, ways, strict=True))[actor] for _, actor in clips])
         permuted.append(differences(np.where(exchange, *predicted[::-1]), np.where(exchange, *predicted)))
-    both = [np.stack([matrices(fold, of) for of in predicted], axis=1) for fold in range(3)]
+    both = [np.stack([matrices(fold, of) for of in predicted], axis=1)[:, None] for fold in range(3)]
     for metric, p in statistics.permutation_test(actors, both).items():
         assert p == pytest.approx(np.mean([abs(way[metric]) >= abs(observed[metric]) - 1e-9 for way in permuted]))
 
 
 def test_an_actor_in_several_folds_is_exchanged_in_all_of_them_together() -> None:
-    fold = np.array([[[[9, 1], [1, 9]], [[4, 6], [6, 4]]]])
+    fold = np.array([[[[[9, 1], [1, 9]], [[4, 6], [6, 4]]]]])
     alone = np.array([5])
     assert statistics.permutation_test([alone, alone], [fold, fold])["war"] == 1  # with two actors, it would be 1/2
     assert statistics.permutation_test([alone, np.array([6])], [fold, fold])["war"] == 0.5
@@ -311,9 +321,7 @@ def test_p_values_are_about_uniform_under_the_null_hypothesis() -> None:
     assert 0.4 <= np.mean(ps) <= 0.62
 
 
-COUNTS = hnp.arrays(
-    np.int64, st.tuples(st.integers(1, 5), st.just(2), st.just(2), st.just(2)), elements=st.integers(0, 9)
-)
+COUNTS = hnp.arrays(np.int64, st.tuples(st.integers(1, 5), *map(st.just, (2, 2, 2, 2))), elements=st.integers(0, 9))
 
 
 @settings(max_examples=60, deadline=None)
@@ -322,9 +330,9 @@ def test_exact_p_values_do_not_depend_on_the_order_of_variants(folds: list[np.nd
     actors = [np.arange(len(fold)) for fold in folds]
     p = statistics.permutation_test(actors, folds)
     assert all(0 < value <= 1 for value in p.values())
-    swapped = statistics.permutation_test(actors, [fold[:, ::-1] for fold in folds])
+    swapped = statistics.permutation_test(actors, [fold[:, :, ::-1] for fold in folds])
     assert p == swapped
-    same = statistics.permutation_test(actors, [fold[:, [0, 0]] for fold in folds])
+    same = statistics.permutation_test(actors, [fold[:, :, [0, 0]] for fold in folds])
     assert set(same.values()) == {1.0}
 
 
@@ -334,9 +342,9 @@ def test_random_p_values_do_not_depend_on_the_order_of_variants(seed: int) -> No
     generator = np.random.default_rng(seed)
     actors, both = _pair(*(_simulated(generator, folds=4, actors=5, clips=8, spread=0.2) for _ in range(2)))
     p = statistics.permutation_test(actors, both)
-    assert p == statistics.permutation_test(actors, [fold[:, ::-1] for fold in both])
+    assert p == statistics.permutation_test(actors, [fold[:, :, ::-1] for fold in both])
     assert all(0 < value <= 1 for value in p.values())
-    assert set(statistics.permutation_test(actors, [fold[:, [1, 1]] for fold in both]).values()) == {1.0}
+    assert set(statistics.permutation_test(actors, [fold[:, :, [1, 1]] for fold in both]).values()) == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -365,13 +373,166 @@ def test_holm_keeps_the_order_and_stays_between_p_and_bonferroni(p: list[float])
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (88.0, 90.5, "reproduced"),
-        (87.25, 91.25, "reproduced"),
-        (80.0, 87.2, "below"),
-        (91.3, 95.0, "above"),
-        (85.0, 88.0, "inconclusive"),
-        (85.0, 95.0, "inconclusive"),
+        (-1.0, 1.5, "equivalent"),
+        (-2.0, 2.0, "equivalent"),
+        (-1.9, -0.5, "equivalent"),  # not 0, but within the margin
+        (-9.0, -0.1, "below"),
+        (0.1, 2.1, "above"),
+        (-3.0, 0.0, "inconclusive"),
+        (-2.1, 9.0, "inconclusive"),
     ],
 )
 def test_verdict(low: float, high: float, verdict: str) -> None:
-    assert statistics.verdict(low, high, 89.25) == verdict
+    difference = statistics.Estimate((low + high) / 2, low=-99, high=99, low_90=low, high_90=high)
+    assert statistics.verdict(difference, margin=2.0) == verdict
+
+
+def test_margins_were_fixed_before_any_results() -> None:
+    """A change of these numbers changes verdicts that have been published."""
+    assert statistics.margin((5, 5, 5, 5, 4)) == 7.5  # RAVDESS
+    assert statistics.margin((19, 18, 18, 18, 18)) == 4.0  # CREMA-D
+    assert statistics.margin((2, 2, 2, 2, 2)) == 12.0  # Java-SED
+    assert statistics.margin((4, 1)) is None
+
+
+def test_the_margin_is_what_the_interval_can_establish() -> None:
+    """Of studies with equal methods whose actors vary as assumed, 80 % find equivalence."""
+    generator = np.random.default_rng(14)
+    sizes, clips = (5, 5, 5, 5, 4), 10_000
+    margin = statistics.margin(sizes)
+    assert margin is not None
+    equivalent = 0
+    for _ in range(200):
+        shares = [generator.normal(0, statistics.ACTOR_SD / 100, size) for size in sizes]
+        ours = [_right((clips * (0.5 + share)).astype(int), clips) for share in shares]
+        theirs = [_right(np.full(size, clips // 2), clips) for size in sizes]
+        actors, both = _pair(ours, theirs)
+        found = statistics.resampled(actors, both, statistics.draw(actors, 1, 500))["war"]  # type: ignore[arg-type]
+        low, high = 100 * np.percentile(found[:, 0] - found[:, 1], [5, 95])
+        equivalent += statistics.verdict(statistics.Estimate(0, low_90=low, high_90=high), margin) == "equivalent"
+    assert 0.72 <= equivalent / 200 <= 0.9
+
+
+def _crossed(seed: int, folds: int = 2, actors: int = 4, seeds: int = 3) -> list[np.ndarray]:
+    """Random confusion matrices (A, S, 3, 3) of each fold; seeds have the same clips."""
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(3, 7, (folds, actors, 1, 3)).repeat(seeds, axis=2)
+    shares = generator.dirichlet([2, 1, 1], (folds, actors, seeds, 3))
+    return list(generator.multinomial(truth, shares))
+
+
+def test_crossed_intervals_equal_those_of_a_loop() -> None:
+    """Over actors, once for all seeds, and seeds, once for all actors and folds: scores, recalls and differences."""
+    ours, theirs = _crossed(1), _crossed(2)
+    actors = _actors(ours)
+    drawn = statistics.draw(actors, 3)
+    assert drawn is not None
+    assert set(drawn.seeds.sum(1)) == {2}
+    wars: list[list[float]] = [[], []]
+    recalls = []
+    for resample in range(statistics.RESAMPLES):
+        war, recall, weight = [0.0, 0.0], 0.0, 0
+        for seed in range(3):
+            times = int(drawn.seeds[resample, seed])
+            weight += times
+            everything = np.zeros((3, 3))
+            for fold, present in enumerate(actors):
+                for number, variant in enumerate((ours, theirs)):
+                    pooled = sum(
+                        drawn.actors[actor][resample] * variant[fold][place, seed]
+                        for place, actor in enumerate(present.tolist())
+                    )
+                    war[number] += times * np.trace(pooled) / pooled.sum() / 2
+                    everything += pooled if number == 0 else 0
+            recall += times * everything[1, 1] / everything[1].sum()
+        wars[0].append(war[0] / weight)
+        wars[1].append(war[1] / weight)
+        recalls.append(recall / weight)
+    found = statistics.estimates(actors, ours)["war"]
+    ends = [2.5, 97.5, 5, 95]
+    assert [found.low, found.high, found.low_90, found.high_90] == pytest.approx(np.percentile(wars[0], ends).tolist())
+    by_seed_and_fold = [[np.trace(m) / m.sum() for m in fold.sum(0)] for fold in ours]
+    assert found.mean == pytest.approx(np.mean(by_seed_and_fold))
+    assert found.sd_folds == pytest.approx(np.std(np.mean(by_seed_and_fold, axis=1), ddof=1))
+    assert found.sd_seeds == pytest.approx(np.std(np.mean(by_seed_and_fold, axis=0), ddof=1))
+    recalled = statistics.recalls(actors, ours)[1]
+    assert [recalled.low, recalled.high] == pytest.approx(np.percentile(recalls, ends[:2]).tolist())
+    both = [np.stack(pair, axis=2) for pair in zip(ours, theirs, strict=True)]
+    difference = statistics.differences(actors, both)["war"]
+    spread = np.subtract(*wars)
+    assert [difference.low_90, difference.high_90] == pytest.approx(np.percentile(spread, ends[2:]).tolist())
+
+
+def test_with_one_seed_or_equal_seeds_intervals_reflect_the_actors_alone() -> None:
+    one = _crossed(3, folds=3, seeds=1)
+    alone = statistics.estimates(_actors(one), one)["uar"]
+    equal = statistics.estimates(_actors(one), [fold.repeat(3, axis=1) for fold in one])["uar"]
+    assert alone.sd_seeds is None
+    assert equal.sd_seeds == pytest.approx(0)
+    for name in ("mean", "sd_folds", "low", "high", "low_90", "high_90"):
+        assert getattr(equal, name) == pytest.approx(getattr(alone, name))
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    generator = np.random.default_rng(15)
+    fold = _simulated(generator, folds=1, actors=6, clips=20, spread=0.05)[0]
+    worse = _simulated(generator, folds=1, actors=6, clips=20, spread=0.05)[0] // 3 + np.array([[0, 9], [9, 0]])
+    alike, apart = (
+        statistics.estimates([np.arange(6)], [np.stack(seeds, axis=1)])["war"]
+        for seeds in ([fold] * 3, [fold, fold, worse])
+    )
+    assert None not in (alike.low, alike.high, apart.low, apart.high)
+    assert apart.high - apart.low > 1.5 * (alike.high - alike.low)  # type: ignore[operator]
+
+
+def test_predictions_are_exchanged_for_an_actor_with_all_seeds_together() -> None:
+    """All permutations in a loop: an actor's predictions are exchanged in both folds and with all three seeds."""
+    both = [np.stack(pair, axis=2) for pair in zip(_crossed(4, actors=3), _crossed(5, actors=3), strict=True)]
+    actors = [np.array([1, 2, 3]), np.array([3, 4, 5])]
+
+    def difference(exchanged: tuple[bool, ...]) -> float:
+        means = []
+        for present, fold in zip(actors, both, strict=True):
+            for seed in range(3):
+                swapped = [
+                    fold[place, seed][::-1] if exchanged[actor - 1] else fold[place, seed]
+                    for place, actor in enumerate(present.tolist())
+                ]
+                first, second = sum(swapped)
+                means.append(np.trace(first) / first.sum() - np.trace(second) / second.sum())
+        return float(np.mean(means))
+
+    observed = abs(difference((False,) * 5))
+    ways = [abs(difference(way)) >= observed - 1e-9 for way in itertools.product((False, True), repeat=5)]
+    assert statistics.permutation_test(actors, both)["war"] == pytest.approx(np.mean(ways))
+
+
+CROSSED = hnp.arrays(np.int64, st.tuples(st.integers(2, 5), *map(st.just, (3, 2, 2, 2))), elements=st.integers(0, 9))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(CROSSED, min_size=1, max_size=3))
+def test_identical_variants_do_not_differ(folds: list[np.ndarray]) -> None:
+    for found in statistics.differences(_actors(folds), [fold[:, :, [0, 0]] for fold in folds]).values():
+        assert (found.mean, found.low, found.high, found.low_90, found.high_90, found.p) == (0, 0, 0, 0, 0, 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(CROSSED, min_size=1, max_size=3), st.permutations(range(3)), st.randoms(use_true_random=False))
+def test_the_order_of_seeds_and_actors_only_relabels_the_draws(
+    folds: list[np.ndarray], seeds: list[int], random: random.Random
+) -> None:
+    """Permuted seeds and actors have the same means and p-values, and the same resamples if the draws are permuted, too."""
+    actors = _actors(folds)
+    orders = [random.sample(range(len(fold)), len(fold)) for fold in folds]
+    moved = [fold[order][:, seeds] for fold, order in zip(folds, orders, strict=True)]
+    moved_actors = [present[order] for present, order in zip(actors, orders, strict=True)]
+    one, other = statistics.differences(actors, folds), statistics.differences(moved_actors, moved)
+    drawn = statistics.draw(actors, 3, 50)
+    assert drawn is not None
+    again = replace(drawn, seeds=drawn.seeds[:, seeds])
+    resampled = statistics.resampled(actors, folds, drawn), statistics.resampled(moved_actors, moved, again)
+    for metric in statistics.METRICS:
+        assert other[metric].mean == pytest.approx(one[metric].mean)
+        assert other[metric].p == one[metric].p
+        assert resampled[1][metric] == pytest.approx(resampled[0][metric])

@@ -24,7 +24,7 @@ from scipy.optimize import minimize_scalar
 from emofuse import config, paths
 from emofuse.data import splits
 from emofuse.data.augmentation import augment_audio, augment_video, mixup
-from emofuse.data.dataset import ALL_TRAINING, Features, read_parts, to_input
+from emofuse.data.dataset import ALL_TRAINING, read_features, read_parts, to_input
 from emofuse.evaluation import calibrate, evaluate
 from emofuse.models.build import build
 from emofuse.paths import RunKey
@@ -45,6 +45,7 @@ RUN = config.Run.model_validate(
             "heads": 4,
             "dropout": 0.1,
         },
+        "spectrogram": {"normalise": "clip", "segments": 3, "frames": 32},
         "loss": {},
         "training": {
             "epochs": 4,
@@ -55,11 +56,14 @@ RUN = config.Run.model_validate(
             "mask_bands": 0.2,
             "mask_time": 0.2,
             "shift_bands": 1,
+            "shift_time": 8,
             "average_decay": 0.5,
             "threads": 1,
         },
     }
 )
+
+COLUMNS = 96  # of each clip
 
 
 def make_corpus(folder: Path, seed: int = 0) -> Path:
@@ -76,7 +80,7 @@ def make_corpus(folder: Path, seed: int = 0) -> Path:
     for actor in range(1, 7):
         for label, emotion in enumerate(EMOTIONS):
             for take in range(2):
-                sound = rng.normal(0, 1, (3, 24, 32))
+                sound = rng.normal(0, 1, (COLUMNS, 24))
                 sound[:, 6 * label : 6 * label + 3] += 2
                 sounds.append(sound)
                 face = rng.integers(0, 200, (3, 2, 32, 32, 3))
@@ -85,11 +89,11 @@ def make_corpus(folder: Path, seed: int = 0) -> Path:
                 clips.append(
                     {
                         "clip": f"{actor}-{emotion}-{take}", "shard": "0", "faces_row": str(len(clips)),
-                        "audio_row": str(len(clips)), "actor": str(actor), "gender": "male", "emotion": emotion,
+                        "audio_row": str(COLUMNS * len(clips)), "audio_rows": str(COLUMNS), "audio_span": f"{COLUMNS}.000", "actor": str(actor), "gender": "male", "emotion": emotion,
                         "group": f"{len(clips)}", "usable": "true", "reason": "",
                     }
                 )  # fmt: skip
-    np.save(data / "features" / "audio" / "shard-0.npy", np.array(sounds, np.float16))
+    np.save(data / "features" / "audio" / "shard-0.npy", np.concatenate(sounds).astype(np.float16))
     np.save(data / "features" / "faces" / "shard-0.npy", np.array(faces, np.uint8))
     with (splits / "clips.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, clips[0])
@@ -124,7 +128,7 @@ def trained(
     key = run_key(name, seed)
     saved = checkpoint.Checkpoint(folder / key.checkpoint, identity)
     progress, _ = train.train(key, run, EMOTIONS, folder, saved, epoch_log)
-    write_model(folder / key.model, progress.kept, EMOTIONS, run.network)
+    write_model(folder / key.model, progress.kept, EMOTIONS, run)
     train.write_history(folder / key.history, progress)
     return folder / key.model
 
@@ -136,11 +140,12 @@ def scored(folder: Path, name: str, run: config.Run = RUN) -> dict[str, Any]:
     return read_json(folder / run_key(name).metrics)
 
 
-def change_features(data: Path, clips: slice, values: object) -> None:
-    """Replace the audio features of some clips; clips are in the order of their actors, 8 each."""
+def change_features(data: Path, clips: slice, source: slice | float) -> None:
+    """Replace the spectrograms of some clips, by those of others or a number; clips are in the order of their actors, 8 each."""
     file = data / "features" / "audio" / "shard-0.npy"
     features = np.load(file)
-    features[clips] = values
+    by_clip = features.reshape(-1, COLUMNS, features.shape[1])
+    by_clip[clips] = by_clip[source] if isinstance(source, slice) else source
     np.save(file, features)
 
 
@@ -254,7 +259,7 @@ def test_the_best_validation_epoch_is_kept_and_learns(tmp_path: Path) -> None:
     run = changed(selection="nested", epochs=12, learning_rate=3e-3)
     key = run_key("long")
     progress, details = train.train(key, run, EMOTIONS, tmp_path, checkpoint.Checkpoint(tmp_path / "c.pt", ""))
-    write_model(tmp_path / key.model, progress.kept, EMOTIONS, run.network)
+    write_model(tmp_path / key.model, progress.kept, EMOTIONS, run)
     train.write_history(tmp_path / key.history, progress)
     rows = list(csv.DictReader((tmp_path / key.history).open()))
     (best,) = (row for row in rows if row["kept"] == "true")
@@ -339,7 +344,7 @@ def test_validation_actors_make_no_difference_if_nothing_is_selected(tmp_path: P
     models, trained_on = [], []
     for validation in (1, 2, 4):
         split(tmp_path, validation)
-        (part,) = read_parts(tmp_path, run_key("m"), [ALL_TRAINING], ["audio"], EMOTIONS)
+        (part,) = read_parts(tmp_path, run_key("m"), [ALL_TRAINING], RUN, EMOTIONS)
         trained_on.append(part.clips["clip"].tolist())
         models.append(trained(tmp_path, f"m{validation}").read_bytes())
     assert models[0] == models[1] == models[2]
@@ -352,7 +357,7 @@ def test_each_fold_is_selected_on_its_own_validation_actors(tmp_path: Path) -> N
     held_out = []
     for fold in (0, 1):
         key = RunKey("toy", "kfold_3", "m", 1, fold)
-        train_part, val, test = read_parts(tmp_path, key, ["train", "val", "test"], ["audio"], EMOTIONS)
+        train_part, val, test = read_parts(tmp_path, key, ["train", "val", "test"], RUN, EMOTIONS)
         people = [set(part.clips["actor"]) for part in (train_part, val, test)]
         assert not people[1] & people[2]
         assert set.union(*people) == set("123456")
@@ -397,7 +402,7 @@ def test_the_temperature_is_fitted_on_the_validation_clips(tmp_path: Path) -> No
     data = make_corpus(tmp_path)
     model = trained(tmp_path, "m", NESTED)
     calibration = scored(tmp_path, "m", NESTED)["calibration"]
-    (part,) = read_parts(tmp_path, run_key("m"), ["val"], ["audio"], EMOTIONS)
+    (part,) = read_parts(tmp_path, run_key("m"), ["val"], RUN, EMOTIONS)
     network = build(RUN.network, len(EMOTIONS), part.shapes, tmp_path)
     state, _ = read_model(model)
     state.pop("emotion_distance")
@@ -411,7 +416,7 @@ def test_the_temperature_is_fitted_on_the_validation_clips(tmp_path: Path) -> No
     best = calibration["temperature"]
     assert (calibration["clips"], calibration["from"]) == (8, "validation actors")  # clips of actor 2
     assert loss(best) <= min(loss(0.99 * best), loss(1.01 * best), loss(1))
-    change_features(data, slice(8), np.load(data / "features" / "audio" / "shard-0.npy")[8:16])
+    change_features(data, slice(8), slice(8, 16))
     assert scored(tmp_path, "m", NESTED)["calibration"] == calibration, "it depends on the test clips"
 
 
@@ -444,7 +449,7 @@ def test_the_temperature_is_fitted_on_two_halves_of_the_training_actors(tmp_path
         files[1].write_text("\n".join(["fold,part,clip", *rows]) + "\n")
         clips.assign(usable=np.where(clips["actor"] == "1", "false", "true")).to_csv(files[0], index=False)
         network_file = trained(tmp_path, "by hand", identity=str(half))
-        (part,) = read_parts(tmp_path, run_key("m"), ["test"], ["audio"], EMOTIONS)
+        (part,) = read_parts(tmp_path, run_key("m"), ["test"], RUN, EMOTIONS)
         network = build(RUN.network, len(EMOTIONS), part.shapes, tmp_path)
         state, _ = read_model(network_file)
         state.pop("emotion_distance")
@@ -496,12 +501,27 @@ def test_a_single_training_actor_cannot_be_halved(tmp_path: Path) -> None:
         calibrated(tmp_path)
 
 
+def test_sound_is_shifted_in_training_only(tmp_path: Path) -> None:
+    make_corpus(tmp_path)
+    assert trained(tmp_path, "m").read_bytes() != trained(tmp_path, "unshifted", changed(shift_time=0)).read_bytes()
+    (part,) = read_parts(tmp_path, run_key("m"), ["val"], RUN, EMOTIONS)
+    network = build(RUN.network, len(EMOTIONS), part.shapes, tmp_path)
+    scores, _ = train.predict(network, part, train.CPU)
+    whole = part.features["audio"].batch(range(len(part.labels)))
+    assert not torch.equal(whole, part.features["audio"].batch(range(len(part.labels)), np.full(len(part.labels), 8)))
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()({"audio": whole.float()})[0], scores)
+
+
 def test_a_model_of_another_network_is_rejected(tmp_path: Path) -> None:
     make_corpus(tmp_path)
     model = trained(tmp_path, "m")
     run = RUN.model_copy(update={"network": RUN.network.model_copy(update={"dimension": 32})})
-    with pytest.raises(UserError, match="trained with another network"):
+    with pytest.raises(UserError, match="trained with another network or spectrogram"):
         scored(tmp_path, "m", run)
+    view = RUN.spectrogram.model_copy(update={"normalise": "fixed"})
+    with pytest.raises(UserError, match="trained with another network or spectrogram"):
+        scored(tmp_path, "m", RUN.model_copy(update={"spectrogram": view}))
     model.write_bytes(b"not a model")
     with pytest.raises(UserError, match="is not a model"):
         scored(tmp_path, "m")
@@ -557,7 +577,7 @@ def test_batches_are_prefetched_in_order_and_an_error_reaches_the_consumer() -> 
 def test_resident_features_equal_the_mapped_ones(tmp_path: Path) -> None:
     data = make_corpus(tmp_path)
     clips = pd.DataFrame({"shard": "0", "faces_row": ["5", "0", "9"]})
-    mapped, resident = Features(data, clips, "video"), Features(data, clips, "video")
+    mapped, resident = (read_features(data, clips, "video", RUN.spectrogram) for _ in range(2))
     resident.move(torch.device("cpu"))
     assert mapped.nbytes == 3 * 3 * 2 * 32 * 32 * 3
     assert torch.equal(mapped.batch([2, 0]), resident.batch(np.array([2, 0])))

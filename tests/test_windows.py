@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_audio import RATE
 
-from emofuse.config import Audio, Faces, Network
+from emofuse.config import Audio, Faces, Network, Spectrogram
+from emofuse.data.spectrograms import read_segments
 from emofuse.features import faces, media
 from emofuse.features.media import BrokenClip
 from emofuse.inference import windows
@@ -25,7 +26,8 @@ from emofuse.inference.bundle import Bundle, Ensemble, Model
 
 FILM = "ravdess_av/Actor_05/01-01-03-01-01-02-05.mp4"
 OTHERS = ("ravdess_av/Actor_05/01-01-01-01-02-01-05.mp4", "cremad/VideoFlash/1001_DFA_ANG_XX.flv")
-AUDIO = Audio(bands=32, fft=1024, segments=3, frames=40)
+AUDIO = Audio(bands=32, fft=1024)
+VIEW = Spectrogram(segments=3, frames=40)
 FACES = Faces(body="mobilenet0.25", snippets=3, frames=4, size=64)
 
 
@@ -35,8 +37,20 @@ def bundle(section: Faces = FACES) -> Bundle:
     return Bundle(
         emofuse="0", corpus="acted", title="acted", kind="ravdess", protocol="kfold_2", seed=1, emotions=("sad", "happy"),
         window=2.0, longest=4.0, faces=section, audio=AUDIO, detector=None,
-        ensembles=(Ensemble(variant="proposed", network=Network(), models=(model,)),),
+        ensembles=(Ensemble(variant="proposed", network=Network(), spectrogram=VIEW, models=(model,)),),
     )  # fmt: skip
+
+
+def stored(sample: windows.Sample) -> dict[str, np.ndarray]:
+    """The features of a sample, by modality."""
+    sound = None if sample.sound is None else sample.sound.columns_TF
+    return {name: array for name, array in (("video", sample.faces), ("audio", sound)) if array is not None}
+
+
+def segments(sample: windows.Sample) -> np.ndarray:
+    """The segments of a sample's sound."""
+    assert sample.sound is not None
+    return read_segments(sample.sound, VIEW)
 
 
 def ffmpeg(*command: str | Path) -> None:
@@ -98,7 +112,7 @@ def test_a_clip_is_one_window_and_a_long_video_has_several(
 ) -> None:
     (clip,) = windows.samples(shared_data / FILM, bundle(), detect)
     assert (clip.place.start, clip.place.end) == (0, round(media.probe(shared_data / FILM).duration, 3))
-    assert {name: array.dtype for name, array in clip.features.items()} == {"video": np.uint8, "audio": np.float16}
+    assert {name: array.dtype for name, array in stored(clip).items()} == {"video": np.uint8, "audio": np.float16}
     file = concatenated(shared_data, tmp_path, (FILM, *OTHERS))
     long = list(windows.samples(file, bundle(), detect))
     assert len(long) == len(windows.spans(round(media.probe(file).duration, 3), 2.0, 4.0)) > 5
@@ -119,7 +133,7 @@ def test_two_faces_are_separated_and_each_looks_as_it_does_alone(
     places = sorted(sample.place.box[0] for sample in samples if sample.place.box)
     assert places[0] < 480 / 1120 < places[1]
     by_place = sorted(samples, key=lambda sample: sample.place.box or ())
-    assert np.array_equal(by_place[0].features["audio"], by_place[1].features["audio"])
+    assert np.array_equal(stored(by_place[0])["audio"], stored(by_place[1])["audio"])
     for side, sample in zip(("0:0:480:360", "480:0:640:360"), by_place, strict=True):
         x, y, width, height = side.split(":")
         ffmpeg(
@@ -127,7 +141,7 @@ def test_two_faces_are_separated_and_each_looks_as_it_does_alone(
             tmp_path / f"{x}.mp4",
         )
         (alone,) = windows.samples(tmp_path / f"{x}.mp4", bundle(), detect)
-        difference = np.abs(alone.features["video"].astype(int) - sample.features["video"]).mean()
+        difference = np.abs(stored(alone)["video"].astype(int) - stored(sample)["video"]).mean()
         assert difference < 8, "the same face at a slightly different scale"
 
 
@@ -178,7 +192,7 @@ def test_files_from_phones_and_editors_are_usable(
     GOOD[kind](film, output)
     (file,) = tmp_path.glob("output.*")
     (sample,) = windows.samples(file, bundle(), detect)
-    assert set(sample.features) == {"video", "audio"}, sample.place.missing
+    assert sample.modalities == {"video", "audio"}, sample.place.missing
     (original,) = windows.samples(shared_data / FILM, bundle(), detect)
     assert sample.place.box is not None
     assert original.place.box is not None
@@ -262,7 +276,7 @@ def test_damage_affects_only_the_windows_around_it(shared_data: Path, tmp_path: 
     for before, now in zip(clean, after, strict=True):
         touched = now.place.start < 5.0 and now.place.end > 3.9
         if not touched:
-            assert all(np.array_equal(before.features[name], now.features[name]) for name in ("audio", "video"))
+            assert all(np.array_equal(stored(before)[name], stored(now)[name]) for name in ("audio", "video"))
     assert [sample for sample in after if "video" in sample.place.missing]
 
 
@@ -288,14 +302,10 @@ def test_a_window_without_sound_or_face_has_the_reason(shared_data: Path, tmp_pa
         name: list(windows.samples(tmp_path / name, bundle(), detect))
         for name in ("silent.mp4", "voice.wav", "chart.mp4")
     }
-    assert [(set(s.features), s.place.missing) for s in found["silent.mp4"]] == [
-        ({"video"}, {"audio": "no sound track"})
-    ]
-    assert [(set(s.features), s.place.missing) for s in found["voice.wav"]] == [
-        ({"audio"}, {"video": "no video track"})
-    ]
+    assert [(s.modalities, s.place.missing) for s in found["silent.mp4"]] == [({"video"}, {"audio": "no sound track"})]
+    assert [(s.modalities, s.place.missing) for s in found["voice.wav"]] == [({"audio"}, {"video": "no video track"})]
     ((chart),) = found["chart.mp4"]
-    assert set(chart.features) == {"audio"}
+    assert chart.modalities == {"audio"}
     assert chart.place.missing["video"].startswith("no face")
 
 
@@ -321,7 +331,7 @@ def test_awkward_videos_are_like_the_original(shared_data: Path, detect: faces.D
     assert sample.place.box is not None
     assert original.place.box is not None
     assert faces.overlap(np.array(sample.place.box), np.array(original.place.box)) > 0.9
-    found, expected = (each.features["video"].astype(float) for each in (sample, original))
+    found, expected = (stored(each)["video"].astype(float) for each in (sample, original))
     still = slice(2 if name == "still_end.mp4" else 3)  # its last second is held
     assert np.corrcoef(found[still].ravel(), expected[still].ravel())[0, 1] > 0.95
 
@@ -336,7 +346,7 @@ def test_recordings_of_any_length_and_scale_have_windows(shared_data: Path, tmp_
     samples = list(windows.samples(file, bundle(), None))
     assert len(samples) == len(windows.spans(media.probe(file).duration, 2.0, 4.0))
     assert {tuple(sample.place.missing.items()) for sample in samples[-2:]} == {(("video", "no video track"),)}
-    assert all(sample.features["audio"].std() > 0.5 for sample in samples[-2:])
+    assert all(segments(sample).std() > 0.5 for sample in samples[-2:])
 
 
 def test_a_codec_that_is_not_read_is_a_reason(shared_data: Path, tmp_path: Path) -> None:
@@ -344,7 +354,7 @@ def test_a_codec_that_is_not_read_is_a_reason(shared_data: Path, tmp_path: Path)
         "-i", shared_data / FILM, "-t", "1", "-vf", "scale=160:90", "-c:v", "qtrle", "-c:a", "aac", tmp_path / "a.mov"
     )
     (sample,) = windows.samples(tmp_path / "a.mov", bundle(), None)
-    assert set(sample.features) == {"audio"}
+    assert sample.modalities == {"audio"}
     assert "the codec of its video is qtrle, which is not read; convert it" in sample.place.missing["video"]
     ffmpeg("-i", tmp_path / "a.mov", "-an", "-c", "copy", tmp_path / "b.mov")
     with pytest.raises(
@@ -375,11 +385,11 @@ def test_windows_of_a_changed_video_are_like_those_of_the_original(
         assert changed.place.box is not None
         assert original.place.box is not None
         assert faces.overlap(np.array(changed.place.box), np.array(original.place.box)) > 0.85
-        video, expected = (each.features["video"].astype(float) for each in (changed, original))
+        video, expected = (stored(each)["video"].astype(float) for each in (changed, original))
         assert video.std((2, 3, 4)).min() > 20  # no frame is blank
         alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.9 for a, b in zip(video, expected, strict=True)]
         assert sum(alike) >= (3 if kind in ("wide pixels", "loud") else 1)
-        sound, expected = (each.features["audio"].astype(float) for each in (changed, original))
+        sound, expected = (segments(each).astype(float) for each in (changed, original))
         assert np.corrcoef(sound.ravel(), expected.ravel())[0, 1] > 0.95
 
 

@@ -145,6 +145,11 @@ class Network(AnyNetwork):
     factory: ClassVar[None] = None
     package: ClassVar[None] = None
 
+    @property
+    def averages_modalities(self) -> bool:
+        """Whether the modalities meet only in their probabilities, so that their moments need not be the same."""
+        return self.fusion == "late_average"
+
     @model_validator(mode="after")
     def _heads_divide(self) -> Network:
         if self.dimension % self.heads:
@@ -168,6 +173,7 @@ class CustomNetwork(AnyNetwork):
     options: dict[str, JsonValue] = Field({}, description="further arguments of the function, by name")
 
     starts_from: ClassVar[dict[str, str]] = {}  # a factory reads its own weights
+    averages_modalities: ClassVar[bool] = False
 
     @model_validator(mode="after")
     def _has_names(self) -> Self:
@@ -210,6 +216,24 @@ class Loss(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+class Spectrogram(Section):
+    """How a network reads the log-mel spectrogram of a clip: N segments of it."""
+
+    trim_db: Positive | None = Field(
+        None, description="trim both ends to within this many dB of the loudest column; only for sound alone"
+    )
+    normalise: Literal["band", "clip", "fixed"] = Field(
+        "band",
+        description="band: mean 0 and variance 1 in each band of a clip; clip: in the clip as a whole, which keeps the shape of"
+        " the spectrum; fixed: the same offset and scale for all clips, which keeps the level, too",
+    )
+    segments: Count = Field(6, description="N, each centred on one of N equal slices of the clip")
+    frames: Count = Field(
+        64,
+        description="columns per segment, hop_ms apart; segments longer than a slice overlap, shorter ones leave gaps",
+    )
+
+
 class Training(Section):
     """How one fold is trained."""
 
@@ -246,8 +270,8 @@ class Training(Section):
     shift_bands: Annotated[int, Field(ge=0)] = Field(
         0, description="maximum random shift by mel bands, a change of pitch"
     )
-    stretch_time: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="maximum random stretching within a segment, a change of tempo"
+    shift_time: Annotated[int, Field(ge=0)] = Field(
+        0, description="maximum random shift of the segments in time, by spectrogram columns"
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="precision on a GPU; a CPU always computes in float32"
@@ -285,18 +309,13 @@ class Faces(Section):
 
 
 class Audio(Section):
-    """N log-mel segments of each clip; segment i covers the same moment as snippet i."""
+    """The log-mel spectrogram of each clip, as it is stored."""
 
     sample_rate: Count = Field(16000, description="Hz")
     bands: Count = 256
     window_ms: Positive = 32.0
     hop_ms: Positive = 10.0
     fft: Count = Field(2048, description="points; too few leave mel bands empty")
-    segments: Count = Field(6, description="N")
-    frames: Count = Field(64, description="spectrogram frames per segment, hop_ms apart")
-    trim_db: Positive | None = Field(
-        None, description="trim both ends to within this many dB of the loudest frame; audio-only corpora"
-    )
 
     @model_validator(mode="after")
     def _fft_is_long_enough(self) -> Audio:
@@ -423,6 +442,7 @@ class Corpus(Section):
         " (docs/across.md)",
     )
     network: dict[str, Any] = Field({}, description="overrides of the network for this corpus")
+    spectrogram: dict[str, Any] = Field({}, description="overrides of the spectrogram for this corpus")
     loss: dict[str, Any] = Field({}, description="overrides of the loss for this corpus")
     training: dict[str, Any] = Field({}, description="overrides of the training for this corpus")
 
@@ -434,15 +454,6 @@ class Corpus(Section):
             if (modality in self.modalities) != (features is not None):
                 key = "faces" if modality == "video" else "audio"
                 raise ValueError(f"{key}: required if and only if modalities contains {modality}")
-        if self.faces and self.audio and self.faces.snippets != self.audio.segments:
-            raise ValueError(
-                f"audio.segments: {self.audio.segments} differs from faces.snippets {self.faces.snippets};"
-                " segment i and snippet i must cover the same moment"
-            )
-        if self.faces and self.audio and self.audio.trim_db is not None:
-            raise ValueError(
-                "audio.trim_db: audio-only corpora only; segment i and snippet i must cover the same moment"
-            )
         for kind in ("demo", "table"):
             if (self.kind == kind) != (getattr(self, kind) is not None):
                 raise ValueError(f"{kind}: required if and only if kind is {kind}")
@@ -518,28 +529,34 @@ class Corpus(Section):
             return [variant for variant in self.variants if variant in self.audit]
         return self.variants
 
+    def seeds_under(self, protocol: str) -> list[int]:
+        """The seeds under a protocol: all, or the first one for random folds, whose only purpose is a comparison."""
+        return self.seeds[:1] if protocol.startswith(RANDOM) else self.seeds
+
     def runs(self) -> Iterator[tuple[str, str, int, list[int]]]:
         """Protocol, variant, seed and folds of every run of the corpus."""
         for protocol, folds in self.protocols.items():
             for variant in self.variants_under(protocol):
-                for seed in self.seeds:
+                for seed in self.seeds_under(protocol):
                     yield protocol, variant, seed, folds
 
 
 class Overrides(Section):
-    """A variant: its changes to the proposed network, loss and training."""
+    """A variant: its changes to the proposed network, spectrogram, loss and training."""
 
     network: dict[str, Any] = Field(
         {}, description="with factory, a network of your own: factory, options, modalities (docs/own-model.md)"
     )
+    spectrogram: dict[str, Any] = {}
     loss: dict[str, Any] = {}
     training: dict[str, Any] = {}
 
 
 class Run(Section):
-    """The resolved network, loss and training of one variant of one corpus."""
+    """The resolved network, spectrogram, loss and training of one variant of one corpus."""
 
     network: Network | CustomNetwork
+    spectrogram: Spectrogram
     loss: Loss
     training: Training
 
@@ -551,8 +568,14 @@ class Params(Section):
     paper: list[Name] = Field(description="the corpora of the paper, in the order of its tables")
     variants: dict[Name, Overrides]
     network: Network = Network()
+    spectrogram: Spectrogram = Spectrogram()
     loss: Loss = Loss()
     training: Training = Training()
+
+    @property
+    def proposed(self) -> Run:
+        """The proposed network and how it is trained, before the overrides of a corpus."""
+        return Run(network=self.network, spectrogram=self.spectrogram, loss=self.loss, training=self.training)
 
     def corpus(self, name: str) -> Corpus:
         """A corpus by name. Raises `UserError` if params.yaml has none of that name."""
@@ -602,7 +625,7 @@ class Params(Section):
         return sorted({name for run in runs if (name := self.run(*run).network.package)})
 
     def run(self, corpus: str, variant: str) -> Run:
-        """The network, loss and training of a variant: the proposed ones, overridden by the corpus, then by the variant.
+        """What a variant is trained with: the proposed sections, overridden by the corpus, then by the variant.
 
         Raises `UserError` for a corpus or variant that params.yaml does not run.
         """
@@ -646,6 +669,7 @@ class Params(Section):
                     return run
                 return {
                     "network": run["network"],
+                    "spectrogram": run["spectrogram"],
                     "training": {"threads": run["training"]["threads"]},
                     "calibration": {"from": calibrated_on},
                     "classes": run["classes"],
@@ -655,7 +679,7 @@ class Params(Section):
                 source = self.corpus(key["source"])
                 stages = {modality: FOLDERS[modality] for modality in applied.network.modalities}
                 return {
-                    "network": applied.network.model_dump(mode="json"),
+                    **applied.model_dump(mode="json", include={"network", "spectrogram"}),
                     "training": {"threads": applied.training.threads},
                     "features": {stage: getattr(source, stage).model_dump(mode="json") for stage in stages.values()},
                     "classes": {"emotions": list(source.emotions), "shared": list(source.shared_emotions(section))},
@@ -664,7 +688,7 @@ class Params(Section):
             case "report":
                 return {
                     "corpus": section.model_dump(mode="json", exclude={"source"}),
-                    "proposed": self.model_dump(mode="json", include={"network", "loss", "training"}),
+                    "proposed": self.proposed.model_dump(mode="json"),
                     "variants": {name: self.variants[name].model_dump(mode="json") for name in section.variants},
                     "across": {
                         source: self.corpora[source].model_dump(mode="json", include={"seeds", "protocols"})
@@ -674,17 +698,17 @@ class Params(Section):
         raise KeyError(stage)
 
     def planned(self, corpus: str, protocol: str, variant: str, seed: int, fold: int) -> Run:
-        """The network, loss and training of a fold. Raises `UserError` for a fold that params.yaml does not include."""
+        """What a fold is trained with. Raises `UserError` for a fold that params.yaml does not include."""
         section, where = self.corpus(corpus), f"corpora.{corpus}"
         _check_known(f"{where}.protocols", "protocol", protocol, section.protocols)
         key = "audit" if protocol.startswith(RANDOM) else "variants"
         _check_known(f"{where}.{key}", "variant", variant, section.variants_under(protocol))
-        _check_known(f"{where}.seeds", "seed", seed, section.seeds)
+        _check_known(f"{where}.seeds", "seed", seed, section.seeds_under(protocol))
         _check_known(f"{where}.protocols.{protocol}", "fold", fold, section.protocols[protocol])
         return self.run(corpus, variant)
 
     def applied(self, corpus: str, source: str, protocol: str, variant: str, seed: int, fold: int) -> Run:
-        """The network, loss and training of a fold of `source` that is applied to another corpus.
+        """What a fold of `source`, which is applied to another corpus, is trained with.
 
         Raises `UserError` for one that params.yaml does not include.
         """
@@ -711,7 +735,7 @@ def _check_known(where: str, what: str, value: object, known: Iterable[object]) 
 def overridden(run: Run, changes: Mapping[str, Any], where: str) -> Run:
     """A run with some parameters replaced, validated. `where` is the path of the changes, for messages.
 
-    `changes` maps sections (network, loss, training) to nested mappings of parameters. A network with a `factory` takes
+    `changes` maps sections (network, spectrogram, loss, training) to nested mappings of parameters. A network with a `factory` takes
     only the modalities from the network that it replaces.
     """
     sections: dict[str, Any] = {}
@@ -728,15 +752,30 @@ def overridden(run: Run, changes: Mapping[str, Any], where: str) -> Run:
 
 def _resolve(params: Params, corpus_name: str, variant: str) -> Run:
     corpus = params.corpora[corpus_name]
-    run = Run(network=params.network, loss=params.loss, training=params.training)
+    run = params.proposed
     for where, layer in ((f"corpora.{corpus_name}", corpus), (f"variants.{variant}", params.variants[variant])):
         run = overridden(run, {section: getattr(layer, section) for section in Run.model_fields}, where)
-    missing = set(run.network.modalities) - set(corpus.modalities)
-    if missing:
-        raise UserError(
-            f"corpora.{corpus_name}.variants: {variant} needs {', '.join(sorted(missing))}, which {corpus_name} lacks"
-        )
+    check_fits(run, corpus_name, corpus, f"corpora.{corpus_name}.variants: {variant}")
     return run
+
+
+def check_fits(run: Run, name: str, corpus: Corpus, where: str) -> None:
+    """Raise `UserError` if a run cannot be trained on a corpus of that name. `where` starts the message.
+
+    Unless the modalities are averaged late, segment i and snippet i must cover the same moment of a clip.
+    """
+    if missing := sorted(set(run.network.modalities) - set(corpus.modalities)):
+        raise UserError(f"{where} needs {', '.join(missing)}, which {name} lacks")
+    if len(run.network.modalities) == 1 or run.network.averages_modalities or corpus.faces is None:
+        return
+    reason = "segment i and snippet i must cover the same moment"
+    if run.spectrogram.segments != corpus.faces.snippets:
+        raise UserError(
+            f"{where}: spectrogram.segments: {run.spectrogram.segments} differs from faces.snippets"
+            f" {corpus.faces.snippets}; {reason}"
+        )
+    if run.spectrogram.trim_db is not None:
+        raise UserError(f"{where}: spectrogram.trim_db: only for sound alone; {reason}")
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any], where: str) -> dict[str, Any]:
@@ -827,9 +866,8 @@ def load(path: Path | str = "params.yaml") -> Params:
     _check_size(tree, path)
     params = _validate(Params, tree)
     _check_names(params)
-    proposed = Run(network=params.network, loss=params.loss, training=params.training)
     for variant, changes in params.variants.items():
-        overridden(proposed, changes.model_dump(), f"variants.{variant}")
+        overridden(params.proposed, changes.model_dump(), f"variants.{variant}")
     for name, corpus in params.corpora.items():
         listed = _listed_actors(f"corpora.{name}", corpus, path.parent)
         for protocol, folds in corpus.protocols.items():

@@ -25,6 +25,7 @@ rule evaluate:
         runtime=120,
     params:
         network=setting("evaluate", "network"),
+        spectrogram=setting("evaluate", "spectrogram"),
         training=setting("evaluate", "training"),
         calibration=setting("evaluate", "calibration"),
         classes=setting("evaluate", "classes"),

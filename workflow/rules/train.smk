@@ -22,6 +22,7 @@ rule train:
     params:
         network=setting("train", "network"),
         loss=setting("train", "loss"),
+        spectrogram=setting("train", "spectrogram"),
         training=setting("train", "training"),
         classes=setting("train", "classes"),
         code=code("train"),
@@ -51,6 +52,7 @@ rule calibrate:
     params:
         network=setting("calibrate", "network"),
         loss=setting("calibrate", "loss"),
+        spectrogram=setting("calibrate", "spectrogram"),
         training=setting("calibrate", "training"),
         classes=setting("calibrate", "classes"),
         code=code("calibrate"),

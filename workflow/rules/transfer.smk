@@ -28,6 +28,7 @@ rule transfer:
         runtime=1440,
     params:
         network=setting("transfer", "network"),
+        spectrogram=setting("transfer", "spectrogram"),
         training=setting("transfer", "training"),
         features=setting("transfer", "features"),
         classes=setting("transfer", "classes"),

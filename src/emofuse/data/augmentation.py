@@ -53,26 +53,20 @@ def augment_video(faces_BNTHWC: torch.Tensor, training: Training) -> torch.Tenso
 
 
 def augment_audio(segments_BNFT: torch.Tensor, training: Training) -> torch.Tensor:
-    """SpecAugment, drawn once per clip: two masks over bands and two over time; a shift of the bands, which changes the
-    pitch; and a stretch of the time axis, which changes the tempo (Park et al., Interspeech 2019, arXiv 1904.08779).
+    """SpecAugment, drawn once per clip: two masks over bands and two over time (Park et al., Interspeech 2019, arXiv
+    1904.08779), and a shift of the bands, which changes the pitch. Shifts in time are made when the segments are cut.
 
     Input and output float32 (B, N, bands, frames).
     """
     batch, segments, bands, frames = segments_BNFT.shape
     device = segments_BNFT.device
-    if training.stretch_time:
-        tempo = 1 + training.stretch_time * (2 * torch.rand(batch, device=device) - 1)
-        scale_B2 = torch.stack((tempo, torch.ones_like(tempo)), 1)
-        affine_B23 = torch.cat((torch.diag_embed(scale_B2), torch.zeros_like(scale_B2)[:, :, None]), 2)
-        grid = F.affine_grid(affine_B23, list(segments_BNFT.shape), align_corners=False)
-        segments_BNFT = F.grid_sample(segments_BNFT, grid, padding_mode="zeros", align_corners=False)
     if training.shift_bands:
         shift = torch.randint(-training.shift_bands, training.shift_bands + 1, (batch, 1), device=device)
         source = (torch.arange(bands, device=device) + shift).clamp(0, bands - 1)
         segments_BNFT = segments_BNFT.gather(2, source[:, None, :, None].expand_as(segments_BNFT))
     keep_BF = _keep(batch, bands, training.mask_bands, device)
     keep_BX = _keep(batch, segments * frames, training.mask_time, device)
-    # Features are normalised, so that 0 is the mean of each band.
+    # Spectrograms are normalised, so that 0 is the mean, of each band or of all.
     return segments_BNFT * keep_BF[:, None, :, None] * keep_BX.view(batch, segments, 1, frames)
 
 

@@ -1,4 +1,7 @@
-"""The features of a fold's clips as batches: mapped from their shards, or resident on a GPU."""
+"""The features of a fold's clips as batches: faces mapped from their shards, and segments of spectrograms.
+
+Both may be resident on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 import torch
 
 from emofuse import paths
+from emofuse.data.spectrograms import Sound, Spectrograms
 from emofuse.datasets.shards import FOLDERS
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv
@@ -19,6 +23,7 @@ from emofuse.utils.prefetch import prefetched
 if TYPE_CHECKING:
     import pandas as pd
 
+    from emofuse.config import Run, Spectrogram
     from emofuse.paths import RunKey
 
 # All training actors of a fold. These are the parts "train" and "val" with every copy of their recordings, of which "train"
@@ -28,25 +33,11 @@ PREFETCHED = 2  # batches read ahead of the one in use
 RESIDENT = 0.5  # share of a GPU's free memory that features may occupy
 
 
-class Features:
-    """The features of some clips in one modality, memory-mapped: uint8 (N, T, S, S, 3) per clip for "video", float16
-    (N, bands, frames) for "audio".
+class Faces:
+    """The faces of some clips, memory-mapped: uint8 (N, T, S, S, 3) each."""
 
-    `clips` are rows of clips.csv, `folder` is data/<corpus>. Raises `UserError` for a missing shard.
-    """
-
-    def __init__(self, folder: Path, clips: pd.DataFrame, modality: str) -> None:
-        stage = FOLDERS[modality]
-        shards = {}
-        for shard in sorted(clips["shard"].unique()):
-            path = folder / "features" / stage / f"shard-{shard}.npy"
-            try:
-                shards[shard] = np.load(path, mmap_mode="r")
-            except FileNotFoundError:
-                raise UserError(f"{path} is missing: run emofuse {stage} {folder.name} {shard}") from None
-        self._clips = [
-            shards[shard][int(row)] for shard, row in zip(clips["shard"], clips[f"{stage}_row"], strict=True)
-        ]
+    def __init__(self, clips: Sequence[np.ndarray]) -> None:
+        self._clips = clips
         self._resident: torch.Tensor | None = None
 
     @property
@@ -67,11 +58,35 @@ class Features:
             resident[number] = torch.from_numpy(np.array(clip))
         self._resident = resident
 
-    def batch(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """The clips at `indices`, stacked, in the stored type."""
+    def batch(self, indices: Sequence[int] | np.ndarray, shifts: np.ndarray | None = None) -> torch.Tensor:
+        """The clips at `indices`, stacked, in the stored type; `shifts` are those of the sound."""
         if self._resident is not None:
             return self._resident[torch.as_tensor(indices, device=self._resident.device)]
         return torch.from_numpy(np.stack([self._clips[i] for i in indices]))
+
+
+Features = Faces | Spectrograms
+
+
+def read_features(folder: Path, clips: pd.DataFrame, modality: str, spectrogram: Spectrogram) -> Features:
+    """The features of some clips in one modality.
+
+    `clips` are rows of clips.csv, `folder` is data/<corpus>. Raises `UserError` for a missing shard.
+    """
+    stage = FOLDERS[modality]
+    shards = {}
+    for shard in sorted(clips["shard"].unique()):
+        path = folder / "features" / stage / f"shard-{shard}.npy"
+        try:
+            shards[shard] = np.load(path, mmap_mode="r")
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: run emofuse {stage} {folder.name} {shard}") from None
+    places = [(shards[shard], int(row)) for shard, row in zip(clips["shard"], clips[f"{stage}_row"], strict=True)]
+    if modality == "video":
+        return Faces([array[row] for array, row in places])
+    sizes = zip(clips["audio_rows"].astype(int), clips["audio_span"].astype(float), strict=True)
+    sounds = [Sound(array[row : row + rows], span) for (array, row), (rows, span) in zip(places, sizes, strict=True)]
+    return Spectrograms(sounds, spectrogram)
 
 
 @dataclass(frozen=True)
@@ -99,11 +114,17 @@ class Part:
         """The shape of the network's input for one clip, by modality."""
         return {name: input_shape(features.shape, name) for name, features in self.features.items()}
 
-    def batches(self, batches: Iterable[np.ndarray], device: torch.device) -> Iterator[Batch]:
-        """The batches of the clips at the given indices, on the device, prefetched by a thread."""
+    def batches(
+        self, batches: Iterable[np.ndarray], device: torch.device, shifts: np.ndarray | None = None
+    ) -> Iterator[Batch]:
+        """The batches of the clips at the given indices, on the device, prefetched by a thread.
+
+        `shifts` (clips,) are the shifts of each clip's sound in columns of its spectrogram.
+        """
 
         def read(indices: np.ndarray) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
-            stored = {name: features.batch(indices) for name, features in self.features.items()}
+            shift = None if shifts is None else shifts[indices]
+            stored = {name: features.batch(indices, shift) for name, features in self.features.items()}
             pinned = device.type == "cuda"  # so that the copy to the GPU overlaps with the network's computation
             return indices, {n: x.pin_memory() if pinned and not x.is_cuda else x for n, x in stored.items()}
 
@@ -116,7 +137,7 @@ def read_parts(
     root: Path,
     key: RunKey,
     parts: Sequence[str],
-    modalities: Sequence[str],
+    run: Run,
     emotions: Sequence[str],
     actors: Container[str] | None = None,
 ) -> list[Part]:
@@ -130,7 +151,10 @@ def read_parts(
         if actors is not None:
             rows = rows[[actor in actors for actor in rows["actor"]]]
         labels = np.array([emotions.index(emotion) for emotion in rows["emotion"]])
-        found.append(Part(rows, {modality: Features(data, rows, modality) for modality in modalities}, labels))
+        features: dict[str, Features] = {
+            modality: read_features(data, rows, modality, run.spectrogram) for modality in run.network.modalities
+        }
+        found.append(Part(rows, features, labels))
     return found
 
 

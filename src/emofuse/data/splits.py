@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIP_COLUMNS = (
-    *("clip", "shard", "faces_row", "audio_row", "actor", "gender", "emotion", "group", "usable", "reason", "replaced"),
+    *("clip", "shard", "faces_row", "audio_row", "audio_rows", "audio_span", "actor", "gender", "emotion", "group"),
+    *("usable", "reason", "replaced"),
 )
-STAGE_COLUMNS = {"faces": ["clip", "row", "status", "replaced"], "audio": ["clip", "row", "status"]}
+STAGE_COLUMNS = {
+    "faces": ["clip", "row", "status", "replaced"],
+    "audio": ["clip", "row", "rows", "span", "status"],
+}
 PARTS = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)  # codes of PARTS
 
@@ -113,7 +117,9 @@ def join(index: pd.DataFrame, features: Mapping[str, pd.DataFrame]) -> pd.DataFr
     reason = index["status"].mask(index["status"] == "ok", "")
     for stage, table in features.items():
         rows = index[["clip"]].merge(table, on="clip", how="left", validate="many_to_one")
-        clips[f"{stage}_row"] = rows["row"].fillna("")
+        for column in ("row", "rows", "span"):
+            if column in rows:
+                clips[f"{stage}_{column}"] = rows[column].fillna("")
         if "replaced" in rows:
             clips["replaced"] = rows["replaced"].fillna("")
         status = rows["status"].fillna(f"not in the {stage} table")

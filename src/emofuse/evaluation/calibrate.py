@@ -71,7 +71,7 @@ def calibrate(
     scores, labels, seconds = [], [], 0.0
     for half, other, checkpoint in zip(halves, reversed(halves), checkpoints, strict=True):
         progress, details = train(key, run, emotions, root, checkpoint, device=device, actors=half)
-        (part,) = read_parts(root, key, [ALL_TRAINING], run.network.modalities, emotions, other)
+        (part,) = read_parts(root, key, [ALL_TRAINING], run, emotions, other)
         scores.append(scores_of(progress.kept, run, emotions, part, root, device))
         labels.append(part.labels)
         seconds += details["seconds"]

@@ -65,7 +65,7 @@ def evaluate(
 
     torch.set_num_threads(run.training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    (test,) = read_parts(root, key, ["test"], run.network.modalities, emotions)
+    (test,) = read_parts(root, key, ["test"], run, emotions)
     network = trained_network(key, run, emotions, test, root, device)
     scores, embeddings = predict(network, test, device)
     probabilities = scores.double().softmax(1)
@@ -76,7 +76,7 @@ def evaluate(
     kept = history[history["kept"] == "true"].iloc[0]
     fitted: dict[str, Any] | None = None
     if calibrated_on == "validation actors":
-        (val,) = read_parts(root, key, ["val"], run.network.modalities, emotions)
+        (val,) = read_parts(root, key, ["val"], run, emotions)
         val_scores, _ = predict(network, val, device)
         fitted = {"temperature": calibration.temperature(val_scores, val.labels), "clips": len(val.labels)}
     elif calibrated_on == "inner halves":
@@ -116,9 +116,10 @@ def trained_network(
     Raises `UserError` for a missing file, and for a model of another network.
     """
     state, description = read_model(root / key.model)
-    if description != describe(emotions, run.network):
+    if description != describe(emotions, run):
         raise UserError(
-            f"{root / key.model} was trained with another network than params.yaml has for {key.variant}: train again"
+            f"{root / key.model} was trained with another network or spectrogram than params.yaml has for {key.variant}:"
+            " train again"
         )
     network = build(run.network, len(emotions), part.shapes, root, device)
     load_model(root / key.model, state, network)

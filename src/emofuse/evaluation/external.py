@@ -10,7 +10,7 @@ import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Scores:
     @cached_property
     def estimates(self) -> dict[str, statistics.Estimate]:
         """Each score: mean and standard deviation over folds, and the 95 % interval over actors."""
-        return statistics.estimates(self.actors, self.confusions)
+        return statistics.estimates(self.actors, [confusions[:, None] for confusions in self.confusions])
 
     @cached_property
     def confusion(self) -> NDArray[np.int64]:
@@ -69,7 +69,10 @@ class Scores:
             "protocol": self.protocol,
             "emotions": list(self.emotions),
             "folds_not_given": list(self.missing),
-            "mean_over_folds": {metric: asdict(estimate) for metric, estimate in self.estimates.items()},
+            "mean_over_folds": {
+                metric: {"mean": found.mean, "sd": found.sd_folds, "low": found.low, "high": found.high}
+                for metric, found in self.estimates.items()
+            },
             "pooled": self._counts(self.confusion),
             "folds": [
                 {"fold": fold, "actors": actors.tolist()} | _scores(confusions.sum(0)) | self._counts(confusions.sum(0))

@@ -1,13 +1,17 @@
-"""Means over folds, bootstrap intervals over actors, and paired permutation tests. Scores are fractions in [0, 1].
+"""Means over seeds and folds, bootstrap intervals over actors and seeds, and paired permutation tests.
 
-The unit of resampling is the actor, since the clips of one actor are not independent. Runs are given as two sequences with
-one array per fold: the actors (A,), and their confusion matrices (A, classes, classes), as `actor_confusions` returns them.
+Scores are fractions in [0, 1]. The clips of one actor are not independent, and the same actors recur under each seed: both
+are crossed, and each is resampled as a whole (docs/statistics.md). Results are given as two sequences with one array per
+fold: the actors (A,), and their confusion matrices under each seed (A, S, classes, classes), as `actor_confusions` returns
+them for one seed. Every seed has the same folds and clips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,36 +26,44 @@ EXCHANGES = 10_000  # random permutations of a permutation test,
 EXACT = 14  # which enumerates all 2^actors permutations for up to this many actors
 SEED = 20230501  # arbitrary but fixed, so that reports are reproducible
 
+ACTOR_SD = 12.5  # points: the standard deviation of accuracy between actors for which margins are derived
+POWER = 0.8  # the probability that two equally good methods are found equivalent within the margin
+
 Arrays = Sequence[NDArray[Any]]  # one array per fold
-Drawn = dict[Actor, NDArray[np.int64]]
 Scores = dict[str, NDArray[np.float64]]  # by metric
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score of a run: its mean and standard deviation over folds, and the 95 % confidence interval of the mean.
+    """A score or a difference of scores: the mean over seeds and folds, and what is known about its uncertainty.
 
-    `sd` is None if there is one fold; `low` and `high` are None if a fold has only one actor.
+    `sd_folds` is the standard deviation over folds, each averaged over seeds, and `sd_seeds` over seeds, each averaged over
+    folds. `low` and `high` are the 95 % confidence interval of the mean, `low_90` and `high_90` the 90 % interval, and `p`
+    is the p-value of a permutation test. What is not defined is None: the spread of one fold or seed, and intervals if a
+    fold has only one actor.
     """
 
     mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
+    sd_folds: float | None = None
+    sd_seeds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    low_90: float | None = None
+    high_90: float | None = None
+    p: float | None = None
+
+    def minus(self, value: float) -> Estimate:
+        """The estimate minus a constant."""
+        ends = (None if end is None else end - value for end in (self.low, self.high, self.low_90, self.high_90))
+        return Estimate(self.mean - value, self.sd_folds, self.sd_seeds, *ends)
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The difference between a score of two variants on the same test clips: the first minus the second.
+class Drawn:
+    """Bootstrap resamples: how often each actor and each seed is drawn in each resample."""
 
-    `low` and `high` are its 95 % confidence interval, or None if a fold has only one actor; `p` is the p-value of the
-    permutation test.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    p: float
+    actors: dict[Actor, NDArray[np.int64]]  # (resamples,)
+    seeds: NDArray[np.int64]  # (resamples, S)
 
 
 def actor_array(names: Iterable[str]) -> NDArray[Any]:
@@ -77,45 +89,60 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def draw_actors(actors: Arrays, resamples: int = RESAMPLES, seed: int = SEED) -> Drawn | None:
-    """Bootstrap resamples of the actors: actor → how often it is drawn in each resample (resamples,).
+def draw(actors: Arrays, seeds: int, resamples: int = RESAMPLES, seed: int = SEED) -> Drawn | None:
+    """Bootstrap resamples of the actors of each fold, for all seeds at once, and of the seeds, for all actors and folds.
 
     This is the rescaled bootstrap for stratified samples of Rao and Wu (JASA 83, 1988, pages 231-241): within each fold,
-    n − 1 of its n actors are drawn with replacement. Drawing n would make the intervals too narrow by sqrt((n − 1) / n),
+    n - 1 of its n actors are drawn with replacement. Drawing n would make the intervals too narrow by sqrt((n - 1) / n),
     which matters for folds of four or five actors. If folds share actors, as under a random_ protocol, all actors form one
-    stratum, and an actor is drawn for all of its folds at once. None if a stratum has only one actor.
+    stratum, and an actor is drawn for all of its folds at once. In the same way, S - 1 of S seeds are drawn: two of three.
+    A single seed is always drawn, so that the intervals reflect the actors alone. `seed` determines the draws of actors;
+    those of seeds are always the same. None if a stratum has only one actor.
     """
     everyone = np.unique(np.concatenate(actors)) if len(actors) else np.array([])
     strata = list(actors) if len(everyone) == sum(map(len, actors)) else [everyone]
     if not strata or min(map(len, strata)) < 2:
         return None
     generator = np.random.default_rng(seed)
-    drawn: Drawn = {}
+    drawn: dict[Actor, NDArray[np.int64]] = {}
     for stratum in strata:
-        n = len(stratum)
-        draws = generator.multinomial(n - 1, np.full(n, 1 / n), size=resamples)
-        drawn |= dict(zip(stratum.tolist(), draws.T, strict=True))
-    return drawn
+        drawn |= dict(zip(stratum.tolist(), _rao_wu(generator, len(stratum), resamples).T, strict=True))
+    return Drawn(drawn, _rao_wu(np.random.default_rng([SEED, 1]), seeds, resamples))
+
+
+def _rao_wu(generator: np.random.Generator, n: int, resamples: int) -> NDArray[np.int64]:
+    """How often each of n units is drawn in each resample (resamples, n): n - 1 draws, or one of a single unit."""
+    return generator.multinomial(max(n - 1, 1), np.full(n, 1 / n), size=resamples)
+
+
+def _draw(actors: Arrays, folds: Arrays, seed: int = SEED) -> Drawn | None:
+    return draw(actors, folds[0].shape[1], seed=seed)
 
 
 def resampled(actors: Arrays, folds: Arrays, drawn: Drawn) -> Scores:
-    """The mean over folds of each score, for each resample of `draw_actors`: (resamples, ...).
+    """The mean of each score over seeds and folds, for each resample of `draw`: (resamples, ...).
 
-    `folds` has an array of confusion matrices (A, ..., classes, classes) per fold. Further axes, such as one of variants,
-    share the resamples.
+    `folds` has an array of confusion matrices (A, S, ..., classes, classes) per fold. Further axes, such as one of
+    variants, share the resamples.
     """
-    return _fold_means([scores(matrices) for matrices in _resampled_confusions(actors, folds, drawn)])
+    by_seed = _fold_means([scores(matrices) for matrices in _resampled_confusions(actors, folds, drawn)])
+    return {metric: _seed_means(values, drawn) for metric, values in by_seed.items()}
 
 
 def _resampled_confusions(actors: Arrays, folds: Arrays, drawn: Drawn) -> list[NDArray[np.int64]]:
-    """The resampled confusion matrices of each fold (resamples, ..., classes, classes)."""
-    weights = (np.stack([drawn[actor] for actor in present.tolist()], axis=1) for present in actors)
+    """The confusion matrices of each fold over the actors drawn (resamples, S, ..., classes, classes)."""
+    weights = (np.stack([drawn.actors[actor] for actor in present.tolist()], axis=1) for present in actors)
     return [np.tensordot(weight, fold, axes=1) for weight, fold in zip(weights, folds, strict=True)]
 
 
+def _seed_means(values: NDArray[np.float64], drawn: Drawn) -> NDArray[np.float64]:
+    """Means over the seeds drawn (resamples, ...) of values (resamples, S, ...)."""
+    return np.asarray(np.einsum("rs,rs...->r...", drawn.seeds / drawn.seeds.sum(1, keepdims=True), values))
+
+
 def _observed(folds: Arrays) -> Scores:
-    """The mean over folds of each score."""
-    return _fold_means([scores(fold.sum(0)) for fold in folds])
+    """The mean of each score over seeds and folds."""
+    return {metric: values.mean(0) for metric, values in _fold_means([scores(fold.sum(0)) for fold in folds]).items()}
 
 
 def _fold_means(folds: Sequence[Scores]) -> Scores:
@@ -123,56 +150,31 @@ def _fold_means(folds: Sequence[Scores]) -> Scores:
 
 
 def estimates(actors: Arrays, folds: Arrays) -> dict[str, Estimate]:
-    """The estimate of each score of a run, by metric."""
+    """The estimate of each score of a variant, by metric."""
     by_fold = [scores(fold.sum(0)) for fold in folds]
-    drawn = draw_actors(actors)
+    drawn = _draw(actors, folds)
     spread = resampled(actors, folds, drawn) if drawn else None
     found = {}
     for metric in METRICS:
-        mean, sd = mean_sd([float(fold[metric]) for fold in by_fold])
-        low, high = _interval(spread[metric]) if spread else (None, None)
-        found[metric] = Estimate(mean, sd, low, high)
+        values_FS = np.stack([fold[metric] for fold in by_fold])
+        mean, sd_folds = mean_sd(values_FS.mean(1).tolist())
+        _, sd_seeds = mean_sd(values_FS.mean(0).tolist())
+        found[metric] = Estimate(mean, sd_folds, sd_seeds, *(intervals(spread[metric]) if spread else ()))
     return found
 
 
-def crossed(actors: NDArray[Any], confusions: NDArray[np.int64]) -> dict[str, Estimate]:
-    """Each score of models with several seeds that were tested on the same clips: mean and standard deviation over seeds.
-
-    `actors` are (A,), `confusions` (S, A, classes, classes) for S seeds. As the same actors recur under each seed, the
-    interval crosses both: each resample draws actors once, for all seeds, and seeds once, for all actors. Both draws are
-    Rao and Wu's, n − 1 of n with replacement (see `draw_actors`): with three seeds, two are drawn. With one seed, the
-    interval reflects the actors alone, and with few it is rough. That the chance of an actor and a seed meeting is counted
-    in both draws makes the interval slightly too wide (Owen, Ann. Appl. Stat. 1, 2007, pages 386-411). It is None if there
-    is only one actor.
-    """
-    observed = scores(confusions.sum(1))
-    drawn = draw_actors([actors])
-    spread: Scores = {}
-    if drawn is not None:
-        weights_RA = np.stack([drawn[actor] for actor in actors.tolist()], axis=1)
-        scores_RS = scores(np.einsum("ra,sacd->rscd", weights_RA, confusions))
-        number = len(confusions)
-        generator = np.random.default_rng(SEED + 1)
-        draws = generator.multinomial(max(1, number - 1), np.full(number, 1 / number), size=len(weights_RA))
-        spread = {metric: np.average(values, axis=1, weights=draws) for metric, values in scores_RS.items()}
-    return {
-        metric: Estimate(*mean_sd(values.tolist()), *(_interval(spread[metric]) if spread else (None, None)))
-        for metric, values in observed.items()
-    }
-
-
 def recalls(actors: Arrays, folds: Arrays) -> list[Estimate]:
-    """The recall of each emotion and, last, their mean, from the confusion matrix pooled over all folds; `sd` is None.
+    """The recall of each emotion and, last, their mean, from the confusion matrix pooled over folds, averaged over seeds.
 
     The recall of an emotion without clips is NaN. Resamples without clips of an emotion do not contribute to its interval.
     """
-    observed = _recalls(sum(fold.sum(0) for fold in folds))
-    drawn = draw_actors(actors)
+    observed = _recalls(sum(fold.sum(0) for fold in folds)).mean(0)
+    drawn = _draw(actors, folds)
     if drawn is None:
-        return [Estimate(float(mean), None, None, None) for mean in observed]
-    spread = _recalls(sum(_resampled_confusions(actors, folds, drawn)))
+        return [Estimate(float(mean)) for mean in observed]
+    spread = _seed_means(_recalls(sum(_resampled_confusions(actors, folds, drawn))), drawn)
     return [
-        Estimate(float(mean), None, *((None, None) if np.isnan(mean) else _interval(values[~np.isnan(values)])))
+        Estimate(float(mean), None, None, *(() if np.isnan(mean) else intervals(values[~np.isnan(values)])))
         for mean, values in zip(observed, spread.T, strict=True)
     ]
 
@@ -183,25 +185,29 @@ def _recalls(confusion: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate([recall(matrices), scores(matrices)["uar"][..., None]], axis=-1)
 
 
-def _interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return float(low), float(high)
+def intervals(spread: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """The ends of the 95 % interval of resampled values (resamples,), and those of the 90 % interval."""
+    low, high, low_90, high_90 = np.percentile(spread, [2.5, 97.5, 5, 95]).tolist()
+    return low, high, low_90, high_90
 
 
-def differences(actors: Arrays, folds: Arrays) -> dict[str, Difference]:
-    """The difference between two variants in each score, by metric.
+def differences(actors: Arrays, folds: Arrays) -> dict[str, Estimate]:
+    """The difference between two variants in each score, the first minus the second, by metric, with its p-value.
 
-    `folds` has the confusion matrices of both variants, (A, 2, classes, classes) per fold. The bootstrap is paired: both
-    variants share the resamples.
+    `folds` has the confusion matrices of both variants, (A, S, 2, classes, classes) per fold. Both variants share the draws
+    of actors and of seeds. Sharing actors makes the interval that of a paired comparison. Whether the s-th seeds of two
+    variants have anything in common (initial weights, batches) is not assumed: if they have, the interval accounts for
+    it, and if not, sharing draws is one way of drawing two independent samples.
     """
     observed = _observed(folds)
-    drawn = draw_actors(actors)
+    drawn = _draw(actors, folds)
     spread = resampled(actors, folds, drawn) if drawn else None
     p = permutation_test(actors, folds)
     found = {}
     for metric in METRICS:
-        low, high = _interval(_difference(spread[metric])) if spread else (None, None)
-        found[metric] = Difference(float(_difference(observed[metric])), low, high, p[metric])
+        ends = intervals(_difference(spread[metric])) if spread else ()
+        difference = Estimate(float(_difference(observed[metric])), None, None, *ends)
+        found[metric] = replace(difference, p=float(p[metric]))
     return found
 
 
@@ -209,49 +215,55 @@ Group = tuple[Arrays, Arrays]  # actors and confusion matrices
 
 
 def gap(one: Group, other: Group) -> Estimate:
-    """The difference in accuracy between two groups of actors, the first minus the second, with its 95 % interval.
+    """The difference in accuracy between two groups of actors, the first minus the second.
 
-    The groups are resampled independently. `sd` is None, and so is the interval if a fold has only one actor of a group.
+    Both groups are tested with the same models: their actors are resampled independently, the seeds together. There is no
+    interval if a fold has only one actor of a group.
     """
     means = [float(_observed(folds)["war"]) for _, folds in (one, other)]
-    draws = [draw_actors(actors, seed=SEED + number) for number, (actors, _) in enumerate((one, other))]
+    draws = [_draw(*group, seed=SEED + number) for number, group in enumerate((one, other))]
     if draws[0] is None or draws[1] is None:
-        return Estimate(means[0] - means[1], None, None, None)
+        return Estimate(means[0] - means[1])
     spread = [resampled(*group, drawn)["war"] for group, drawn in zip((one, other), draws, strict=True) if drawn]
-    return Estimate(means[0] - means[1], None, *_interval(spread[0] - spread[1]))
+    return Estimate(means[0] - means[1], None, None, *intervals(spread[0] - spread[1]))
 
 
 def leak(independent: Group, overlapping: Group) -> dict[str, Estimate]:
     """How much speaker overlap inflates each score: folds that share actors minus speaker-independent folds.
 
-    Both groups are of the same variant. Actors are resampled within the speaker-independent folds, and both groups share
-    the resamples. `sd` is None; `low` and `high` are None if a speaker-independent fold has only one actor, or if these
-    folds do not cover all actors.
+    Both groups are of the same variant and seeds. Actors are resampled within the speaker-independent folds, and both
+    groups share the resamples of actors and seeds. There are no intervals if a speaker-independent fold has only one actor,
+    or if these folds do not cover all actors.
     """
-    drawn = draw_actors(independent[0])
-    covered = drawn is not None and all(actor in drawn for present in overlapping[0] for actor in present.tolist())
+    drawn = _draw(*independent)
+    covered = drawn is not None and all(
+        actor in drawn.actors for present in overlapping[0] for actor in present.tolist()
+    )
     with_overlap, without = _observed(overlapping[1]), _observed(independent[1])
-    found = {}
-    for metric in METRICS:
-        low, high = None, None
-        if drawn is not None and covered:
-            low, high = _interval(resampled(*overlapping, drawn)[metric] - resampled(*independent, drawn)[metric])
-        found[metric] = Estimate(float(with_overlap[metric] - without[metric]), None, low, high)
-    return found
+    spread = (resampled(*overlapping, drawn), resampled(*independent, drawn)) if drawn and covered else None
+    return {
+        metric: Estimate(
+            float(with_overlap[metric] - without[metric]),
+            None,
+            None,
+            *(intervals(spread[0][metric] - spread[1][metric]) if spread else ()),
+        )
+        for metric in METRICS
+    }
 
 
 def _difference(both: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(both[..., 0] - both[..., 1])
 
 
-def permutation_test(actors: Arrays, folds: Arrays, exchanges: int = EXCHANGES, seed: int = SEED) -> dict[str, float]:
+def permutation_test(actors: Arrays, folds: Arrays, exchanges: int = EXCHANGES, seed: int = SEED) -> Scores:
     """Paired permutation test of the difference between two variants: the two-sided p-value of each score, in (0, 1].
 
-    Arguments as in `differences`. Under the null hypothesis, the predictions of the two variants for an actor are
-    exchangeable. They are exchanged for an actor in all folds together. For up to `EXACT` actors, p is the proportion of
-    all permutations whose difference is at least as large as the observed one. For more actors it is (b + 1) / (n + 1),
-    where b of n = `exchanges` random permutations are (Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010,
-    article 39).
+    Arguments as in `differences`; further axes before that of the variants, (A, S, ..., 2, classes, classes), give as many
+    tests. Under the null hypothesis, the predictions of the two variants for an actor are exchangeable. They are exchanged
+    for an actor in all folds and seeds together. For up to `EXACT` actors, p is the proportion of all permutations whose
+    difference is at least as large as the observed one. For more actors it is (b + 1) / (n + 1), where b of n =
+    `exchanges` random permutations are (Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9, 2010, article 39).
     """
     names = np.unique(np.concatenate(actors))
     exact = len(names) <= EXACT
@@ -262,13 +274,13 @@ def permutation_test(actors: Arrays, folds: Arrays, exchanges: int = EXCHANGES, 
     permuted = []
     for present, fold in zip(actors, folds, strict=True):
         exchanged_PF = exchanged_PA[:, np.searchsorted(names, present)].astype(np.float64)
-        change = np.tensordot(exchanged_PF, (fold[:, ::-1] - fold).astype(np.float64), axes=1)
-        permuted.append(scores(fold.sum(0) + change))
+        change = np.tensordot(exchanged_PF, (fold[..., ::-1, :, :] - fold).astype(np.float64), axes=1)
+        permuted.append({metric: values.mean(1) for metric, values in scores(fold.sum(0) + change).items()})
     found = {}
     observed = _observed(folds)
     for metric, both in _fold_means(permuted).items():
         # The tolerance is for rounding: permutations add the same fractions in a different order.
-        extreme = int((abs(_difference(both)) >= abs(_difference(observed[metric])) - 1e-12).sum())
+        extreme = (abs(_difference(both)) >= abs(_difference(observed[metric])) - 1e-12).sum(0)
         found[metric] = extreme / len(exchanged_PA) if exact else (extreme + 1) / (exchanges + 1)
     return found
 
@@ -287,16 +299,38 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(low: float, high: float, published: float, tolerance: float = 2.0) -> str:
-    """The verdict of a confidence interval on a published value; all arguments in percentage points.
+def verdict(difference: Estimate, margin: float) -> str:
+    """The verdict on a difference, in the units of the margin, from its 90 % interval, which it must have.
 
-    "reproduced" if the interval lies within ± `tolerance` of the value, "below" or "above" if it lies completely outside,
-    and "inconclusive" otherwise.
+    "equivalent" if the interval lies within ± `margin`: two one-sided tests at 5 % (Schuirmann, J. Pharmacokinet. Biopharm.
+    15, 1987, pages 657-680). Otherwise "below" or "above" if it lies on that side of 0, and "inconclusive" if it contains 0.
     """
-    if published - tolerance <= low and high <= published + tolerance:
-        return "reproduced"
-    if high < published - tolerance:
+    assert difference.low_90 is not None
+    assert difference.high_90 is not None
+    if -margin <= difference.low_90 and difference.high_90 <= margin:
+        return "equivalent"
+    if difference.high_90 < 0:
         return "below"
-    if low > published + tolerance:
-        return "above"
-    return "inconclusive"
+    return "above" if difference.low_90 > 0 else "inconclusive"
+
+
+@cache
+def margin(fold_sizes: tuple[int, ...], samples: int = 2000) -> float | None:
+    """The margin of equivalence, in points, that folds of so many actors can establish, rounded up to half a point.
+
+    It uses no scores: it is simulated from the numbers of actors alone. Each sample has a normally distributed difference of
+    standard deviation `ACTOR_SD` for each actor, and mean 0. The margin is the smallest within which the 90 % interval of a
+    share `POWER` of the samples lies. None if a fold has only one actor.
+    """
+    first = np.concatenate([[0], np.cumsum(fold_sizes)]).tolist()
+    actors = [np.arange(start, end) for start, end in pairwise(first)]
+    drawn = draw(actors, 1)
+    if drawn is None:
+        return None
+    values = np.random.default_rng([SEED, 2]).normal(0, ACTOR_SD, (first[-1], samples))
+    weights = [np.stack([drawn.actors[actor] for actor in present.tolist()], axis=1) for present in actors]
+    means = [
+        weight @ values[present] / weight.sum(1, keepdims=True) for weight, present in zip(weights, actors, strict=True)
+    ]
+    ends = np.percentile(np.mean(means, axis=0), [5, 95], axis=0)
+    return float(np.ceil(2 * np.quantile(abs(ends).max(0), POWER)) / 2)

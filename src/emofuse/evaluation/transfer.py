@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from emofuse import paths
-from emofuse.data.dataset import Features, Part
+from emofuse.data.dataset import Features, Part, read_features
 from emofuse.data.splits import feature_table, join, usable_clips
 from emofuse.datasets import shards
 from emofuse.datasets.base import actor_named, sorted_actors
@@ -89,7 +89,8 @@ def transfer(key: TransferKey, params: Params, root: Path, device: torch.device 
             raise UserError(f"{key.corpus}: none of its usable clips is of an emotion that {key.run.corpus} has")
         labels = np.array([shared.index(emotion) for emotion in rows["emotion"]])
         features: dict[str, Features] = {
-            name: Features(place / "data" / key.corpus, rows, name) for name, place in places.items()
+            name: read_features(place / "data" / key.corpus, rows, name, run.spectrogram)
+            for name, place in places.items()
         }
         part = Part(rows, features, labels)
         torch.set_num_threads(run.training.threads)

@@ -1,8 +1,7 @@
-"""The audio stage: N log-mel segments of each clip, aligned with its snippets of faces."""
+"""The audio stage: the complete log-mel spectrogram of each clip, as it is. How a network reads it: data/spectrograms.py."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,7 +15,7 @@ import torchaudio
 
 from emofuse import paths
 from emofuse.datasets import shards
-from emofuse.features.levels import SILENCE
+from emofuse.features.levels import FLOOR, SILENCE
 from emofuse.features.media import BrokenClip, read_audio
 from emofuse.provenance.job import job
 from emofuse.utils.errors import UserError
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from emofuse.config import Audio, Params
 
 CLIPPED = 0.5, 0.85  # fraction of samples above a fraction of the peak: at most 0.1 in speech, 0.35 in a pure tone
-FLOOR = 1e-6  # added to the mel power before the logarithm
 TOGETHER = 16  # clips decoded one after the other, then transformed
 BLOCK = 16  # mel bands per matrix product
 
@@ -68,10 +66,10 @@ def _transforms(audio: Audio) -> tuple[torchaudio.transforms.Spectrogram, list[_
 
 
 def log_mel(samples: np.ndarray, audio: Audio) -> np.ndarray:
-    """The log-mel spectrogram of a clip, with mean and variance normalised per band.
+    """The log-mel spectrogram of a clip: ln(power + FLOOR).
 
-    `samples` is float32 (samples,). Returns float32 (bands, time), one column every `hop_ms`, the first centred on the
-    first sample; with `trim_db`, quiet columns at both ends are removed.
+    `samples` is float32 (samples,). Returns float32 (columns, bands), one column every `hop_ms`, the first centred on the
+    first sample.
     """
     with torch.inference_mode():
         fourier, blocks = _transforms(audio)
@@ -80,31 +78,13 @@ def log_mel(samples: np.ndarray, audio: Audio) -> np.ndarray:
         mel_TB = torch.empty(len(power_TF), audio.bands)
         for block in blocks:
             torch.mm(power_TF[:, block.bins], block.filters, out=mel_TB[:, block.bands])
-        if audio.trim_db is not None:
-            energy_T = mel_TB.sum(1)
-            loud = torch.nonzero(energy_T >= energy_T.max() * 10 ** (-audio.trim_db / 10))
-            mel_TB = mel_TB[int(loud[0]) : int(loud[-1]) + 1]
         mel_TB.add_(FLOOR).log_()
-        mel_TB -= mel_TB.mean(0)
-        mel_TB /= mel_TB.square().mean(0).sqrt_().clamp_min_(1e-3)
-    return mel_TB.T.numpy()
+    return mel_TB.numpy()
 
 
-def segments(spectrogram_FT: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
-    """Cut N segments, each centred on one of N equal slices of the clip.
-
-    `spectrogram_FT` is (bands, time), `duration` that of the clip in seconds. Segments of a short clip overlap, those of
-    a long one leave gaps. Outside the clip they are zero, the mean of every band. Returns float32 (N, bands, frames).
-    """
-    bands, columns = spectrogram_FT.shape
-    cut = np.zeros((audio.segments, bands, audio.frames), np.float32)
-    for index in range(audio.segments):
-        centre = (index + 0.5) * duration / audio.segments * 1000 / audio.hop_ms
-        start = math.floor(centre - audio.frames / 2 + 0.5)
-        first, end = max(start, 0), min(start + audio.frames, columns)
-        if first < end:
-            cut[index, :, first - start : end - start] = spectrogram_FT[:, first:end]
-    return cut
+def span(duration: float, audio: Audio) -> float:
+    """The duration of a clip, given in seconds, in columns."""
+    return duration * 1000 / audio.hop_ms
 
 
 def clip_sound(data: bytes, duration: float, audio: Audio) -> np.ndarray:
@@ -131,16 +111,8 @@ def usable(samples: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
     return samples
 
 
-def clip_segments(samples: np.ndarray, duration: float, audio: Audio) -> np.ndarray:
-    """The segments of one clip, float32 (N, bands, frames), from its samples and its duration in seconds."""
-    spectrogram_FT = log_mel(samples, audio)
-    if audio.trim_db is not None:
-        duration = spectrogram_FT.shape[1] * audio.hop_ms / 1000
-    return segments(spectrogram_FT, duration, audio)
-
-
 def stage(params: Params, corpus: str, shard: int, root: Path = Path()) -> None:
-    """`emofuse audio`: compute the log-mel segments of one shard's clips, to data/<corpus>/features/audio/."""
+    """`emofuse audio`: compute the log-mel spectrograms of one shard's clips, to data/<corpus>/features/audio/."""
     section = params.corpus(corpus).audio
     if section is None:
         raise UserError(f"corpora.{corpus}: it has no sound, so there are no audio features")
@@ -164,29 +136,28 @@ def extract(
 ) -> None:
     """Write the features of one shard, clip by clip.
 
-    `rows` are the shard's usable rows of index.csv, `archive` is its zip. Writes `output`, float16
-    (clips, N, bands, frames), zeros for a clip without features, and `table`, in the same order: clip, row, status ("ok"
-    or why the clip has no features).
+    `rows` are the shard's usable rows of index.csv, `archive` is its zip. Writes `output`, the spectrograms of all clips one
+    after the other, float16 (columns, bands), and `table`: clip, row (its first column), rows (the number of its columns),
+    span (its duration in columns, which its sound may fall short of or exceed), status ("ok" or why it has no features).
     """
     torch.set_num_threads(1)
-    shape = (len(rows), audio.segments, audio.bands, audio.frames)
-    lines: list[tuple[str, int, str]] = []
+    lines: list[tuple[str, int, int, str, str]] = []
     sounds: list[np.ndarray | BrokenClip] = []
-    with array_file(output, np.float16, shape) as add:
+    first = 0
+    expected = sum(int(span(float(row["duration"]), audio)) for row in rows)
+    with array_file(output, np.float16, (expected, audio.bands)) as add:
         for number, row in enumerate(progress(rows)):
-            if (
-                not sounds
-            ):  # several at once: alternating decoding and transforming would evict each other's cache lines
+            if not sounds:  # several at once: decoding and transforming in turn would evict each other's cache lines
                 sounds = [_sound(following, archive, audio) for following in rows[number : number + TOGETHER]]
             sound = sounds.pop(0)
-            if isinstance(sound, BrokenClip):
-                add(None)
-                status = str(sound)
-            else:
-                add(clip_segments(sound, float(row["duration"]), audio))
-                status = "ok"
-            lines.append((row["clip"], number, status))
-    write_csv(table, pd.DataFrame(lines, columns=["clip", "row", "status"]))
+            columns, status = 0, str(sound)
+            if not isinstance(sound, BrokenClip):
+                spectrogram_TF = log_mel(sound, audio)
+                columns, status = len(spectrogram_TF), "ok"
+                add(spectrogram_TF)
+            lines.append((row["clip"], first, columns, f"{span(float(row['duration']), audio):.3f}", status))
+            first += columns
+    write_csv(table, pd.DataFrame(lines, columns=["clip", "row", "rows", "span", "status"]))
 
 
 def _sound(row: Mapping[str, str], archive: Path, audio: Audio) -> np.ndarray | BrokenClip:

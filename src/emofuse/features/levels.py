@@ -17,6 +17,7 @@ OVER = 2.0  # peak up to which decoders of compressed sound exceed full scale, w
 # Full scales of 16, 24 and 32 bits: floating-point files sometimes contain whole numbers in these ranges.
 SCALES = (2.0**15, 2.0**23, 2.0**31)
 EXCEEDED = 16.0  # the largest peak of sound that is merely too loud
+FLOOR = 1e-6  # of a spectrogram: added to the mel power before the logarithm
 LONE = 1e-3  # mean level, relative to the peak, below which values beyond full scale are a defect and not sound
 
 

@@ -13,12 +13,24 @@ from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
 from emofuse import paths
-from emofuse.config import Audio, CalibratedOn, CustomNetwork, Faces, Modality, Name, Network, Params, Positive, Section
+from emofuse.config import (
+    Audio,
+    CalibratedOn,
+    CustomNetwork,
+    Faces,
+    Modality,
+    Name,
+    Network,
+    Params,
+    Positive,
+    Section,
+    Spectrogram,
+)
 from emofuse.models.build import build
 from emofuse.paths import RunKey
 from emofuse.provenance import code
 from emofuse.provenance.freshness import Chain
-from emofuse.training.model_file import load_model, read_model
+from emofuse.training.model_file import describe, load_model, read_model
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, read_json, sha256
 from emofuse.utils.stand_ins import stand_in
@@ -47,6 +59,7 @@ class Ensemble(Section):
 
     variant: Name
     network: Network | CustomNetwork
+    spectrogram: Spectrogram
     package: str | None = Field(None, description="digest of the package of the network's factory, if it has one")
     calibrated_on: CalibratedOn | None = Field(None, description="what the temperatures were fitted on; null: none are")
     models: Annotated[tuple[Model, ...], Field(min_length=1, strict=False)]
@@ -78,7 +91,7 @@ class Ensemble(Section):
 class Bundle(Section):
     """The requested ensemble, then ensembles that need fewer modalities, and how inputs are made."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     emofuse: str
     corpus: str
     title: str
@@ -118,14 +131,13 @@ class Bundle(Section):
         models = [model.file for ensemble in self.ensembles for model in ensemble.models]
         return [*models, *([self.detector] if self.detector else [])]
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of the networks' input for one clip, by modality."""
+    def shapes(self, ensemble: Ensemble) -> dict[str, tuple[int, ...]]:
+        """The shape of an ensemble's input for one clip, by modality."""
         shapes: dict[str, tuple[int, ...]] = {}
-        if self.faces:
+        if self.faces and "video" in ensemble.modalities:
             shapes["video"] = (self.faces.snippets, 3, self.faces.frames, self.faces.size, self.faces.size)
-        if self.audio:
-            shapes["audio"] = (self.audio.segments, self.audio.bands, self.audio.frames)
+        if self.audio and "audio" in ensemble.modalities:
+            shapes["audio"] = (ensemble.spectrogram.segments, self.audio.bands, ensemble.spectrogram.frames)
         return shapes
 
     def check_factory(self, factory: str | None) -> None:
@@ -166,12 +178,12 @@ class Bundle(Section):
                 f"{path} is not the model that was evaluated: run the evaluate stage again, or export it again"
             )
         state, described = read_model(path)
-        if described != {"emotions": list(self.emotions), "network": ensemble.network.model_dump(mode="json")}:
+        if described != describe(self.emotions, ensemble):
             raise UserError(
-                f"{path} has another network than the variant {ensemble.variant}: train it or export it again"
+                f"{path} has another network or spectrogram than the variant {ensemble.variant}: train it or export it"
+                " again"
             )
-        shapes = {str(name): self.shapes[name] for name in ensemble.network.modalities}
-        network = build(ensemble.network, len(self.emotions), shapes, HERE)
+        network = build(ensemble.network, len(self.emotions), self.shapes(ensemble), HERE)
         load_model(path, state, network)
         return network.eval()
 
@@ -314,11 +326,12 @@ def _ensemble(chain: Chain, keys: Sequence[RunKey]) -> Ensemble:
                 made_from=dict(trained.inputs),
             )
         )
-    network = chain.params.run(keys[0].corpus, keys[0].variant).network
-    package = code.of_package(network.package, chain.root) if network.package else None
+    run = chain.params.run(keys[0].corpus, keys[0].variant)
+    package = code.of_package(run.network.package, chain.root) if run.network.package else None
     return Ensemble(
         variant=keys[0].variant,
-        network=network,
+        network=run.network,
+        spectrogram=run.spectrogram,
         package=package,
         calibrated_on=chain.params.calibrated_on(keys[0]),
         models=tuple(models),

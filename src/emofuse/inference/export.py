@@ -80,7 +80,7 @@ def _renamed(bundle: Bundle) -> Bundle:
 def _example(bundle: Bundle, ensemble: Ensemble) -> dict[str, torch.Tensor]:
     """Two random clips as inputs of an ensemble. With a single one, torch.export would fix the batch size to one."""
     generator = torch.Generator().manual_seed(1)
-    return {name: torch.rand(2, *bundle.shapes[name], generator=generator) for name in sorted(ensemble.modalities)}
+    return {name: torch.rand(2, *shape, generator=generator) for name, shape in sorted(bundle.shapes(ensemble).items())}
 
 
 def _program(network: nn.Module, example: dict[str, torch.Tensor], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from emofuse.evaluation.text import ACTORS_UNKNOWN, SCORES_NOTE, spread
 from emofuse.inference.bundle import Bundle, Ensemble
 from emofuse.inference.writers import MODALITIES
 from emofuse.report import load as results
-from emofuse.report.load import CorpusResults, Fold, Run
+from emofuse.report.load import CorpusResults, Fold, Method, Run
 from emofuse.report.table import points
 from emofuse.report.tables import scores
 from emofuse.utils.errors import UserError
@@ -68,7 +69,7 @@ def _run(corpus: CorpusResults, bundle: Bundle, ensemble: Ensemble) -> Run:
     folds = tuple(fold for fold in run.folds if fold.fold in wanted)
     if len(folds) < len(wanted):
         raise UserError(f"results/{corpus.name}/{run.key()}: results of some folds are missing; run the evaluate stage")
-    return Run(run.protocol, run.variant, run.seed, run.setup, run.planned, folds)
+    return replace(run, folds=folds)
 
 
 def _summary(bundle: Bundle, run: Run) -> str:
@@ -131,7 +132,7 @@ def _results(runs: Sequence[tuple[Ensemble, Run]]) -> list[str]:
         [
             run.variant,
             " and ".join(sorted(ensemble.modalities)),
-            *(_spread(run.estimates[metric]) for metric in statistics.METRICS),
+            *(_spread(Method((run,)).estimates[metric]) for metric in statistics.METRICS),
         ]
         for ensemble, run in runs
     ]
@@ -190,10 +191,10 @@ def _fairness(run: Run, gender: dict[Actor, str]) -> list[str]:
 def _of_actors(
     folds: Sequence[Fold], actors: Sequence[Actor]
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """The actors and confusion matrices of each fold, restricted to some actors; folds without them are left out."""
+    """The arguments of `statistics` for one seed, restricted to some actors; folds without them are left out."""
     chosen = [(fold, np.isin(fold.actors, actors)) for fold in folds]
     return [fold.actors[who] for fold, who in chosen if who.any()], [
-        fold.confusions[who] for fold, who in chosen if who.any()
+        fold.confusions[who][:, None] for fold, who in chosen if who.any()
     ]
 
 

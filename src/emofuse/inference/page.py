@@ -12,6 +12,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from emofuse.data.spectrograms import read_segments
 from emofuse.inference import writers
 from emofuse.inference.bundle import Bundle
 from emofuse.inference.predictor import Clip, Models, Prediction, reasons
@@ -127,9 +128,9 @@ def _attention(sample: Sample, prediction: Prediction, models: Models) -> Figure
     if not networks:  # those of a factory
         return None
     inputs = models.inputs(ensemble, [sample])
-    video, audio = sample.features.get("video"), sample.features.get("audio")
-    moments = next(iter(inputs.values())).shape[1]
-    found = [normalised(network.attention_weights(inputs), moments) for network in networks]
+    video = sample.faces
+    audio = None if sample.sound is None else read_segments(sample.sound, ensemble.spectrogram)
+    found = [normalised(network.attention_weights(inputs)) for network in networks]
     weights = {name: np.mean([each[name] for each in found], axis=0) for name in found[0]}
     if not weights:
         return None

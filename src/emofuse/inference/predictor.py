@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emofuse.data.dataset import to_input
+from emofuse.data.spectrograms import read_segments
 from emofuse.features import faces
 from emofuse.features.media import BrokenClip
 from emofuse.inference import windows
@@ -112,8 +113,14 @@ class Models:
 
     def inputs(self, ensemble: Ensemble, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """The network inputs of samples, by modality."""
-        stacked = {name: np.stack([s.features[name] for s in samples]) for name in ensemble.network.modalities}
-        return {name: to_input(torch.from_numpy(batch).to(self.device), name) for name, batch in stacked.items()}
+        stored: dict[str, list[np.ndarray]] = {
+            "video": [sample.faces for sample in samples if sample.faces is not None],
+            "audio": [read_segments(each.sound, ensemble.spectrogram) for each in samples if each.sound is not None],
+        }
+        return {
+            name: to_input(torch.from_numpy(np.stack(stored[name])).to(self.device), name)
+            for name in ensemble.network.modalities
+        }
 
 
 def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
@@ -124,7 +131,7 @@ def predict(paths: Sequence[Path], models: Models) -> list[Clip]:
         try:
             _require_file(clip.path)
             for sample in windows.samples(clip.path, models.bundle, models.detect, _with_progress(clip.path)):
-                ensemble = models.bundle.ensemble_for(frozenset(sample.features))
+                ensemble = models.bundle.ensemble_for(sample.modalities)
                 if ensemble is None:
                     clip.skipped.append(sample.place)
                     continue

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from emofuse import config
 from emofuse.config import Modality
 from emofuse.data.index import SHORTEST
+from emofuse.data.spectrograms import Sound
 from emofuse.features import audio, faces, media
 from emofuse.features.media import BrokenClip
 from emofuse.inference.bundle import Bundle
@@ -42,13 +44,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Sample:
-    """The features of a place, as the stages store them: the input of the networks.
+    """The features of a place, as the stages store them.
 
-    "video" uint8 (N, T, S, S, 3), "audio" float16 (N, bands, frames); empty if no modality can be used.
+    `faces` are uint8 (N, T, S, S, 3), `sound` is a spectrogram; None for a modality that cannot be used.
     """
 
     place: Place
-    features: dict[Modality, np.ndarray]
+    faces: np.ndarray | None
+    sound: Sound | None
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """The modalities that can be used."""
+        found: dict[Modality, bool] = {"video": self.faces is not None, "audio": self.sound is not None}
+        return frozenset(modality for modality in found if found[modality])
 
 
 def spans(duration: float, window: float, longest: float) -> list[Span]:
@@ -86,10 +95,10 @@ def samples(
     people = _People()
     for (start, end), frames, sound in zip(progress(windows), images, sounds, strict=False):
         missing: dict[Modality, str] = {}
-        features: dict[Modality, np.ndarray] = {}
+        heard: Sound | None = None
         if bundle.audio:
             try:
-                features["audio"] = _segments(sound, end - start, bundle.audio)
+                heard = _spectrogram(sound, end - start, bundle.audio)
             except BrokenClip as reason:
                 missing["audio"] = str(reason)
         found: list[tuple[int | None, tuple[float, ...] | None, np.ndarray]] = []
@@ -99,9 +108,9 @@ def samples(
             except BrokenClip as reason:
                 missing["video"] = str(reason)
         for face, box, crops in found:
-            yield Sample(Place(start, end, face, box, missing), {"video": crops, **features})
+            yield Sample(Place(start, end, face, box, missing), crops, heard)
         if not found:
-            yield Sample(Place(start, end, None, None, missing), features)
+            yield Sample(Place(start, end, None, None, missing), None, heard)
 
 
 def _duration(streams: media.Streams) -> float:
@@ -125,10 +134,11 @@ def _until_broken(parts: Iterator[media.A | BrokenClip]) -> Iterator[media.A | B
         yield from repeat(reason)
 
 
-def _segments(sound: np.ndarray | BrokenClip, duration: float, section: audio.Audio) -> np.ndarray:
+def _spectrogram(sound: np.ndarray | BrokenClip, duration: float, section: config.Audio) -> Sound:
     if isinstance(sound, BrokenClip):
         raise sound
-    return audio.clip_segments(audio.usable(sound, duration, section), duration, section).astype(np.float16)
+    samples = audio.usable(sound, duration, section)
+    return Sound(audio.log_mel(samples, section).astype(np.float16), audio.span(duration, section))
 
 
 def _faces(

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from emofuse.config import Network
 
 
+def projection(channels: int, dimension: int) -> nn.Module:
+    """A linear map to d dimensions, where the backbone has another number of channels."""
+    return nn.Linear(channels, dimension) if channels != dimension else nn.Identity()
+
+
 class VideoBranch(nn.Module):
     """N snippets of T face frames → N vectors.
 
@@ -34,7 +39,7 @@ class VideoBranch(nn.Module):
         positions, channels = self.trunk.positions(face_size), self.trunk.channels
         self.spatial = attention(forms.spatial, network, positions, channels)
         self.channel = attention(forms.channel, network, channels, positions)
-        self.project = nn.Linear(channels, network.dimension)
+        self.project = projection(channels, network.dimension)
         self.temporal = attention(forms.temporal, network, snippets, network.dimension, relu=True)
         mean, std = self.trunk.normalisation
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1, 1), persistent=False)
@@ -59,11 +64,11 @@ class AudioBranch(nn.Module):
         self.trunk = ResNet2d(network.audio.backbone, network.audio.width)
         self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # several times faster on a CPU
         self.trunk.freeze(network.audio.frozen)
-        self.project = nn.Linear(self.trunk.channels, network.dimension)
+        self.project = projection(self.trunk.channels, network.dimension)
         self.temporal = attention(network.attention.audio_temporal, network, segments, network.dimension, relu=True)
 
     def forward(self, segments_BNFT: torch.Tensor) -> torch.Tensor:
-        """Segments (B, N, bands, frames), normalised per clip and band → X_a (B, N, d)."""
+        """Segments (B, N, bands, frames) → X_a (B, N, d)."""
         batch, segments = segments_BNFT.shape[:2]
         maps = self.trunk(segments_BNFT.flatten(0, 1).unsqueeze(1))
         segments_BNM = maps.mean((2, 3)).unflatten(0, (batch, segments))

@@ -42,9 +42,7 @@ def build(
     """
     if isinstance(section, config.CustomNetwork):
         return _custom(section, emotions, shapes, root, device)
-    moments = next(iter(shapes.values()))[0]
-    side = shapes["video"][-1] if "video" in shapes else None
-    return EmotionNetwork(section, emotions, moments, side).to(device)
+    return EmotionNetwork(section, emotions, shapes).to(device)
 
 
 def _custom(

@@ -58,17 +58,17 @@ class Concatenation(nn.Module):
 class LateAverage(nn.Module):
     """One linear classifier per modality; their probabilities are averaged.
 
-    Input: the embedding of concatenated vectors (B, moments × 2 d), with audio before video in each moment. Output:
+    Input: the embeddings of audio and video, concatenated (B, audio_size + video_size). Output:
     log ½ (softmax(S_a) + softmax(S_v)), (B, emotions), whose softmax is the average.
     """
 
-    def __init__(self, dimension: int, moments: int, emotions: int) -> None:
+    def __init__(self, audio_size: int, video_size: int, emotions: int) -> None:
         super().__init__()
-        self.dimension = dimension
-        self.audio = nn.Linear(moments * dimension, emotions)
-        self.video = nn.Linear(moments * dimension, emotions)
+        self.sizes = audio_size, video_size
+        self.audio = nn.Linear(audio_size, emotions)
+        self.video = nn.Linear(video_size, emotions)
 
     def forward(self, embedding_BE: torch.Tensor) -> torch.Tensor:
-        audio_BND, video_BND = embedding_BE.unflatten(1, (-1, 2, self.dimension)).unbind(2)
-        scores = self.audio(audio_BND.flatten(1)), self.video(video_BND.flatten(1))
+        audio_BE, video_BE = embedding_BE.split(self.sizes, 1)
+        scores = self.audio(audio_BE), self.video(video_BE)
         return torch.stack(scores).log_softmax(2).logsumexp(0) - math.log(2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,31 +19,30 @@ class EmotionNetwork(nn.Module):
     """The faces and log-mel segments of a clip → embedding and emotion scores.
 
     There is one branch for each of `network.modalities`, and fusion if there are two. The fused vectors of the N moments
-    are averaged or concatenated (`network.pooling`) to form the embedding.
+    are averaged or concatenated (`network.pooling`) to form the embedding. With late average, the modalities may have
+    different numbers of moments, and the embedding is that of the audio, then that of the video.
 
-    `moments` is N; faces are `face_size` × `face_size` pixels. ValueError if the network has video and `face_size` is None.
+    `shapes` has the shape of one clip for each modality: "video" (N, 3, T, H, W), "audio" (N, bands, frames).
     """
 
-    def __init__(self, network: Network, emotions: int, moments: int, face_size: int | None) -> None:
+    def __init__(self, network: Network, emotions: int, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__()
         self.modalities = tuple(network.modalities)
-        if "video" in self.modalities:
-            if face_size is None:
-                raise ValueError("a network with video needs the size of the faces")
-            self.video = VideoBranch(network, moments, face_size)
-        if "audio" in self.modalities:
-            self.audio = AudioBranch(network, moments)
+        moments = {modality: shapes[modality][0] for modality in sorted(self.modalities)}
+        if "video" in moments:
+            self.video = VideoBranch(network, moments["video"], shapes["video"][-1])
+        if "audio" in moments:
+            self.audio = AudioBranch(network, moments["audio"])
         both = len(self.modalities) == 2
-        if both:
+        self.late = both and network.averages_modalities
+        if both and not self.late:
             self.fusion = _fusion(network)
         self.pooling = network.pooling
-        pooled = moments if network.pooling == "flatten" else 1
-        self.embedding_size = pooled * network.dimension * len(self.modalities)
+        sizes = [network.dimension * (n if network.pooling == "flatten" else 1) for n in moments.values()]
+        self.embedding_size = sum(sizes)
         self.dropout = nn.Dropout(network.dropout)
         self.classifier: nn.Module = (
-            LateAverage(network.dimension, pooled, emotions)
-            if both and network.fusion == "late_average"
-            else nn.Linear(self.embedding_size, emotions)
+            LateAverage(sizes[0], sizes[1], emotions) if self.late else nn.Linear(self.embedding_size, emotions)
         )
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,8 +52,10 @@ class EmotionNetwork(nn.Module):
         segments (B, N, bands, frames).
         """
         vectors = [self.get_submodule(modality)(inputs[modality]) for modality in sorted(self.modalities)]
-        moments_BND = self.fusion(*vectors) if len(vectors) == 2 else vectors[0]
-        embedding_BE = moments_BND.flatten(1) if self.pooling == "flatten" else moments_BND.mean(1)
+        if len(vectors) == 2 and not self.late:
+            vectors = [self.fusion(*vectors)]
+        pooled = [each_BND.flatten(1) if self.pooling == "flatten" else each_BND.mean(1) for each_BND in vectors]
+        embedding_BE = torch.cat(pooled, 1)
         return self.classifier(self.dropout(embedding_BE)), embedding_BE
 
     @torch.no_grad()

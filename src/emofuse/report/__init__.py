@@ -85,13 +85,13 @@ def build(corpus_name: str, params: Params, root: Path) -> None:
 
 
 def summary(corpus: CorpusResults) -> dict[str, Any]:
-    """The scores of every run, for `dvc metrics`: {protocol: {variant: {seed: {war, uar, macro_f1, folds}}}}."""
+    """The scores of every variant, for `dvc metrics`: {protocol: {variant: {war, uar, macro_f1, seeds, folds}}}."""
     found: dict[str, Any] = {}
-    for run in corpus.planned:
-        if run.folds:
-            scores = {metric: round(estimate.mean, 6) for metric, estimate in run.estimates.items()}
-            by_seed = found.setdefault(run.protocol, {}).setdefault(run.variant, {})
-            by_seed[f"seed-{run.seed}"] = {**scores, "folds": len(run.folds)}
+    for method in (*corpus.methods, *corpus.random_methods):
+        if method.complete:
+            scores = {metric: round(estimate.mean, 6) for metric, estimate in method.estimates.items()}
+            counts = {"seeds": len(method.seeds), "folds": len(method.folds)}
+            found.setdefault(method.protocol, {})[method.variant] = scores | counts
     return found
 
 

@@ -49,8 +49,8 @@ NEEDS = {
         "network.fusion", "training.crop", "training.flip", "training.brightness",
     ),
     "audio": (
-        "network.audio.", "network.attention.audio_temporal", "network.fusion", "training.mask_",
-        "training.shift_bands", "training.stretch_time",
+        "network.audio.", "network.attention.audio_temporal", "network.fusion", "spectrogram.", "training.mask_",
+        "training.shift_",
     ),
 }  # fmt: skip
 
@@ -91,7 +91,9 @@ def written(value: Any) -> str:
 def _values(name: str, variant: str, params: Params) -> Iterator[tuple[str, Any, Any]]:
     """Path, value and general value of the parameters that apply to a variant of a corpus."""
     corpus, run = params.corpus(name), params.run(name, variant)
-    sections = [(key, getattr(run, key), getattr(params, key)) for key in ("network", "loss", "training")]
+    sections = [
+        (key, getattr(run, key), getattr(params, key)) for key in ("network", "spectrogram", "loss", "training")
+    ]
     sections += [(key, own, type(own)()) for key in ("faces", "audio") if (own := getattr(corpus, key))]
     absent = tuple(start for modality in NEEDS.keys() - set(run.network.modalities) for start in NEEDS[modality])
     absent += UNUSED[run.training.selection]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from emofuse import config as parameters
 from emofuse import paths
-from emofuse.data.dataset import Features, to_input
+from emofuse.data.dataset import input_shape, read_features, to_input
 from emofuse.datasets.shards import FOLDERS
 from emofuse.models.network import EmotionNetwork
 from emofuse.report.embeddings import key
@@ -50,6 +50,7 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended
     rows = found[found["clip"] == clip["clip"]]
     state, described = read_model(model)
     network = parameters.Network.model_validate(described["network"])
+    spectrogram = parameters.Spectrogram.model_validate(described["spectrogram"])
     shards = [
         corpus.root / paths.features(corpus.name, FOLDERS[modality], shard)[0]
         for shard in rows["shard"]
@@ -58,22 +59,22 @@ def attend(corpus: CorpusResults, run: Run, fold: Fold, model: Path) -> Attended
     if not shards or not all(shard.is_file() for shard in shards):
         return None
     data = corpus.root / "data" / corpus.name
-    stored = {modality: Features(data, rows, modality).batch([0]) for modality in network.modalities}
-    moments = next(iter(stored.values())).shape[1]
+    stored = {modality: read_features(data, rows, modality, spectrogram).batch([0]) for modality in network.modalities}
     video, audio = stored.get("video"), stored.get("audio")
-    trained = EmotionNetwork(network, len(described["emotions"]), moments, None if video is None else video.shape[3])
+    shapes = {str(name): input_shape(tuple(batch.shape[1:]), name) for name, batch in stored.items()}
+    trained = EmotionNetwork(network, len(described["emotions"]), shapes)
     load_model(model, state, trained)
     weights = trained.attention_weights({modality: to_input(batch, modality) for modality, batch in stored.items()})
     return Attended(
         name=f"{clip['clip']}: {clip['emotion']}, predicted as {clip['predicted']}",
-        weights=normalised(weights, moments),
+        weights=normalised(weights),
         faces=None if video is None else video[0, :, video.shape[2] // 2].numpy(),
         segments=None if audio is None else audio[0].double().numpy(),
     )
 
 
 def normalised(
-    found: dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]], moments: int
+    found: dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]],
 ) -> dict[str, NDArray[np.float64]]:
     """The output of `EmotionNetwork.attention_weights` for one clip, in the form of `Attended.weights`.
 
@@ -83,7 +84,7 @@ def normalised(
     for name, value in found.items():
         if isinstance(value, tuple):  # cross-attention: column j of A are the weights of the sum for moment j
             for modality, columns in zip(("audio", "video"), value, strict=True):
-                weights[f"fusion_{modality}"] = moments * columns[0].mean(1)
+                weights[f"fusion_{modality}"] = columns.shape[1] * columns[0].mean(1)
         elif name != "video.channel":
             tokens = value.shape[-1]
             weights[name] = tokens * value.mean((1, 2)) if value.dim() == 4 else value

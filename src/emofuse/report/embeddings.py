@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class Embedded:
     emotions: NDArray[np.str_]
     actors: NDArray[Any]
 
+    @cached_property
     def distances(self) -> NDArray[np.float64]:
         """The Euclidean distances between the clips (clips, clips), 0 to 2, as in the metric losses."""
         squared = 2 - 2 * self.unit @ self.unit.T
@@ -94,39 +96,50 @@ def _silhouette(distances: NDArray[np.float64], labels: NDArray[np.str_] | NDArr
     return float(silhouette_score(distances, labels, metric="precomputed"))
 
 
-def compactness(folds: Sequence[Embedded]) -> dict[str, statistics.Estimate]:
-    """The MEASURES of a run: mean and standard deviation over folds, and the 95 % confidence interval of the mean.
+def compactness(seeds: Sequence[Sequence[Embedded]]) -> dict[str, statistics.Estimate]:
+    """The MEASURES of a variant, from the folds of each seed: mean, standard deviations, 95 % confidence interval.
 
-    The interval is the mean ± t jackknife standard errors: each actor is left out of its fold in turn, the variances
-    (n - 1) / n Σ (x_a - x̄)² of the folds' n actors are summed (Efron and Stein, Ann. Stat. 9, 1981, pages 586-596), and
-    t is Student's with Σ (n - 1) degrees of freedom. The bootstrap of `statistics` does not apply: these are means over
-    pairs of clips, and an actor drawn twice would form pairs with itself. `low` and `high` are None if there are too few
-    actors. A measure that is undefined in some fold is NaN.
+    Every seed has the same folds and clips. The interval is the mean ± t standard errors. Their squares are the sum of two
+    variances: that between seeds, divided by their number, and the jackknife's over actors. For the latter, each actor is
+    left out of its fold in turn, and the variances (n - 1) / n Σ (x_a - x̄)² of the folds' n actors are summed (Efron and
+    Stein, Ann. Stat. 9, 1981, pages 586-596). t is Student's with the degrees of freedom of Satterthwaite (Biometrics
+    Bulletin 2, 1946, pages 110-114). The bootstrap of `statistics` does not apply: these are means over pairs of clips, and
+    an actor drawn twice would form pairs with itself. There is no interval if there are too few actors. A measure that is
+    undefined in some fold is NaN.
     """
     from scipy.stats import t
 
-    whole: list[NDArray[np.float64]] = []
+    by_fold = list(zip(*seeds, strict=True))
+    whole_FSM = np.array(
+        [[_values(clips, np.ones(len(clips.actors), dtype=bool)) for clips in fold] for fold in by_fold]
+    )
     variances = []
     freedom = 0
-    for fold in folds:
-        distances = fold.distances()
-        whole.append(_values(distances, fold, np.ones(len(distances), dtype=bool)))
-        names = np.unique(fold.actors)
-        left = np.array([_values(distances, fold, fold.actors != name) for name in names])
+    for fold in by_fold:
+        actors = fold[0].actors
+        names = np.unique(actors)
+        left = np.array([np.mean([_values(clips, actors != name) for clips in fold], axis=0) for name in names])
         variances.append((len(names) - 1) * left.var(0) if len(names) > 1 else np.full(len(MEASURES), np.nan))
         freedom += len(names) - 1
-    error = np.sqrt(np.sum(variances, axis=0)) / len(folds)
+    of_actors = np.sum(variances, axis=0) / len(by_fold) ** 2
+    several = len(seeds) > 1
+    of_seeds = whole_FSM.mean(0).var(0, ddof=1) / len(seeds) if several else np.zeros(len(MEASURES))
     found = {}
     for place, name in enumerate(MEASURES):
-        mean, sd = statistics.mean_sd([values[place] for values in whole])
-        reach = float(t.ppf(0.975, freedom) * error[place]) if freedom else np.nan
+        mean, sd_folds = statistics.mean_sd(whole_FSM[:, :, place].mean(1).tolist())
+        _, sd_seeds = statistics.mean_sd(whole_FSM[:, :, place].mean(0).tolist())
+        parts = [(of_actors[place], freedom)] + ([(of_seeds[place], len(seeds) - 1)] if several else [])
+        variance = sum(part for part, _ in parts)
+        known = freedom > 0 and not np.isnan(variance)
+        degrees = variance**2 / sum(part**2 / free for part, free in parts) if known and variance > 0 else freedom
+        reach = float(t.ppf(0.975, degrees) * np.sqrt(variance)) if known else np.nan
         low, high = (None, None) if np.isnan(reach) else (mean - reach, mean + reach)
-        found[name] = statistics.Estimate(mean, sd, low, high)
+        found[name] = statistics.Estimate(mean, sd_folds, sd_seeds, low, high)
     return found
 
 
-def _values(distances: NDArray[np.float64], fold: Embedded, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    found = measure(distances[np.ix_(kept, kept)], fold.emotions[kept], fold.actors[kept])
+def _values(clips: Embedded, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    found = measure(clips.distances[np.ix_(kept, kept)], clips.emotions[kept], clips.actors[kept])
     return np.array([found[name] for name in MEASURES])
 
 

@@ -7,7 +7,7 @@ Whether a fold matches the clips and splits on disk has already been checked aga
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from emofuse.data import exclusion_counts
 from emofuse.data.protocols import RANDOM
 from emofuse.datasets.base import Actor, Published, actor_named, sorted_actors
 from emofuse.evaluation import calibration, metrics, statistics
-from emofuse.evaluation.text import ACTORS_UNKNOWN
+from emofuse.evaluation.text import ACTORS_UNKNOWN, DEVELOPMENT
 from emofuse.paths import RunKey
 from emofuse.provenance.records import Record
 from emofuse.report import assumptions, human_baseline, literature, transfers
@@ -85,7 +85,7 @@ class Fold(FoldCounts):
 
 @dataclass(frozen=True)
 class Run:
-    """A variant under a protocol with a seed, over the folds that have results: one row of most tables."""
+    """A variant under a protocol with one seed, over the folds that have results."""
 
     protocol: str
     variant: str
@@ -99,11 +99,6 @@ class Run:
         return f"{self.protocol}/{self.variant}/seed-{self.seed}" + ("" if fold is None else f"/fold-{fold}")
 
     @property
-    def modality(self) -> str:
-        """ "audio", "video" or "audio_video": the modalities of the variant's network on this corpus."""
-        return "_".join(sorted(self.setup.network.modalities))
-
-    @property
     def missing(self) -> tuple[int, ...]:
         """The folds that params.yaml plans and that have no result."""
         evaluated = {fold.fold for fold in self.folds}
@@ -113,26 +108,6 @@ class Run:
     def status(self) -> str:
         """ "run", "incomplete" or "not run"."""
         return "not run" if not self.folds else "incomplete" if self.missing else "run"
-
-    @cached_property
-    def estimates(self) -> dict[str, statistics.Estimate]:
-        """Each score over the folds; empty without results."""
-        return statistics.estimates(*self.tested) if self.folds else {}
-
-    @cached_property
-    def recalls(self) -> list[statistics.Estimate]:
-        """The recall of each emotion, pooled over folds, followed by their mean; empty without results."""
-        return statistics.recalls(*self.tested) if self.folds else []
-
-    @property
-    def tested(self) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-        """The actors of each fold and their confusion matrices: the arguments of `statistics`."""
-        return [fold.actors for fold in self.folds], [fold.confusions for fold in self.folds]
-
-    @cached_property
-    def confusion(self) -> NDArray[np.int64]:
-        """(classes, classes), pooled: each test clip of each fold is counted once."""
-        return np.asarray(sum(fold.confusion for fold in self.folds))
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -158,6 +133,118 @@ class Run:
             ]
         )
 
+    @property
+    def clips(self) -> int:
+        """The number of test clips of all folds."""
+        return sum(fold.clips for fold in self.folds)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A variant under a protocol, over its seeds and folds: one row of most tables.
+
+    Seeds and folds are crossed. If some are missing, the numbers are those of `complete`.
+    """
+
+    runs: tuple[Run, ...]  # one per planned seed
+
+    @property
+    def protocol(self) -> str:
+        """The name of the protocol."""
+        return self.runs[0].protocol
+
+    @property
+    def variant(self) -> str:
+        """The name of the variant."""
+        return self.runs[0].variant
+
+    @property
+    def setup(self) -> parameters.Run:
+        """The variant's network, loss and training parameters on this corpus."""
+        return self.runs[0].setup
+
+    @property
+    def modality(self) -> str:
+        """ "audio", "video" or "audio_video": the modalities of the variant's network on this corpus."""
+        return "_".join(sorted(self.setup.network.modalities))
+
+    @property
+    def missing(self) -> dict[int, tuple[int, ...]]:
+        """The planned folds that have no result, by seed."""
+        return {run.seed: run.missing for run in self.runs if run.missing}
+
+    @property
+    def status(self) -> str:
+        """ "run", "incomplete" or "not run"."""
+        return "not run" if not self.complete else "incomplete" if self.missing else "run"
+
+    @cached_property
+    def complete(self) -> tuple[Run, ...]:
+        """The runs of the seeds that share the most results, with the folds that all of them have."""
+        best: tuple[Run, ...] = ()
+        for candidate in self.runs:
+            folds = {fold.fold for fold in candidate.folds}
+            alike = tuple(
+                replace(run, folds=tuple(fold for fold in run.folds if fold.fold in folds))
+                for run in self.runs
+                if folds <= {fold.fold for fold in run.folds}
+            )
+            if len(folds) * len(alike) > sum(len(run.folds) for run in best):
+                best = alike
+        return best
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of `complete`."""
+        return tuple(run.seed for run in self.complete)
+
+    @property
+    def first(self) -> Run:
+        """The first run that has results, for what is shown of one seed; the first one planned if none has."""
+        return next((run for run in self.runs if run.folds), self.runs[0])
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """The folds of `complete`, as its first seed has them: for what is the same with every seed, such as clips."""
+        return self.complete[0].folds if self.complete else ()
+
+    @property
+    def keys(self) -> str:
+        """The keys of the runs of `complete`, separated by spaces."""
+        return " ".join(run.key() for run in self.complete)
+
+    def with_seeds(self, seeds: Sequence[int]) -> Method:
+        """The same with only some of its planned seeds."""
+        return Method(tuple(run for run in self.runs if run.seed in seeds))
+
+    @cached_property
+    def tested(self) -> tuple[list[NDArray[Any]], list[NDArray[np.int64]]]:
+        """The actors of each fold (A,), and their confusion matrices under each seed: the arguments of `statistics`."""
+        by_fold = list(zip(*(run.folds for run in self.complete), strict=True))
+        return [fold.actors for fold in self.folds], [
+            np.stack([fold.confusions for fold in seeds], axis=1) for seeds in by_fold
+        ]
+
+    @cached_property
+    def estimates(self) -> dict[str, statistics.Estimate]:
+        """Each score over seeds and folds; empty without results."""
+        return statistics.estimates(*self.tested) if self.complete else {}
+
+    @cached_property
+    def recalls(self) -> list[statistics.Estimate]:
+        """The recall of each emotion, pooled over folds, followed by their mean; empty without results."""
+        return statistics.recalls(*self.tested) if self.complete else []
+
+    @property
+    def margin(self) -> float | None:
+        """The margin of equivalence in points that its test actors can establish; None if a fold has only one."""
+        return statistics.margin(tuple(len(fold.actors) for fold in self.folds))
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """(classes, classes), pooled over seeds and folds: each test clip is counted once per seed."""
+        return np.asarray(sum(fold.confusion for run in self.complete for fold in run.folds))
+
     @cached_property
     def actors(self) -> set[Actor]:
         """The actors of all test folds."""
@@ -168,15 +255,20 @@ class Run:
         """The number of test clips of all folds."""
         return sum(fold.clips for fold in self.folds)
 
-    def against(self, other: Run) -> dict[str, statistics.Difference]:
-        """Each score minus that of `other`; empty unless both were tested on the same clips of the same folds."""
-        if not self.folds or [fold.fold for fold in self.folds] != [fold.fold for fold in other.folds]:
+    def against(self, other: Method) -> dict[str, statistics.Estimate]:
+        """Each score minus that of `other`; empty unless both were tested with the same seeds on the same clips."""
+        pairs = [
+            (ours, theirs)
+            for one, two in zip(self.complete, other.complete, strict=False)
+            for ours, theirs in zip(one.folds, two.folds, strict=False)
+        ]
+        same = (self.seeds, [fold.fold for fold in self.folds]) == (other.seeds, [fold.fold for fold in other.folds])
+        if not pairs or not same or not all(ours.same_clips(theirs) for ours, theirs in pairs):
             return {}
-        pairs = list(zip(self.folds, other.folds, strict=True))
-        if not all(ours.same_clips(theirs) for ours, theirs in pairs):
-            return {}
-        both = [np.stack([ours.confusions, theirs.confusions], axis=1) for ours, theirs in pairs]
-        return statistics.differences([fold.actors for fold in self.folds], both)
+        actors, confusions = self.tested
+        return statistics.differences(
+            actors, [np.stack(both, axis=2) for both in zip(confusions, other.tested[1], strict=True)]
+        )
 
 
 @dataclass(frozen=True)
@@ -204,9 +296,10 @@ class CorpusResults:
     kind: str
     show_faces: bool
     actors_known: bool
+    development: bool  # recipes were selected on its speakers
     modalities: tuple[str, ...]
-    runs: tuple[Run, ...]  # under actor-independent protocols
-    random_runs: tuple[Run, ...]  # under random_ protocols, which share actors between training and test
+    methods: tuple[Method, ...]  # under actor-independent protocols
+    random_methods: tuple[Method, ...]  # under random_ protocols, which share actors between training and test
     across: tuple[Transfer, ...]  # models of other corpora, applied to this one
     clips: dict[str, Clips | None]  # by protocol; None if its clips.csv is not on disk
     whole: Published | None  # the extent of the published corpus, if it has a fixed size
@@ -221,14 +314,17 @@ class CorpusResults:
     @property
     def warning(self) -> str:
         """What must precede the numbers wherever they are shown, or ""."""
+        warnings = []
+        if self.development:
+            warnings.append(DEVELOPMENT)
         if not self.actors_known:
-            return ACTORS_UNKNOWN
-        if self.kind != "demo":
-            return ""
-        return (
-            "These numbers say nothing about the paper: the demo's faces and voices are synthetic. They only show that the"
-            " pipeline works end to end and that the network learns what can be learned from these clips."
-        )
+            warnings.append(ACTORS_UNKNOWN)
+        if self.kind == "demo":
+            warnings.append(
+                "These numbers say nothing about the paper: the demo's faces and voices are synthetic. They only show that"
+                " the pipeline works end to end and that the network learns what can be learned from these clips."
+            )
+        return " ".join(warnings)
 
     @property
     def in_paper(self) -> bool:
@@ -238,23 +334,23 @@ class CorpusResults:
     @property
     def planned(self) -> tuple[Run, ...]:
         """All runs that params.yaml plans."""
-        return (*self.runs, *self.random_runs)
+        return tuple(run for method in (*self.methods, *self.random_methods) for run in method.runs)
 
     @property
-    def leading(self) -> list[Run]:
-        """The runs of the variant that opens the report."""
-        variant = leading([run.variant for run in self.runs])
-        return [run for run in self.runs if run.variant == variant]
+    def leading(self) -> list[Method]:
+        """The variant that opens the report, under each protocol."""
+        variant = leading([method.variant for method in self.methods])
+        return [method for method in self.methods if method.variant == variant]
 
-    def bayes_accuracy(self, run: Run) -> float | None:
-        """The highest accuracy that is possible with the modalities of a run; known for the demo only."""
-        return self.bayes[run.modality] if self.bayes else None
+    def bayes_accuracy(self, method: Method) -> float | None:
+        """The highest accuracy that is possible with the modalities of a variant; known for the demo only."""
+        return self.bayes[method.modality] if self.bayes else None
 
-    def is_whole(self, run: Run) -> bool:
-        """Whether a run was tested on the whole corpus: all actors, and at least 99 % of the clips (a few are broken)."""
-        if self.whole is None or run.missing:
+    def is_whole(self, method: Method) -> bool:
+        """Whether all was run and the whole corpus tested: all actors, and at least 99 % of the clips (a few are broken)."""
+        if self.whole is None or method.missing:
             return False
-        return run.actors == set(self.whole.actors) and run.clips >= 0.99 * self.whole.clips
+        return method.actors == set(self.whole.actors) and method.clips >= 0.99 * self.whole.clips
 
 
 def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
@@ -263,13 +359,12 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
     Raises `UserError` if a file is broken or contradicts another.
     """
     corpus = params.corpus(corpus_name)
-    runs = tuple(
-        Run(
-            protocol, variant, seed, params.run(corpus_name, variant), tuple(folds),
-            _folds(root, [RunKey(corpus_name, protocol, variant, seed, fold) for fold in folds]),
-        )
-        for protocol, variant, seed, folds in corpus.runs()
-    )  # fmt: skip
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for protocol, variant, seed, folds in corpus.runs():
+        found = _folds(root, [RunKey(corpus_name, protocol, variant, seed, fold) for fold in folds])
+        run = Run(protocol, variant, seed, params.run(corpus_name, variant), tuple(folds), found)
+        runs.setdefault((protocol, variant), []).append(run)
+    methods = [Method(tuple(seeds)) for seeds in runs.values()]
     dataset = datasets.of(corpus, root)
     both = set(corpus.modalities) == {"audio", "video"}
     return CorpusResults(
@@ -279,9 +374,10 @@ def read(corpus_name: str, params: Params, root: Path) -> CorpusResults:
         kind=corpus.kind,
         show_faces=corpus.show_faces,
         actors_known=corpus.actors_known,
+        development=corpus.development,
         modalities=tuple(corpus.modalities),
-        runs=tuple(run for run in runs if not run.protocol.startswith(RANDOM)),
-        random_runs=tuple(run for run in runs if run.protocol.startswith(RANDOM)),
+        methods=tuple(method for method in methods if not method.protocol.startswith(RANDOM)),
+        random_methods=tuple(method for method in methods if method.protocol.startswith(RANDOM)),
         across=transfers.read(corpus_name, params, root),
         clips={protocol: _clips(root / paths.splits(corpus_name, protocol)[0]) for protocol in corpus.protocols},
         whole=dataset.published(corpus),

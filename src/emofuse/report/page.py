@@ -22,16 +22,16 @@ from emofuse.evaluation import statistics
 from emofuse.evaluation.metrics import NAMES
 from emofuse.report import paper as document
 from emofuse.report import provenance
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import NOT_RUN, Table
-from emofuse.report.tables.published import RULE_NOTE, paper_verdict, paper_war
+from emofuse.report.tables.published import NO_VERDICT, RULE_NOTE, paper_verdict, paper_war
 from emofuse.utils.text import NONE, percent, ranges
 
 FOLDER = Path(__file__).parent
 REASONS = 12  # number of reasons for unusable clips that are listed; the rest are only counted
 
 VERDICTS = {
-    "reproduced": "good", "on par": "good", "above": "open", "below": "bad", "inconclusive": "open",
+    "equivalent": "good", "above": "open", "below": "bad", "inconclusive": "open",
     "not comparable": "quiet", NOT_RUN: "quiet",
 }  # fmt: skip
 
@@ -46,7 +46,7 @@ def render(corpus: CorpusResults, tables: dict[str, Table], drawings: dict[str, 
         progress=_progress(corpus),
         tables={name: _table(table, printed) for name, table in tables.items()},
         drawings={name: Markup(svg) for name, svg in drawings.items()},
-        headlines=[_headline(corpus, run) for run in corpus.leading],
+        headlines=[_headline(corpus, method) for method in corpus.leading],
         clips=[{"protocol": protocol, "lines": _clips(corpus, protocol)} for protocol in corpus.clips],
         searched=not corpus.search.empty,
         transferred=bool(corpus.across),
@@ -137,7 +137,7 @@ def _varying(table: Table) -> tuple[list[int], str]:
         values = {row[number] for row in table.rows}
         if values == {NONE}:
             continue
-        if name in ("Protocol", "Seed") and len(values) == 1:
+        if name in ("Protocol", "Seed", "Seeds") and len(values) == 1:
             shared.append(f"{name.lower()} {values.pop()}")
         else:
             shown.append(number)
@@ -147,14 +147,15 @@ def _varying(table: Table) -> tuple[list[int], str]:
 def _is_highlighted(table: Table, row: Sequence[str]) -> bool:
     if table.name == "literature":
         return "this report" in row
-    return "proposed" in row and table.name not in ("folds", "search")
+    return "proposed" in [cell.partition("\n")[0] for cell in row] and table.name not in ("folds", "search")
 
 
 def _cell(text: str, run: str = "", page: str = "") -> Markup:
     """A cell: a verdict is a badge, a number links to the run that it comes from, a second line is small."""
-    if text in VERDICTS:
-        return Markup('<span class="badge {}">{}</span>').format(VERDICTS[text], text)
     head, _, small = text.partition("\n")
+    if head in VERDICTS:
+        badge = Markup('<span class="badge {}">{}</span>').format(VERDICTS[head], head)
+        return badge + (Markup("<small>{}</small>").format(small) if small else Markup(""))
     # Long names may break after underscores and dots.
     shown = Markup(re.sub(r"([_.])(?=[a-z])", r"\1<wbr>", str(escape(head))))
     if run:
@@ -184,25 +185,33 @@ def _progress(corpus: CorpusResults) -> dict[str, Any]:
     }
 
 
-def _headline(corpus: CorpusResults, run: Run) -> dict[str, Any]:
-    """The scores of a run, for the top of the page."""
+def _headline(corpus: CorpusResults, method: Method) -> dict[str, Any]:
+    """The scores of a variant, for the top of the page."""
     tiles = []
     for metric in statistics.METRICS:
-        estimate = run.estimates.get(metric)
+        estimate = method.estimates.get(metric)
         if estimate is None:
             tiles.append(_tile(NAMES[metric], NOT_RUN))
             continue
         interval = "" if estimate.low is None else f"95 % interval {percent(estimate.low)} to {percent(estimate.high)}"
-        tiles.append(_tile(NAMES[metric], percent(estimate.mean), "%", interval, run.key()))
-    value, best = paper_war(corpus, run), corpus.bayes_accuracy(run)
+        tiles.append(_tile(NAMES[metric], percent(estimate.mean), "%", interval, method.complete[0].key()))
+    value, best = paper_war(corpus, method), corpus.bayes_accuracy(method)
     if value is not None:
-        tiles.append(_tile("The paper's accuracy", f"{value:.2f}", "%", f"verdict: {paper_verdict(corpus, run)}"))
+        verdict = paper_verdict(corpus, method)
+        margin = "" if verdict in NO_VERDICT else f" (margin ±{method.margin:.1f})"
+        tiles.append(_tile("The paper's accuracy", f"{value:.2f}", "%", f"verdict: {verdict}{margin}"))
     elif best is not None:
-        note = f"WAR / Bayes: {run.estimates['war'].mean / best:.3f}" if run.folds else ""
+        note = f"WAR / Bayes: {method.estimates['war'].mean / best:.3f}" if method.complete else ""
         tiles.append(_tile("Bayes accuracy (upper bound)", percent(best), "%", note))
-    done = len(run.folds)
-    folds = f"mean of {done}{f' of {len(run.planned)}' if run.missing else ''} folds" if done else NOT_RUN
-    return {"title": f"{run.variant}, {run.protocol}, seed {run.seed}", "folds": folds, "tiles": tiles}
+    extent = [
+        f"{found}{'' if found == planned else f' of {planned}'} {name}{'' if planned == 1 else 's'}"
+        for name, found, planned in (
+            ("fold", len(method.folds), len(method.runs[0].planned)),
+            ("seed", len(method.seeds), len(method.runs)),
+        )
+    ]
+    done = f"mean of {' and '.join(extent)}" if method.complete else NOT_RUN
+    return {"title": f"{method.variant}, {method.protocol}", "folds": done, "tiles": tiles}
 
 
 def _tile(name: str, value: str, unit: str = "", note: str = "", run: str = "") -> dict[str, str]:

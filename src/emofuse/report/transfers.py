@@ -43,6 +43,7 @@ class Transfer:
 
     source: str
     relation: str  # what both corpora are, if their speakers may be the same; "" if nothing suggests it
+    development: bool  # whether recipes were selected on the speakers of `source`
     protocol: str
     variant: str
     shared: tuple[str, ...]
@@ -81,7 +82,8 @@ class Transfer:
             predicted = np.mean([model.probabilities for model in models], axis=0).argmax(1)
             first = models[0]
             by_seed.append(statistics.actor_confusions(first.actors, first.labels, predicted, len(self.shared)))
-        return statistics.crossed(by_seed[0][0], np.stack([confusions for _, confusions in by_seed]))
+        confusions = np.stack([confusions for _, confusions in by_seed], axis=1)
+        return statistics.estimates([by_seed[0][0]], [confusions])
 
 
 def read(corpus: str, params: Params, root: Path) -> tuple[Transfer, ...]:
@@ -111,6 +113,7 @@ def read(corpus: str, params: Params, root: Path) -> tuple[Transfer, ...]:
                     Transfer(
                         source=source,
                         relation=_relation(target, section),
+                        development=section.development,
                         protocol=protocol,
                         variant=variant,
                         shared=shared,

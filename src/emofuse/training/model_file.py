@@ -1,4 +1,4 @@
-"""The file of a trained model: its weights, and the emotions and the network that they belong to (safetensors)."""
+"""The file of a trained model: its weights, and the emotions, network and spectrogram that they belong to (safetensors)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,22 +18,32 @@ from emofuse.utils.files import atomic, parse_json
 if TYPE_CHECKING:
     from torch import nn
 
-    from emofuse.config import CustomNetwork, Network
+    from emofuse.config import CustomNetwork, Network, Spectrogram
+
+
+class Setup(Protocol):
+    """What a model file describes: the network, and how it reads sound."""
+
+    @property
+    def network(self) -> Network | CustomNetwork: ...
+
+    @property
+    def spectrogram(self) -> Spectrogram: ...
+
 
 DISTANCE = "emotion_distance"  # the weights of a learned emotion distance, which is not part of the network
 
 
-def describe(emotions: Sequence[str], network: Network | CustomNetwork) -> dict[str, Any]:
-    """What a model file says about its model: {"emotions", "network"}."""
-    return {"emotions": list(emotions), "network": network.model_dump(mode="json")}
+def describe(emotions: Sequence[str], run: Setup) -> dict[str, Any]:
+    """What a model file says about its model: {"emotions", "network", "spectrogram"}."""
+    sections = {key: getattr(run, key).model_dump(mode="json") for key in ("network", "spectrogram")}
+    return {"emotions": list(emotions), **sections}
 
 
-def write_model(
-    path: Path, state: dict[str, torch.Tensor], emotions: Sequence[str], network: Network | CustomNetwork
-) -> None:
+def write_model(path: Path, state: dict[str, torch.Tensor], emotions: Sequence[str], run: Setup) -> None:
     """Write the weights of a network, and of a learned emotion distance (`DISTANCE`)."""
     # A single key: safetensors writes several in arbitrary order.
-    metadata = {"emofuse": json.dumps(describe(emotions, network))}
+    metadata = {"emofuse": json.dumps(describe(emotions, run))}
     with atomic(path) as temporary:
         save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata)
 

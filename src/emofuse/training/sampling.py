@@ -1,4 +1,4 @@
-"""Which clips make up each batch of an epoch."""
+"""Which clips make up each batch of an epoch, and how their sound is shifted."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ def epoch_batches(labels: np.ndarray, training: Training, key: RunKey, epoch: in
     if training.sampling == "shuffled":
         return list(shuffled_batches(len(labels), training.emotions_per_batch * training.clips_per_emotion, rng))
     return list(balanced_batches(labels, training.emotions_per_batch, training.clips_per_emotion, rng))
+
+
+def epoch_shifts(clips: int, training: Training, key: RunKey, epoch: int) -> np.ndarray | None:
+    """How far the sound of each clip is shifted in an epoch, in columns of its spectrogram: (clips,); None without shifts.
+
+    A shifted clip is cut elsewhere, unlike one that is rolled: what enters is sound of the clip, or silence.
+    """
+    if not training.shift_time:
+        return None
+    rng = np.random.default_rng([key.seed, key.fold, epoch, 1])
+    return rng.integers(-training.shift_time, training.shift_time + 1, clips)
 
 
 def balanced_batches(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from emofuse import paths
-from emofuse.config import LONGEST_NAME, Params, Run, overridden
+from emofuse.config import LONGEST_NAME, Params, Run, check_fits, overridden
 from emofuse.data.dataset import read_parts
 from emofuse.data.protocols import RANDOM
 from emofuse.datasets import shards
@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Train each candidate to the last epoch on the training actors of each fold, and score it on the fold's test actors.
 
-    `candidates` is a YAML file: name → {base: variant, network: …, loss: …, training: …}, overrides of the variant. `folds`
+    `candidates` is a YAML file: name → {base: variant, network: …, spectrogram: …, loss: …, training: …}, overrides of the variant. `folds`
     are numbers separated by commas, None for those of params.yaml; `seed` is None for the corpus's first.
 
     Each candidate has one row per fold in results/<corpus>/search.csv, written once it has been scored. A row whose
@@ -120,6 +120,7 @@ def _folds(params: Params, corpus: str, protocol: str, folds: str | None) -> lis
 def _resolved(params: Params, corpus: str, variant: str, changes: Mapping[str, Any], where: str) -> tuple[str, Run]:
     """A candidate: its description for the table, as JSON, and what it is trained with."""
     setup = overridden(params.run(corpus, variant), changes, where)
+    check_fits(setup, corpus, params.corpus(corpus), where)
     if setup.training.selection != "last":
         raise UserError(f"{where}.training.selection: candidates are trained to the last epoch; set it to last")
     sections = {stage: getattr(params.corpus(corpus), stage) for stage in FOLDERS.values()}
@@ -147,7 +148,7 @@ def _scores(
     device: torch.device,
 ) -> dict[str, float]:
     """WAR and UAR on the test clips of a fold."""
-    (part,) = read_parts(root, key, ["test"], setup.network.modalities, emotions)
+    (part,) = read_parts(root, key, ["test"], setup, emotions)
     predicted = scores_of(weights, setup, emotions, part, root, device).argmax(1).numpy()
     return {
         name: float(value)

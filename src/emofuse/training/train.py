@@ -30,7 +30,7 @@ from emofuse.training.averaging import AveragedNetwork
 from emofuse.training.checkpoint import Checkpoint, Parts, Progress
 from emofuse.training.initialisation import load_pretrained
 from emofuse.training.model_file import DISTANCE, write_model
-from emofuse.training.sampling import epoch_batches
+from emofuse.training.sampling import epoch_batches, epoch_shifts
 from emofuse.utils import gpu
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import sweep, write_csv
@@ -67,7 +67,7 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
         sweep([checkpoint.path])
         with TrainingRun(key, parameters, tags, root / paths.splits(corpus, protocol)[0], root) as tracked:
             progress, details = train(key, run, emotions, root, checkpoint, tracked, device)
-            write_model(root / key.model, progress.kept, emotions, run.network)
+            write_model(root / key.model, progress.kept, emotions, run)
             write_history(root / key.history, progress)
             record.details |= details
     checkpoint.path.unlink(missing_ok=True)  # only now that the record exists
@@ -103,7 +103,7 @@ def train(
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     names = (ALL_TRAINING,) if training.selection == "last" else ("train", "val")
-    parts = read_parts(root, key, names, run.network.modalities, emotions, actors)
+    parts = read_parts(root, key, names, run, emotions, actors)
     train_part, *val_parts = parts
     make_resident(parts, device)
 
@@ -134,8 +134,9 @@ def train(
         torch.manual_seed((seed * 10000 + epoch) * 2 + 1)  # so that a resumed epoch draws the same numbers
         network.train()
         batches = epoch_batches(train_part.labels, training, key, epoch)
+        shifts = epoch_shifts(len(train_part.labels), training, key, epoch)
         losses: list[torch.Tensor] = []  # (3,) per batch: total, cross entropy, metric
-        for number, batch in enumerate(train_part.batches(batches, device)):
+        for number, batch in enumerate(train_part.batches(batches, device, shifts)):
             progress.seconds_waiting += time.monotonic() - requested
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch + number / len(batches), training)

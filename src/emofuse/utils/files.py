@@ -21,7 +21,7 @@ from emofuse.utils.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 DEEPEST = 100  # levels of nesting in JSON and YAML
 TOO_DEEP = "it is nested too deeply"
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]*|)")  # the name of the file, and its suffix once more
@@ -94,22 +94,30 @@ def sweep(paths: Iterable[Path]) -> None:
 
 @contextmanager
 def array_file(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> Iterator[Callable[[Any], None]]:
-    """Write a .npy file of that type and shape atomically, item by item along its first axis.
+    """Write a .npy file of that type and shape atomically, piece by piece along its first axis.
 
-    Yields a function that appends an item, an array of shape[1:], or None for zeros. Disk space is allocated first, so
-    that a full disk is noticed before the work. The file is not memory-mapped, because dirty pages of a map count as
-    memory of the process.
+    Yields a function that appends an item, an array of shape[1:], several of them, (n, *shape[1:]), or None for an item of
+    zeros. shape[0] is the number of items to expect: disk space for them is allocated first, so that a full disk is noticed
+    before the work. The file is not memory-mapped, because dirty pages of a map count as memory of the process.
     """
     import numpy as np
 
     kind = np.dtype(dtype)
-    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
     item = math.prod(shape[1:]) * kind.itemsize
+
+    def write_header(stream: Any, items: int) -> int:
+        """Write the header, which NumPy pads, so that its length does not depend on the number of items."""
+        description = np.lib.format.dtype_to_descr(kind)
+        stream.seek(0)
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": description, "fortran_order": False, "shape": (items, *shape[1:])}
+        )
+        return int(stream.tell())
+
     with atomic(path) as temporary, temporary.open("rb+") as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        size = stream.tell() + shape[0] * item
+        start = write_header(stream, shape[0])
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(stream.fileno(), 0, size)
+            os.posix_fallocate(stream.fileno(), 0, start + shape[0] * item)
 
         def add(values: Any) -> None:
             if values is None:
@@ -118,7 +126,9 @@ def array_file(path: Path | str, dtype: Any, shape: tuple[int, ...]) -> Iterator
                 stream.write(np.ascontiguousarray(values, kind).data)
 
         yield add
-        stream.truncate(size)  # if the space was not allocated, zeros at the end are missing
+        end = stream.tell()
+        stream.truncate(end)  # if the space was not allocated, zeros at the end are missing
+        write_header(stream, (end - start) // item)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 FEATURES = {
     "video": "    faces: {detector: retinaface, body: mobilenet0.25, snippets: 3, frames: 8, size: 64}\n",
-    "audio": "    audio: {bands: 80, hop_ms: 12.5, fft: 1024, segments: 3, frames: 72}\n",
+    "audio": "    audio: {bands: 64, window_ms: 25.0, fft: 512}\n",
 }
 SECTION = """\
   {name}:
@@ -31,7 +31,7 @@ SECTION = """\
       audio: {{backbone: resnet10, width: 32, weights: none}}
       dimension: 128
       dropout: 0.3
-    {loss}training:
+    {spectrogram}{loss}training:
       epochs: 30
       warmup_epochs: 3
       emotions_per_batch: {classes}
@@ -70,6 +70,7 @@ def text(
         modalities="" if both else f"    modalities: [{modalities[0]}]\n",
         features="".join(FEATURES[modality] for modality in ("video", "audio") if modality in modalities),
         shards=list(range(max(1, min(8, clips // 120, actors)))),
+        spectrogram="spectrogram: {segments: 3, frames: 90}\n    " if "audio" in modalities else "",
         protocol=protocol[0],
         folds=list(protocol[1]),
         validation=max(1, actors // 5),

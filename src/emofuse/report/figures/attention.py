@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def attention(corpus: CorpusResults) -> Figure:
     """How a trained network weighs one test clip: positions of the face, snippets, and segments of the audio."""
-    run = next((run for run in corpus.leading if run.folds), None)
+    run = next((method.first for method in corpus.leading if method.complete), None)
     if run is None:
         return empty("not run")
     if run.setup.network.factory:
@@ -51,33 +52,38 @@ def attention(corpus: CorpusResults) -> Figure:
 def draw_attention(clip: Attended, heading_text: str, shown: bool) -> Figure:
     """Draw the weights of a clip, and the clip itself if it may be `shown`, in the current style.
 
-    One column per moment. From top to bottom: faces with the weights of positions, weights of snippets, spectrograms,
+    One panel per moment. From top to bottom: faces with the weights of positions, weights of snippets, spectrograms,
     weights of segments.
     """
-    spatial, moments = clip.weights.get("spatial"), len(next(iter(clip.weights.values())))
+    spatial = clip.weights.get("spatial")
     bars = [key for key in ("video", "audio") if {key, f"fusion_{key}"} & clip.weights.keys()]
     faces = clip.faces if shown else None
     segments = clip.segments if shown else None
+    snippets = len(spatial) if spatial is not None else len(faces) if faces is not None else 0
     heights = {
-        "positions": 2.6 / moments + 0.5 if spatial is not None or faces is not None else 0,
+        "positions": 2.6 / snippets + 0.5 if snippets else 0,
         "video": 0.95 * ("video" in bars),
         "spectrograms": 0.85 * (segments is not None),
         "audio": 0.95 * ("audio" in bars),
     }
     rows = [row for row, height in heights.items() if height]
     figure = Figure(figsize=(COLUMN, 0.5 + sum(heights.values())), layout="constrained")
-    grid = figure.add_gridspec(len(rows), moments, height_ratios=[heights[row] for row in rows])
+    grid = figure.add_gridspec(len(rows), 1, height_ratios=[heights[row] for row in rows])
     heading(figure, heading_text)
     for number, row in enumerate(rows):
         if row in bars:
-            _bars(figure.add_subplot(grid[number, :]), clip, row)
-        else:
-            panels = [figure.add_subplot(grid[number, moment]) for moment in range(moments)]
-            if row == "positions":
-                _positions(figure, panels, faces, spatial)
-            elif segments is not None:
-                _spectrograms(panels, segments)
+            _bars(figure.add_subplot(grid[number]), clip, row)
+        elif row == "positions":
+            _positions(figure, _panels(figure, grid[number], snippets), faces, spatial)
+        elif segments is not None:
+            _spectrograms(_panels(figure, grid[number], len(segments)), segments)
     return figure
+
+
+def _panels(figure: Figure, row: SubplotSpec, number: int) -> list[Axes]:
+    """Panels beside each other."""
+    cells = row.subgridspec(1, number)
+    return [figure.add_subplot(cells[0, moment]) for moment in range(number)]
 
 
 def _positions(
@@ -112,7 +118,7 @@ def _spectrograms(panels: Sequence[Axes], segments: NDArray[np.float64]) -> None
             segments[moment], cmap="Greys", aspect="auto", origin="lower", vmin=segments.min(), vmax=segments.max()
         )
         panel.tick_params(labelsize=SMALL, labelleft=moment == 0)
-        panel.set_xlabel("spectrum", fontsize=SMALL)
+        panel.set_xlabel("frame", fontsize=SMALL)
     panels[0].set_ylabel("mel band", fontsize=SMALL)
 
 

@@ -35,7 +35,7 @@ SEED = 1  # of t-SNE
 
 def distances(corpus: CorpusResults) -> Figure:
     """The learned distances between emotions, averaged over folds, with their initial values, and as a map."""
-    run = next((run for run in corpus.leading if run.folds), None)
+    run = next((method.first for method in corpus.leading if method.complete), None)
     if run is None:
         return empty("not run")
     if run.setup.loss.metric not in ("fixed", "learnable"):
@@ -114,9 +114,14 @@ def _map(axis: Axes, places: NDArray[np.float64], initial: NDArray[np.float64] |
 
 def embeddings(corpus: CorpusResults) -> Figure:
     """A t-SNE map of the embeddings of one fold's test clips, coloured by emotion and by actor."""
-    if not any(run.folds for run in corpus.leading):
+    if not any(method.complete for method in corpus.leading):
         return empty("not run")
-    candidates = ((run, fold, representations.read(corpus, run, fold)) for run in corpus.leading for fold in run.folds)
+    candidates = (
+        (run, fold, representations.read(corpus, run, fold))
+        for method in corpus.leading
+        for run in method.runs
+        for fold in run.folds
+    )
     found = next(((run, fold, clips) for run, fold, clips in candidates if clips), None)
     if found is None:
         return empty("the embeddings are missing")
@@ -124,7 +129,7 @@ def embeddings(corpus: CorpusResults) -> Figure:
     if len(clips.unit) < 5:
         return empty("too few test clips for t-SNE")
     places = _tsne(clips.unit)
-    measured = representations.measure(clips.distances(), clips.emotions, clips.actors)
+    measured = representations.measure(clips.distances, clips.emotions, clips.actors)
     with style.context(STYLE):
         actors = [str(actor) for actor in fold.actors]
         columns = 3 if len(actors) > 8 else 2

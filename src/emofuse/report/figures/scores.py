@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from emofuse.evaluation import calibration as measures
 from emofuse.evaluation import metrics
 from emofuse.report.figures.style import BLUE, COLUMN, INK, ORANGE, STYLE, WIDTH, empty, legend, matrix, title
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method, Run
 
 # Label, whether calibrated, line style.
 CALIBRATIONS: tuple[tuple[str, bool, dict[str, Any]], ...] = (
@@ -28,15 +28,15 @@ CALIBRATIONS: tuple[tuple[str, bool, dict[str, Any]], ...] = (
 
 
 def confusion(corpus: CorpusResults) -> Figure:
-    """The confusion matrix of each run, pooled over folds, in % of the clips of the true emotion."""
+    """The confusion matrix of each variant, pooled over seeds and folds, in % of the clips of the true emotion."""
     with style.context(STYLE):
-        runs, figure, axes = _panels(corpus, columns=3, height=2.75)
-        for number, (run, axis) in enumerate(zip(runs, axes, strict=True)):
-            _confusion(axis, run.confusion, run.folds[0].emotions)
+        methods, figure, axes = _panels(corpus, columns=3, height=2.75)
+        for number, (method, axis) in enumerate(zip(methods, axes, strict=True)):
+            _confusion(axis, method.confusion, method.folds[0].emotions)
             if number % 3:
                 axis.set_yticklabels([])
                 axis.set_ylabel("")
-            axis.set_title(title(corpus, run), loc="left")
+            axis.set_title(title(corpus, method), loc="left")
     return figure
 
 
@@ -45,7 +45,7 @@ def calibration(corpus: CorpusResults) -> Figure:
 
     They show the uncalibrated probabilities and, of runs with temperatures, the calibrated ones.
     """
-    runs = [run for run in corpus.leading if run.folds]
+    runs = [method.first for method in corpus.leading if method.complete]
     if not runs:
         return empty("not run")
     columns = min(len(runs), 2)
@@ -71,35 +71,35 @@ def calibration(corpus: CorpusResults) -> Figure:
 
 
 def folds(corpus: CorpusResults) -> Figure:
-    """The accuracy of each test fold and of each of its actors."""
+    """The accuracy of each test fold and of each of its actors, averaged over seeds."""
     with style.context(STYLE):
-        runs, figure, axes = _panels(corpus, columns=2, height=2.0, sharey=True, legend=0.3)
+        methods, figure, axes = _panels(corpus, columns=2, height=2.0, sharey=True, legend=0.3)
         lowest = 100.0
-        for run, axis in zip(runs, axes, strict=True):
-            few = max(len(fold.actors) for fold in run.folds) <= 6
-            for number, fold in enumerate(run.folds):
-                accuracy = 100 * metrics.scores(fold.confusions)["war"]
+        for method, axis in zip(methods, axes, strict=True):
+            few = max(len(fold.actors) for fold in method.folds) <= 6
+            for number, (actors, confusions) in enumerate(zip(*method.tested, strict=True)):
+                accuracy = 100 * metrics.scores(confusions)["war"].mean(1)
                 lowest = min(lowest, float(accuracy.min()))
                 spots = number + np.linspace(-0.3, 0.3, len(accuracy)) if len(accuracy) > 1 else np.array([number])
-                whole = 100 * fold.scores["war"]
+                whole = 100 * metrics.scores(confusions.sum(0))["war"].mean()
                 axis.hlines(whole, number - 0.36, number + 0.36, color=BLUE, linewidth=2.2, zorder=2)
                 axis.plot(spots, accuracy, "o", color=ORANGE, markersize=3.2, markeredgewidth=0, zorder=3)
-                for spot, value, actor in zip(spots, accuracy, fold.actors, strict=True) if few else ():
+                for spot, value, actor in zip(spots, accuracy, actors, strict=True) if few else ():
                     # Away from the fold's bar, so that the label does not hide it.
                     side = 1 if value >= whole else -1
                     axis.annotate(
                         str(actor), (spot, value), (0, 5.5 * side), textcoords="offset points",
                         ha="center", va="center", fontsize=5,
                     )  # fmt: skip
-            axis.axhline(100 * run.estimates["war"].mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-            axis.set_xticks(range(len(run.folds)), [str(fold.fold) for fold in run.folds])
-            axis.set_xlim(-0.5, len(run.folds) - 0.5)
+            axis.axhline(100 * method.estimates["war"].mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+            axis.set_xticks(range(len(method.folds)), [str(fold.fold) for fold in method.folds])
+            axis.set_xlim(-0.5, len(method.folds) - 0.5)
             axis.set(xlabel="fold", ylabel="accuracy (WAR), %")
             axis.grid(axis="y")
-            axis.set_title(title(corpus, run), loc="left")
+            axis.set_title(title(corpus, method), loc="left")
         for axis in axes:
             axis.set_ylim(10 * np.floor(max(lowest - 3, 0) / 10), 104)
-        if runs:
+        if methods:
             legend(figure, [
                 Line2D([], [], color=BLUE, linewidth=2.2, label="fold"),
                 Line2D([], [], color=ORANGE, marker="o", markersize=3.2, linestyle="", label="actor"),
@@ -109,20 +109,23 @@ def folds(corpus: CorpusResults) -> Figure:
 
 
 def learning_curves(corpus: CorpusResults) -> Figure:
-    """Cross entropy and, if a run has validation actors, validation UAR of each run by epoch.
-
-    Thin lines are folds, thick lines their mean. Test scores are not shown: only the kept epoch is ever tested.
+    """Cross entropy and, with validation actors, validation UAR by epoch: thin lines for the folds of each seed, thick lines
+    for their mean. Test scores are not shown: only the kept epoch is ever tested.
     """
     with style.context(STYLE):
-        shown = [run for run in corpus.runs if any(len(fold.history) for fold in run.folds)]
+        read = [
+            (method, [fold.history for run in method.runs for fold in run.folds if len(fold.history)])
+            for method in corpus.methods
+        ]
+        shown = [(method, histories) for method, histories in read if histories]
         if not shown:
             return empty("not run, or trained elsewhere: no training history")
-        validated = any("val_uar" in fold.history for run in shown for fold in run.folds)
+        validated = any("val_uar" in history for _, histories in shown for history in histories)
         figure = Figure(figsize=(WIDTH if validated else COLUMN, 1.55 * len(shown) + 0.5), layout="constrained")
         axes = figure.subplots(len(shown), 1 + validated, squeeze=False, sharex=True, sharey="col")
-        for run, panels in zip(shown, axes, strict=True):
-            _curves(panels, [fold.history for fold in run.folds if len(fold.history)])
-            panels[0].set_title(title(corpus, run), loc="left")
+        for (method, histories), panels in zip(shown, axes, strict=True):
+            _curves(panels, histories)
+            panels[0].set_title(title(corpus, method), loc="left")
         for axis in axes[-1]:
             axis.set_xlabel("epoch")
         legend(figure, _curve_legend(validated))
@@ -131,19 +134,19 @@ def learning_curves(corpus: CorpusResults) -> Figure:
 
 def _panels(
     corpus: CorpusResults, columns: int, height: float, sharey: bool = False, legend: float = 0.0
-) -> tuple[list[Run], Figure, list[Axes]]:
-    """The runs that have results, a figure, and one panel per run."""
-    runs = [run for run in corpus.runs if run.folds]
-    if not runs:
+) -> tuple[list[Method], Figure, list[Axes]]:
+    """The variants that have results, a figure, and one panel for each."""
+    methods = [method for method in corpus.methods if method.complete]
+    if not methods:
         return [], empty("not run"), []
-    lines = -(-len(runs) // columns)
-    width = WIDTH if len(runs) > 1 else WIDTH * 0.55
+    lines = -(-len(methods) // columns)
+    width = WIDTH if len(methods) > 1 else WIDTH * 0.55
     # More space than the default between a panel's title and the axis above it.
     figure = Figure(figsize=(width, height * lines + legend), layout=ConstrainedLayoutEngine(h_pad=0.09))
-    panels = figure.subplots(lines, min(columns, len(runs)), squeeze=False, sharey=sharey).ravel()
-    for panel in panels[len(runs) :]:
+    panels = figure.subplots(lines, min(columns, len(methods)), squeeze=False, sharey=sharey).ravel()
+    for panel in panels[len(methods) :]:
         panel.remove()
-    return runs, figure, list(panels[: len(runs)])
+    return methods, figure, list(panels[: len(methods)])
 
 
 def _reliability(above: Axes, below: Axes, run: Run) -> None:
@@ -207,6 +210,6 @@ def _curve_legend(validated: bool) -> list[Line2D]:
     return [
         Line2D([], [], color=ORANGE, linestyle=(0, (3, 1.5)), linewidth=1.6, label="training"),
         *([Line2D([], [], color=BLUE, linewidth=1.6, label="validation")] if validated else []),
-        Line2D([], [], color=INK, linewidth=0.6, alpha=0.6, label="thin: one fold"),
-        Line2D([], [], color=INK, linewidth=1.8, label="thick: mean of folds"),
+        Line2D([], [], color=INK, linewidth=0.6, alpha=0.6, label="thin: one fold and seed"),
+        Line2D([], [], color=INK, linewidth=1.8, label="thick: their mean"),
     ]

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method, Run
 from emofuse.utils.files import atomic
 
 # The page replaces these two by the colours of its own light or dark scheme.
@@ -110,13 +110,13 @@ def inline_svg(figure: Figure, name: str) -> str:
     return text.strip()
 
 
-def title(corpus: CorpusResults, run: Run) -> str:
-    """The variant, with protocol and seed if those differ between the runs of the corpus."""
-    parts = [run.variant]
-    if len({other.protocol for other in corpus.runs}) > 1:
-        parts.append(run.protocol)
-    if len({other.seed for other in corpus.runs}) > 1:
-        parts.append(f"seed {run.seed}")
+def title(corpus: CorpusResults, shown: Method | Run) -> str:
+    """The variant, with its protocol if there are several, and with the seed of a run if there are several."""
+    parts = [shown.variant]
+    if len({method.protocol for method in corpus.methods}) > 1:
+        parts.append(shown.protocol)
+    if isinstance(shown, Run) and len({run.seed for run in corpus.planned}) > 1:
+        parts.append(f"seed {shown.seed}")
     return ", ".join(parts)
 
 

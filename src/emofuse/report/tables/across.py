@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from emofuse.evaluation.metrics import NAMES
 from emofuse.evaluation.statistics import RESAMPLES
-from emofuse.evaluation.text import spread
+from emofuse.evaluation.text import OPTIMISTIC, spread
 from emofuse.report.load import CorpusResults
 from emofuse.report.table import NOT_RUN, Column, Row, Table, count, frame
 from emofuse.report.tables import scores
@@ -21,7 +22,10 @@ METRICS = ("war", "uar")
 
 def _score(metric: str) -> Column:
     def text(row: Row) -> str:
-        return spread(scores.estimate(row, metric)) if pd.notna(row[f"{metric}_mean"]) else NOT_RUN
+        if pd.isna(row[f"{metric}_mean"]):
+            return NOT_RUN
+        found = scores.estimate(row, metric)
+        return spread(replace(found, sd_folds=found.sd_seeds, sd_seeds=None))  # there is one set of clips, and no folds
 
     return Column(f"{NAMES[metric]} %", text, numeric=True, runs="runs")
 
@@ -35,8 +39,12 @@ def _if_run(name: str) -> Column:
     return Column(name.capitalize(), lambda row: count(row[name]) if row["models"] else NONE, numeric=True, runs="runs")
 
 
+def _source(row: Row) -> str:
+    return f"{row['trained_on']}\n({OPTIMISTIC})" if row["development"] else str(row["trained_on"])
+
+
 COLUMNS = [
-    Column("Trained on", "trained_on"),
+    Column("Trained on", _source),
     scores.PROTOCOL,
     scores.VARIANT,
     *map(_score, METRICS),
@@ -81,6 +89,7 @@ def _record(transfer: Transfer) -> dict[str, Any]:
         "trained_on": transfer.source,
         "protocol": transfer.protocol,
         "variant": transfer.variant,
+        "development": transfer.development,
         "status": transfer.status,
         "models": len(transfer.folds),
         "models_planned": len(transfer.planned),
@@ -92,7 +101,9 @@ def _record(transfer: Transfer) -> dict[str, Any]:
     }
     for metric in METRICS:
         found = transfer.estimates.get(metric)
-        row |= {f"{metric}_{key}": getattr(found, key) if found else None for key in ("mean", "sd", "low", "high")}
+        row |= {
+            f"{metric}_{key}": getattr(found, key) if found else None for key in ("mean", "sd_seeds", "low", "high")
+        }
     return row | {"runs": " ".join(transfer.runs) or None}
 
 
@@ -107,6 +118,11 @@ def _speaker_notes(corpus: CorpusResults) -> list[str]:
             )
         else:
             notes.append(f"{source}: no clip and no actor of {corpus.name} was trained on.")
+        if transfer.development:
+            notes.append(
+                f"{source} is a development corpus: the recipe of its networks was selected on its speakers, on whom they were"
+                " also trained."
+            )
     return notes
 
 

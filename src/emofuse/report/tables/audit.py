@@ -7,7 +7,7 @@ from typing import Any
 from emofuse.data.protocols import RANDOM
 from emofuse.evaluation import statistics
 from emofuse.evaluation.text import SCORES_NOTE
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import NOT_RUN, Column, Table, count, frame
 from emofuse.report.tables import scores
 from emofuse.utils.text import NONE
@@ -15,7 +15,6 @@ from emofuse.utils.text import NONE
 COLUMNS = [
     scores.PROTOCOL,
     scores.VARIANT,
-    scores.SEED,
     Column("Split", "split"),
     *scores.columns(),
     scores.difference_column("WAR, difference", "war_difference", "difference_runs"),
@@ -23,24 +22,24 @@ COLUMNS = [
     Column("Clips", lambda row: count(row["clips"]) if row["clips"] else NONE, numeric=True, runs="runs"),
 ]
 AUDIT_NOTE = (
-    "The same network, loss, training and seed, once with folds by actor and once with random folds. For the random folds,"
+    "The same network, loss, training and seeds, once with folds by actor and once with random folds. For the random folds,"
     " each clip is swapped with a random clip of the same emotion, so that every part keeps its size but actors occur in all"
     " parts. Difference: random minus by actor, in points: how much speaker overlap inflates the score. In brackets, its"
-    " 95 % confidence interval: actors are resampled within the folds by actor, with the same weights on both sides. The"
-    " interval of the random folds' own scores resamples all actors at once."
+    " 95 % confidence interval: actors are resampled within the folds by actor, and seeds, with the same weights on both"
+    " sides. The interval of the random folds' own scores resamples all actors at once."
 )
 
 
 def audit(corpus: CorpusResults) -> Table:
     """How much speaker overlap between training and test inflates the scores."""
     pairs = [
-        (run, random)
-        for random in corpus.random_runs
-        for run in corpus.runs
-        if (run.protocol, run.variant, run.seed) == (random.protocol.removeprefix(RANDOM), random.variant, random.seed)
+        _with_common_seeds(by_actor, random)
+        for random in corpus.random_methods
+        for by_actor in corpus.methods
+        if (by_actor.protocol, by_actor.variant) == (random.protocol.removeprefix(RANDOM), random.variant)
     ]
     if pairs:
-        notes = [AUDIT_NOTE, SCORES_NOTE, *scores.incomplete_note(run for pair in pairs for run in pair)]
+        notes = [AUDIT_NOTE, SCORES_NOTE, *scores.incomplete_note(method for pair in pairs for method in pair)]
     else:
         notes = [f"Nothing to compare: params.yaml lists no {RANDOM} protocol for this corpus."]
     return Table(
@@ -53,13 +52,20 @@ def audit(corpus: CorpusResults) -> Table:
     )
 
 
-def _records(by_actor: Run, random: Run) -> list[dict[str, Any]]:
-    complete = by_actor.status == random.status == "run"
+def _with_common_seeds(by_actor: Method, random: Method) -> tuple[Method, Method]:
+    """Both with the seeds that have results under both, or with all if there are none."""
+    common = [seed for seed in random.seeds if seed in by_actor.seeds]
+    return (by_actor.with_seeds(common), random.with_seeds(common)) if common else (by_actor, random)
+
+
+def _records(by_actor: Method, random: Method) -> list[dict[str, Any]]:
+    complete = by_actor.status == random.status == "run" and by_actor.seeds == random.seeds
     leak = statistics.leak(by_actor.tested, random.tested) if complete else {}
     rows = []
-    for run, split in ((by_actor, "by actor"), (random, "at random")):
-        row = scores.record(run) | {"split": split, "clips": run.clips}
+    for method, split in ((by_actor, "by actor"), (random, "at random")):
+        row = scores.record(method) | {"split": split, "clips": method.clips}
         for metric in statistics.METRICS:
-            row |= scores.difference_record(f"{metric}_difference", leak.get(metric) if run is random else None)
-        rows.append(row | {"difference_runs": f"{random.key()} {by_actor.key()}"})
+            found = leak.get(metric) if method is random else None
+            row |= scores.difference_record(f"{metric}_difference", found, ("mean", "low", "high"))
+        rows.append(row | {"difference_runs": f"{random.keys} {by_actor.keys}"})
     return rows

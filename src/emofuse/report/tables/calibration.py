@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 from emofuse.evaluation import calibration as measures
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import NOT_RUN, Column, Row, Table, count, frame
 from emofuse.report.tables import scores
 from emofuse.utils.text import NONE, percent
 
 MEASURES_NOTE = (
-    "Over all test clips of all folds, pooled. Confidence is the probability of the predicted emotion. ECE, the expected"
+    "With the first seed, over all test clips of all folds, pooled. Confidence is the probability of the predicted emotion. ECE, the expected"
     f" calibration error: clips are grouped by confidence into {measures.BINS} bins of equal width; ECE is the absolute"
     " difference between accuracy and mean confidence in each bin, averaged over clips. It is 0 if, for example, 70 % of the"
     " clips predicted with 70 % confidence are correct. NLL: negative log-likelihood of the true emotion, in nats, averaged"
@@ -66,18 +66,19 @@ MEASURED = ("temperature_low", "temperature_high", "ece", "nll", "ece_calibrated
 
 
 def calibration(corpus: CorpusResults) -> Table:
-    """The temperature of each run, and its calibration error and likelihood without and with that temperature."""
+    """The temperature of each variant, and its calibration error and likelihood without and with that temperature."""
     return Table(
         name="calibration",
         title=f"Calibration, {corpus.title}",
-        frame=frame(_record(run) for run in corpus.runs),
+        frame=frame(_record(method) for method in corpus.methods),
         columns=COLUMNS,
-        notes=[MEASURES_NOTE, TEMPERATURE_NOTE, BIAS_NOTE, *scores.incomplete_note(corpus.runs)],
+        notes=[MEASURES_NOTE, TEMPERATURE_NOTE, BIAS_NOTE, *scores.incomplete_note(corpus.methods)],
         warning=corpus.warning,
     )
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(method: Method) -> dict[str, Any]:
+    run = method.first
     row: dict[str, Any] = {"protocol": run.protocol, "seed": run.seed, "variant": run.variant, "status": run.status}
     if not run.folds:
         return row | dict.fromkeys((*MEASURED, "runs"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from emofuse.evaluation.text import spread
 from emofuse.report import embeddings
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import NOT_RUN, Column, Row, Table, frame
 from emofuse.report.tables import scores
 from emofuse.report.tables.comparison import GROUPS, members
@@ -21,8 +22,9 @@ MEASURES_NOTE = (
     " if groups overlap. The silhouette by actor shows whether clips cluster by speaker."
 )
 INTERVAL_NOTE = (
-    "Here the 95 % confidence interval of the mean over folds is from a jackknife that leaves out each actor of a fold in"
-    " turn. Actors drawn with replacement, as in the other tables, would form pairs with themselves."
+    "Mean ± standard deviation over folds and, with several seeds, ± over seeds. Here the 95 % confidence interval is from a"
+    " jackknife that leaves out each actor of a fold in turn, and the variance between seeds. Actors drawn with replacement, as"
+    " in the other tables, would form pairs with themselves."
 )
 PAPER_NOTE = (
     "The paper's abstract claims that its loss makes the embeddings more compact, but by how much was not available to us."
@@ -47,46 +49,45 @@ def _measure(name: str) -> Column:
 
 COLUMNS = [
     scores.PROTOCOL,
-    scores.SEED,
     scores.VARIANT,
     Column("Metric loss", "loss"),
     *map(_measure, embeddings.MEASURES),
     scores.FOLDS,
+    scores.SEEDS,
 ]
 
 
 def compactness(corpus: CorpusResults) -> Table:
     """How compact the embeddings of each emotion are, by metric loss, and whether clips cluster by emotion or by actor."""
-    runs = members(corpus, GROUPS["loss"])
-    rows = frame([_record(corpus, run) for run in runs] or [{"variant": NOT_RUN}])
+    methods = members(corpus, GROUPS["loss"].variants)
+    rows = frame([_record(corpus, method) for method in methods] or [{"variant": NOT_RUN}])
     notes = [MEASURES_NOTE, INTERVAL_NOTE, *([PAPER_NOTE] if corpus.in_paper else [])]
     if "status" in rows and (rows["status"] == NO_EMBEDDINGS).any():
         notes.append("Embeddings are not in git. `dvc pull` fetches them if a remote is configured.")
     return Table(
         name="compactness",
         title=f"Compactness of the embeddings, {corpus.title}",
-        frame=rows.drop(columns="folds_planned", errors="ignore"),
-        columns=COLUMNS if runs else [],
+        frame=rows,
+        columns=COLUMNS if methods else [],
         notes=notes,
         warning=corpus.warning,
-        display=rows,
     )
 
 
-def _record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
-    read = [embeddings.read(corpus, run, fold) for fold in run.folds]
-    present = [clips for clips in read if clips is not None]
-    found = embeddings.compactness(present) if present else {}
-    complete = present and len(present) == len(read)
-    status = run.status if complete or not run.folds else NO_EMBEDDINGS
+def _record(corpus: CorpusResults, method: Method) -> dict[str, Any]:
+    read = {(run.seed, fold.fold): embeddings.read(corpus, run, fold) for run in method.complete for fold in run.folds}
+    there = Method(tuple(
+        replace(run, folds=tuple(fold for fold in run.folds if read.get((run.seed, fold.fold)))) for run in method.runs
+    ))  # fmt: skip
+    clips = [[read[run.seed, fold.fold] for fold in run.folds] for run in there.complete]
+    found = embeddings.compactness([[each for each in seed if each] for seed in clips]) if clips else {}
     row: dict[str, Any] = {
-        "protocol": run.protocol, "variant": run.variant, "seed": run.seed, "loss": run.setup.loss.metric,
-        "status": status, "folds": len(present), "folds_planned": len(run.planned),
+        "protocol": method.protocol, "variant": method.variant, "loss": method.setup.loss.metric, **scores.extent(there),
+        "status": NO_EMBEDDINGS if None in read.values() else method.status,
     }  # fmt: skip
     for measure in embeddings.MEASURES:
-        for key in ("mean", "sd", "low", "high"):
-            row[f"{measure}_{key}"] = getattr(found[measure], key) if found else None
-    return row | {"runs": run.key() if run.folds else None}
+        row |= {f"{measure}_{key}": getattr(found[measure], key) if found else None for key in scores.FIELDS}
+    return row | {"runs": method.keys or None}
 
 
 def _number(value: float) -> str:

@@ -12,17 +12,22 @@ import pandas as pd
 from emofuse import config as parameters
 from emofuse.evaluation import statistics
 from emofuse.evaluation.text import SCORES_NOTE
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import NOT_RUN, Column, Table, frame
 from emofuse.report.tables import scores
-from emofuse.utils.text import percent
+from emofuse.report.tables.published import VERDICT, VERDICTS_NOTE, verdict_on_variant, verdict_record
+from emofuse.utils.text import NONE, percent
 
 COMPARISON_NOTE = (
-    "Difference: the variant's WAR minus that of proposed, in points, if both were tested on the same clips of the same"
-    " folds, with its 95 % confidence interval in brackets; both variants are resampled with the same actors. p: two-sided"
-    " permutation test that swaps the two variants' predictions actor by actor, in all folds at once, for"
-    f" {statistics.EXCHANGES:,} random permutations, or for all of them with up to {statistics.EXACT} actors. It is corrected"
-    " for all comparisons in the table by Holm's method."
+    "Difference: the variant's WAR minus that of proposed, in points, if both were tested with the same seeds on the same"
+    " clips, with its 90 % confidence interval in brackets; both variants are resampled with the same actors and seeds."
+    f" {VERDICTS_NOTE} p: two-sided permutation test that swaps the two variants' predictions actor by actor, in all folds"
+    f" and seeds at once, for {statistics.EXCHANGES:,} random permutations, or for all of them with up to {statistics.EXACT}"
+    " actors. It is corrected for all comparisons in the table by Holm's method; verdicts are not."
+)
+BASELINES_NOTE = (
+    f"{', '.join(scores.PLAIN)}: plain networks, for comparison. paper_reading: the audio branch in the paper's literal"
+    " reading."
 )
 BAYES_NOTE = "Bayes accuracy: the highest accuracy that any method can reach on these clips, computed exactly."
 PAPER_NOTE = (
@@ -31,9 +36,12 @@ PAPER_NOTE = (
 )
 
 
+BASELINES = (*scores.PLAIN, "paper_reading")  # in every group
+
+
 @dataclass(frozen=True)
 class Group:
-    """Variants that differ from `proposed` in one component of the method."""
+    """Variants that differ from `proposed` in one component of the method, which are compared with it and BASELINES."""
 
     title: str
     component: str  # the header of its column
@@ -63,7 +71,7 @@ def _attention(setup: parameters.Run) -> str:
 
 
 GROUPS = {
-    "modality": Group("Modalities", "Modality", ("proposed", "audio_only", "video_only"), _modalities),
+    "modality": Group("Modalities", "Modality", ("proposed", "audio_only", "video_only", *BASELINES), _modalities),
     "attention": Group(
         "Attention",
         "Attention",
@@ -108,31 +116,32 @@ def loss(corpus: CorpusResults) -> Table:
     return _comparison(corpus, "loss")
 
 
-def members(corpus: CorpusResults, group: Group) -> list[Run]:
-    """The runs of a group, sorted by protocol, seed and variant."""
+def members(corpus: CorpusResults, variants: Sequence[str]) -> list[Method]:
+    """Some variants that the corpus runs, sorted by protocol and variant."""
     return sorted(
-        (run for run in corpus.runs if run.variant in group.variants),
-        key=lambda run: (list(corpus.clips).index(run.protocol), run.seed, group.variants.index(run.variant)),
+        (method for method in corpus.methods if method.variant in variants),
+        key=lambda method: (list(corpus.clips).index(method.protocol), variants.index(method.variant)),
     )
 
 
 def _comparison(corpus: CorpusResults, name: str) -> Table:
     """The variants of a group compared with `proposed` and, for the demo, with the Bayes accuracy."""
     group = GROUPS[name]
-    runs = members(corpus, group)
-    if {run.variant for run in runs} <= {"proposed"}:
+    methods = members(corpus, tuple(dict.fromkeys((*group.variants, *BASELINES))))
+    if {method.variant for method in methods} & set(group.variants) <= {"proposed"}:
         others = ", ".join(group.variants[1:])
         columns = []
         notes = [f"Nothing to compare: params.yaml lists none of {others} for this corpus."]
-        notes += [f"{group.component} of proposed: {group.describe(run.setup)}." for run in runs[:1]]
+        notes += [f"{group.component} of proposed: {group.describe(method.setup)}." for method in methods[:1]]
     else:
         columns = _columns(corpus, name)
-        notes = [SCORES_NOTE, COMPARISON_NOTE, *([PAPER_NOTE] if corpus.in_paper else [])]
-        notes += [*scores.incomplete_note(runs), *([BAYES_NOTE] if corpus.bayes else [])]
+        notes = [*scores.plain_note(corpus), SCORES_NOTE, COMPARISON_NOTE, *([PAPER_NOTE] if corpus.in_paper else [])]
+        notes += [BASELINES_NOTE] if any(method.variant in BASELINES for method in methods) else []
+        notes += [*scores.incomplete_note(methods), *([BAYES_NOTE] if corpus.bayes else [])]
     return Table(
         name=name,
         title=f"{group.title}, {corpus.title}",
-        frame=_frame(corpus, name, runs) if runs else frame([{"variant": NOT_RUN}]),
+        frame=_frame(corpus, name, methods) if methods else frame([{"variant": NOT_RUN}]),
         columns=columns,
         notes=notes,
         warning=corpus.warning,
@@ -142,11 +151,11 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
 def _columns(corpus: CorpusResults, name: str) -> list[Column]:
     columns = [
         scores.PROTOCOL,
-        scores.SEED,
         scores.VARIANT,
         Column(GROUPS[name].component, name),
         *scores.columns(),
-        scores.difference_column("Difference", "war_difference", "difference_runs"),
+        scores.difference_column("Difference", "war_difference", "difference_runs", level="_90"),
+        VERDICT,
         Column("p (Holm)", "war_difference_p_holm", scores.p_value, numeric=True, runs="p_runs"),
     ]
     if corpus.bayes:
@@ -155,19 +164,20 @@ def _columns(corpus: CorpusResults, name: str) -> list[Column]:
     return columns
 
 
-def _frame(corpus: CorpusResults, name: str, runs: Sequence[Run]) -> pd.DataFrame:
-    proposed = {(run.protocol, run.seed): run for run in runs if run.variant == "proposed"}
+def _frame(corpus: CorpusResults, name: str, methods: Sequence[Method]) -> pd.DataFrame:
+    proposed = {method.protocol: method for method in methods if method.variant == "proposed"}
     rows = []
-    for run in runs:
-        row = scores.record(run) | {name: GROUPS[name].describe(run.setup)}
-        reference = proposed.get((run.protocol, run.seed))
-        found = run.against(reference) if reference and reference is not run else {}
+    for method in methods:
+        row = scores.record(method) | {name: GROUPS[name].describe(method.setup)}
+        reference = proposed.get(method.protocol)
+        found = method.against(reference) if reference and reference is not method else {}
         for metric in statistics.METRICS:
             difference = f"{metric}_difference"
-            row |= scores.difference_record(difference, found.get(metric), ("mean", "low", "high", "p"))
+            row |= scores.difference_record(difference, found.get(metric), (*scores.DIFFERENCE, "p"))
             row[f"{difference}_p_holm"] = None
-        row["difference_runs"] = f"{run.key()} {reference.key()}" if found and reference else None
-        row |= _bayes(corpus, run)
+        row |= verdict_record(method, verdict_on_variant(found["war"], method) if found else NONE)
+        row["difference_runs"] = f"{method.keys} {reference.keys}" if found and reference else None
+        row |= _bayes(corpus, method)
         rows.append(row)
     table = frame(rows)
     compared = table["difference_runs"].notna()
@@ -176,13 +186,13 @@ def _frame(corpus: CorpusResults, name: str, runs: Sequence[Run]) -> pd.DataFram
         table[f"{metric}_difference_p_holm"] = pd.Series(corrected, table.index[compared], dtype=float)
     # Holm's correction makes each p-value depend on every comparison of the table.
     everything = " ".join(table.loc[compared, "difference_runs"])
-    table["p_runs"] = [" ".join(dict.fromkeys([run.key(), *everything.split()])) for run in runs]
+    table["p_runs"] = [" ".join(dict.fromkeys([*method.keys.split(), *everything.split()])) for method in methods]
     table["p_runs"] = table["p_runs"].where(compared)
     return table
 
 
-def _bayes(corpus: CorpusResults, run: Run) -> dict[str, Any]:
-    best = corpus.bayes_accuracy(run)
+def _bayes(corpus: CorpusResults, method: Method) -> dict[str, Any]:
+    best = corpus.bayes_accuracy(method)
     if best is None:
         return {}
-    return {"bayes": best, "war_over_bayes": run.estimates["war"].mean / best if run.folds else None}
+    return {"bayes": best, "war_over_bayes": method.estimates["war"].mean / best if method.complete else None}

@@ -10,11 +10,19 @@ import pandas as pd
 
 from emofuse.evaluation.metrics import NAMES
 from emofuse.evaluation.text import SCORES_NOTE, spread
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import NOT_RUN, Column, Row, Table, frame
 from emofuse.report.tables import scores
 from emofuse.report.tables.comparison import GROUPS
-from emofuse.report.tables.published import NOT_COMPARABLE, difference_record, verdict
+from emofuse.report.tables.published import (
+    NOT_COMPARABLE,
+    VERDICT,
+    VERDICTS_NOTE,
+    published_difference,
+    published_verdict,
+    verdict_record,
+)
+from emofuse.report.tables.scores import INCOMPLETE
 from emofuse.utils.text import NONE
 
 OURS = "this report"
@@ -24,10 +32,9 @@ ORDER_NOTE = (
     " Pre-training is not part of this rule. Second-hand: taken from a citation; the CSV file gives the details."
 )
 VERDICT_NOTE = (
-    "Ours minus theirs: in points of WAR, or of UAR if no WAR is given; ours is the first run of that modality in this table."
-    " In brackets, the 95 % confidence interval, which reflects the uncertainty of ours only. Verdict: on par if the interval"
-    " lies within ±2 points; below or above, referring to ours, if it lies entirely outside that range; otherwise"
-    " inconclusive. Not comparable if the published result is not, or if only part of the corpus was tested here."
+    "Ours minus theirs: in points of WAR, or of UAR if no WAR is given; ours is the first variant of that modality that params.yaml"
+    f" lists. In brackets, the 90 % confidence interval, which reflects the uncertainty of ours only. {VERDICTS_NOTE} Not comparable"
+    " if the published result is not, if seeds or folds are missing, or if only part of the corpus was tested here."
 )
 
 
@@ -37,7 +44,7 @@ def _modality(modality: str) -> str:
 
 def _method(row: Row) -> str:
     if row["authors"] == OURS:
-        return f"{row['method']}\n({OURS}, seed {row['seed']})"
+        return f"{row['method']}\n({OURS}{', ' + INCOMPLETE if row['status'] == INCOMPLETE else ''})"
     return f"{row['method']}\n({row['authors']} {row['year']})"
 
 
@@ -64,8 +71,11 @@ COLUMNS = [
     _score("war", 0.08),
     _score("uar", 0.08),
     Column("Comparable", _comparable, width=0.14),
-    replace(scores.difference_column("Ours minus theirs", "difference_points", "compared_runs", scale=1), width=0.08),
-    Column("Verdict", "verdict", width=0.08),
+    replace(
+        scores.difference_column("Ours minus theirs", "difference_points", "compared_runs", scale=1, level="_90"),
+        width=0.08,
+    ),
+    replace(VERDICT, width=0.08),
     Column("Protocol", "protocol", width=0.12),
     Column("Pre-training", "pretraining", width=0.09),
     Column("Source", _source, width=0.14),
@@ -81,11 +91,11 @@ def literature(corpus: CorpusResults) -> Table:
         clips = "synthetic clips" if corpus.kind == "demo" else "these clips that we know of"
         return Table("literature", title, none, [], [f"Nothing is published on {clips}."], corpus.warning)
     variants = {corpus.leading[0].variant, *GROUPS["modality"].variants}
-    ours = [run for run in corpus.runs if run.variant in variants]
-    modalities = list(dict.fromkeys(run.modality for run in ours))
-    first = {run.modality: run for run in reversed(ours)}
+    ours = [method for method in corpus.methods if method.variant in variants]
+    modalities = list(dict.fromkeys(method.modality for method in ours))
+    first = {method.modality: method for method in reversed(ours)}
     published = corpus.literature[corpus.literature["modality"].isin(modalities)]
-    rows = [_own_record(corpus, run) for run in ours]
+    rows = [_own_record(corpus, method) for method in ours]
     rows += [_published_record(corpus, row, first[row["modality"]]) for row in published.to_dict("records")]
     rows.sort(key=lambda row: (row["incomparable"] != "", modalities.index(row["modality"]), -(row["war"] or 0)))
     table = frame(rows)
@@ -96,6 +106,7 @@ def literature(corpus: CorpusResults) -> Table:
         frame=table.drop(columns=AS_PUBLISHED, errors="ignore"),
         columns=COLUMNS,
         notes=[
+            *scores.plain_note(corpus),
             ORDER_NOTE,
             VERDICT_NOTE,
             SCORES_NOTE,
@@ -110,38 +121,41 @@ def literature(corpus: CorpusResults) -> Table:
     )
 
 
-def _own_record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
-    partial = run.folds and not corpus.is_whole(run)
-    network = run.setup.network
+def _own_record(corpus: CorpusResults, method: Method) -> dict[str, Any]:
+    incomparable = ""
+    if method.missing and method.complete:
+        incomparable = "seeds or folds are missing"
+    elif method.complete and not corpus.is_whole(method):
+        incomparable = f"part of the corpus: {method.clips:,} clips of {len(method.actors)} actors"
+    network = method.setup.network
     weights = [] if network.factory else [getattr(network, modality).weights for modality in sorted(network.modalities)]
-    numbers = scores.record(run)
+    numbers = scores.record(method)
     row = {
-        "method": run.variant,
+        "method": method.variant,
         "authors": OURS,
         "year": None,
-        "modality": run.modality,
-        "classes": len(run.folds[0].emotions) if run.folds else None,
-        "protocol": run.protocol,
+        "modality": method.modality,
+        "classes": len(method.folds[0].emotions) if method.folds else None,
+        "protocol": method.protocol,
         "subject_independent": "yes",
-        "seed": run.seed,
-        "status": run.status,
+        **scores.extent(method),
         "pretraining": ", ".join(name for name in weights if name != "none")
         or (f"see {network.factory}" if network.factory else "none"),
-        "incomparable": f"part of the corpus: {run.clips:,} clips of {len(run.actors)} actors" if partial else "",
+        "incomparable": incomparable,
         "runs": numbers["runs"],
     }
     for metric in ("war", "uar"):
         row[metric] = numbers[f"{metric}_mean"]
-        row |= {f"{metric}_{key}": numbers[f"{metric}_{key}"] for key in ("sd", "low", "high")}
+        row |= {f"{metric}_{key}": numbers[f"{metric}_{key}"] for key in scores.FIELDS[1:]}
     return row
 
 
-def _published_record(corpus: CorpusResults, result: dict[Any, Any], run: Run) -> dict[str, Any]:
-    """A published result, and how `run`, of the same modality, compares with it."""
+def _published_record(corpus: CorpusResults, result: dict[Any, Any], method: Method) -> dict[str, Any]:
+    """A published result, and how `method`, of the same modality, compares with it."""
     metric = "war" if result["war"] else "uar"
     value = float(result[metric])
-    judgement = NOT_COMPARABLE if result["incomparable"] else verdict(corpus, run, metric, value)
-    difference = difference_record(run, metric, value, judgement)
+    verdict = NOT_COMPARABLE if result["incomparable"] else published_verdict(corpus, method, metric, value)
+    difference = published_difference(method, metric, value, verdict)
     compared = difference["difference_points"] is not None
     return (
         {str(name): text for name, text in result.items()}
@@ -149,14 +163,12 @@ def _published_record(corpus: CorpusResults, result: dict[Any, Any], run: Run) -
         | {f"{name}_as_published": result[name] for name in ("war", "uar")}
         | {
             "status": "published",
-            "compared_with": run.variant if compared else None,
-            "compared_seed": run.seed if compared else None,
+            "compared_with": method.variant if compared else None,
             "compared_metric": metric if compared else None,
-            "compared_runs": run.key() if compared else None,
+            "compared_runs": method.keys if compared else None,
         }
         | difference
-        # The verdict of a replication makes no sense for a different method.
-        | {"verdict": "on par" if judgement == "reproduced" else judgement}
+        | verdict_record(method, verdict)
     )
 
 

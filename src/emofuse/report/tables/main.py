@@ -8,10 +8,17 @@ from typing import Any
 import pandas as pd
 
 from emofuse.evaluation.text import SCORES_NOTE
-from emofuse.report.load import CorpusResults, Run
+from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import Column, Table, count, frame
 from emofuse.report.tables import scores
-from emofuse.report.tables.published import RULE_NOTE, difference_record, paper_verdict, paper_war
+from emofuse.report.tables.published import (
+    RULE_NOTE,
+    VERDICT,
+    paper_verdict,
+    paper_war,
+    published_difference,
+    verdict_record,
+)
 from emofuse.utils.text import NONE
 
 
@@ -27,28 +34,29 @@ def _if_run(name: str) -> Column:
 COLUMNS = [
     scores.PROTOCOL,
     scores.VARIANT,
-    scores.SEED,
     *scores.columns(),
     Column("Paper's WAR %", "paper_war_percent", "{:.2f}".format, numeric=True),
-    scores.difference_column("Difference", "difference_points", "runs", scale=1),
-    Column("Verdict", "verdict"),
+    scores.difference_column("Difference", "difference_points", "runs", scale=1, level="_90"),
+    VERDICT,
     _if_run("clips"),
     _if_run("actors"),
     scores.FOLDS,
+    scores.SEEDS,
 ]
 
 
 def main(corpus: CorpusResults) -> Table:
-    """Each protocol, variant and seed: scores, the paper's value, and the verdict."""
+    """Each protocol and variant: scores, the paper's value, and the verdict."""
     return Table(
         name="main",
         title=f"Main result, {corpus.title}",
-        frame=frame(_record(corpus, run) for run in corpus.runs),
+        frame=frame(_record(corpus, method) for method in corpus.methods),
         columns=COLUMNS,
         notes=[
+            *scores.plain_note(corpus),
             SCORES_NOTE,
             _incomparable_note(corpus) if corpus.paper.empty else RULE_NOTE,
-            *scores.incomplete_note(corpus.runs),
+            *scores.incomplete_note(corpus.methods),
             *_source_notes([corpus]),
         ],
         warning=corpus.warning,
@@ -61,29 +69,30 @@ def paper(corpora: Sequence[CorpusResults]) -> Table:
     return Table(
         name="paper",
         title="Main result, all corpora of the paper",
-        frame=frame({"corpus": corpus.name} | _record(corpus, run) for corpus in corpora for run in corpus.runs),
+        frame=frame(
+            {"corpus": corpus.name} | _record(corpus, method) for corpus in corpora for method in corpus.methods
+        ),
         columns=[Column("Corpus", "corpus", titles.__getitem__), *COLUMNS],
         notes=[
+            *(f"{corpus.title}: {note}" for corpus in corpora for note in scores.plain_note(corpus)),
             SCORES_NOTE,
             RULE_NOTE,
-            *scores.incomplete_note(run for corpus in corpora for run in corpus.runs),
+            *scores.incomplete_note(method for corpus in corpora for method in corpus.methods),
             *_source_notes(corpora),
         ],
         warning=next((corpus.warning for corpus in corpora if corpus.warning), ""),
     )
 
 
-def _record(corpus: CorpusResults, run: Run) -> dict[str, Any]:
-    value = paper_war(corpus, run)
-    verdict = paper_verdict(corpus, run)
-    return scores.record(run) | {
+def _record(corpus: CorpusResults, method: Method) -> dict[str, Any]:
+    value = paper_war(corpus, method)
+    verdict = paper_verdict(corpus, method)
+    return scores.record(method) | {
         "paper_war_percent": value,
-        **difference_record(run, "war", value, verdict),
-        "verdict": verdict,
-        "clips": run.clips,
-        "actors": len(run.actors),
-        "folds": len(run.folds),
-        "folds_planned": len(run.planned),
+        **published_difference(method, "war", value, verdict),
+        **verdict_record(method, verdict),
+        "clips": method.clips,
+        "actors": len(method.actors),
     }
 
 

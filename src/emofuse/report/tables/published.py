@@ -1,54 +1,90 @@
-"""Our scores compared with published values: the verdict, in words and applied."""
+"""Verdicts: our scores compared with published values, and variants with `proposed`, in words and applied."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pandas as pd
+
 from emofuse.evaluation import statistics
-from emofuse.report.load import CorpusResults, Run
-from emofuse.report.table import NOT_RUN
+from emofuse.evaluation.statistics import ACTOR_SD, POWER, Estimate
+from emofuse.report.load import CorpusResults, Method
+from emofuse.report.table import NOT_RUN, Column, Row
+from emofuse.report.tables.scores import DIFFERENCE, difference_record
 from emofuse.utils.text import NONE
 
 NOT_COMPARABLE = "not comparable"
+NO_VERDICT = (NOT_RUN, NOT_COMPARABLE, NONE)
 
+VERDICTS_NOTE = (
+    "Verdict: equivalent if the 90 % interval of the difference lies within the margin; otherwise below or above if it lies on"
+    " that side of 0, and inconclusive if it contains 0. The margin was fixed before any results: it is what these numbers of"
+    f" actors and folds can establish with {POWER:.0%} power if accuracy varies between actors by {ACTOR_SD} points"
+    " (docs/statistics.md)."
+)
 RULE_NOTE = (
-    "Difference: our WAR minus the paper's, in points, with the 95 % confidence interval in brackets. It reflects the"
-    " uncertainty of ours only, because the paper states none. Verdict: reproduced if the whole corpus was tested and the"
-    " interval of our WAR lies within ±2 points of the paper's value; below or above if it lies entirely outside that"
-    " range; otherwise inconclusive. Not comparable if only part of the corpus was tested, or the task differs."
+    "Difference: our WAR minus the paper's, in points, with the 90 % confidence interval in brackets. It reflects the"
+    f" uncertainty of ours only, because the paper states none. {VERDICTS_NOTE} Not comparable if seeds or folds are missing,"
+    " only part of the corpus was tested, or the task differs."
 )
 
 
-def paper_war(corpus: CorpusResults, run: Run) -> float | None:
+def _verdict(row: Row) -> str:
+    text = row["verdict"] if isinstance(row["verdict"], str) else NONE
+    return text if pd.isna(row["margin_points"]) else f"{text}\n(margin ±{row['margin_points']:.1f})"
+
+
+VERDICT = Column("Verdict", _verdict)
+
+
+def paper_war(corpus: CorpusResults, method: Method) -> float | None:
     """The WAR in % that the paper states for this corpus and variant, if any."""
     paper = corpus.paper
-    found = paper[(paper["metric"] == "war") & (paper["variant"] == run.variant)]["value"]
+    found = paper[(paper["metric"] == "war") & (paper["variant"] == method.variant)]["value"]
     return next(iter(found.tolist()), None)
 
 
-def paper_verdict(corpus: CorpusResults, run: Run) -> str:
-    """The verdict on a run by the rule of RULE_NOTE; `–` for a variant that is not in the paper."""
-    if not run.folds:
+def paper_verdict(corpus: CorpusResults, method: Method) -> str:
+    """The verdict on a variant by the rule of RULE_NOTE; `–` for a variant that is not in the paper."""
+    if not method.complete:
         return NOT_RUN
     if corpus.paper.empty:
         return NOT_COMPARABLE
-    value = paper_war(corpus, run)
+    value = paper_war(corpus, method)
     if value is None:
         return NONE
-    return verdict(corpus, run, "war", value) if corpus.comparable else NOT_COMPARABLE
+    return published_verdict(corpus, method, "war", value) if corpus.comparable else NOT_COMPARABLE
 
 
-def verdict(corpus: CorpusResults, run: Run, metric: str, value: float) -> str:
-    """The verdict on a score of a run compared with a published value in %; the task must be the same."""
-    if not run.folds:
+def published_verdict(corpus: CorpusResults, method: Method, metric: str, value: float) -> str:
+    """The verdict on a score of a variant compared with a published value in %; the task must be the same."""
+    if not method.complete:
         return NOT_RUN
-    score = run.estimates[metric]
-    if not corpus.is_whole(run) or score.low is None or score.high is None:
+    if not corpus.is_whole(method) or method.margin is None:
         return NOT_COMPARABLE
-    return statistics.verdict(100 * score.low, 100 * score.high, value)
+    return statistics.verdict(_in_points(method.estimates[metric]).minus(value), method.margin)
 
 
-def difference_record(run: Run, metric: str, value: float | None, judgement: str) -> dict[str, float | None]:
-    """A score of a run minus a published value in %, in points, with its interval; None if they are not compared."""
-    names = {"mean": "difference_points", "low": "difference_points_low", "high": "difference_points_high"}
-    if value is None or judgement in (NOT_RUN, NOT_COMPARABLE):
-        return dict.fromkeys(names.values())
-    return {name: 100 * getattr(run.estimates[metric], key) - value for key, name in names.items()}
+def verdict_on_variant(difference: Estimate, method: Method) -> str:
+    """The verdict on a variant compared with `proposed`; `–` while the variant is incomplete."""
+    if method.missing or method.margin is None:
+        return NONE
+    return statistics.verdict(_in_points(difference), method.margin)
+
+
+def verdict_record(method: Method, verdict: str) -> dict[str, Any]:
+    """A verdict with its margin, as columns."""
+    return {"verdict": verdict, "margin_points": None if verdict in NO_VERDICT else method.margin}
+
+
+def published_difference(method: Method, metric: str, value: float | None, verdict: str) -> dict[str, float | None]:
+    """A score of a variant minus a published value in %, in points, with its intervals; None if they are not compared."""
+    compared = value is not None and verdict not in NO_VERDICT
+    found = _in_points(method.estimates[metric]).minus(value) if compared and value is not None else None
+    return difference_record("difference_points", found, DIFFERENCE)
+
+
+def _in_points(estimate: Estimate) -> Estimate:
+    """The mean and intervals of an estimate in percentage points."""
+    ends = (estimate.low, estimate.high, estimate.low_90, estimate.high_90)
+    return Estimate(100 * estimate.mean, None, None, *(None if end is None else 100 * end for end in ends))
