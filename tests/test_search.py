@@ -19,6 +19,7 @@ from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv
 
 TINY = {
+    "spectrogram": {"normalise": "clip"},
     "network": {"audio": {"backbone": "resnet10", "width": 8}, "dimension": 16, "heads": 4},
     "loss": {"metric": "none"},
     "training": {"warmup_epochs": 0, "emotions_per_batch": 4, "clips_per_emotion": 2, "threads": 1},
@@ -201,7 +202,7 @@ def test_folds_that_cannot_be_searched_are_one_line(project: Path, protocol: str
         ("a: {base: proposed, training: {epoch: 3}}", "epoch"),
         (
             "a: {base: proposed, trainnig: {epochs: 3}}",
-            "a.trainnig: no such section; there are base, network, loss, training",
+            "a.trainnig: no such section; there are base, network, spectrogram, loss, training",
         ),
         ("a: {base: proposed, training: {selection: nested}}", "candidates are trained to the last epoch"),
     ],
