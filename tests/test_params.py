@@ -69,7 +69,7 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
         ("frames: 48", "frams: 48", "corpora.demo.spectrogram.frams: no such parameter"),
         ("normalise: fixed", "normalise: loud", "variants.plain_audio.spectrogram.normalise: Input should be 'band'"),
         ("shards: [0, 1]", "shards: [0, 2]", "corpora.demo.shards: expected consecutive numbers from 0"),
-        ("seeds: [1]", "seeds: [1, 1]", "corpora.ravdess.seeds: a value is listed twice"),
+        ("seeds: [1, 2, 3]", "seeds: [1, 1]", "corpora.ravdess.seeds: a value is listed twice"),
         ("paper: [ravdess", "paper: [ravdes", "paper: there is no corpus 'ravdes'"),
         ("  heads: 8", "  heads: 7", "network.heads: 7 does not divide the dimension, 512"),
         (
@@ -227,14 +227,17 @@ def test_a_published_protocol_tests_each_of_its_actors_once(kind: str, name: str
 
 
 def test_what_is_calibrated_depends_on_selection_variant_seed_and_protocol(tmp_path: Path) -> None:
-    seeds = load_changed(tmp_path, "seeds: [1]", "seeds: [1, 2]")
+    params = load_changed(tmp_path, "seeds: [1, 2, 3]", "seeds: [2, 1]")
     protocol = "luna_jimenez_2022_5cv"
-    found = {key: seeds.calibrated_on(key) for key in seeds.keys("ravdess") if key.fold == 0}
-    halves = [key for key, on in found.items() if on == "inner halves"]
-    assert halves == [RunKey("ravdess", protocol, "proposed", 1, 0)]
+    found = {key: params.calibrated_on(key) for key in params.keys("ravdess") if key.fold == 0}
+    halves = {key for key, on in found.items() if on == "inner halves"}
+    run = set(params.corpus("ravdess").calibrated) & set(params.corpus("ravdess").variants)
+    assert halves == {RunKey("ravdess", protocol, variant, 2, 0) for variant in run}
+    assert "proposed" in run
     assert set(found.values()) == {"inner halves", None}
-    assert seeds.settings("evaluate", **halves[0].asdict())["calibration"] == {"from": "inner halves"}
-    with pytest.raises(UserError, match="audio_only with seed 1 under luna_jimenez_2022_5cv is not calibrated by two"):
-        seeds.settings("calibrate", **RunKey("ravdess", protocol, "audio_only", 1, 0).asdict())
+    for key in found:
+        assert params.settings("evaluate", **key.asdict())["calibration"] == {"from": found[key]}
+    with pytest.raises(UserError, match="audio_only with seed 2 under luna_jimenez_2022_5cv is not calibrated by two"):
+        params.settings("calibrate", **RunKey("ravdess", protocol, "audio_only", 2, 0).asdict())
     nested = load_changed(tmp_path, "selection: last", "selection: nested")
     assert {nested.calibrated_on(key) for key in nested.keys("ravdess")} == {"validation actors"}
