@@ -75,7 +75,7 @@ def test_verify_warns_after_an_upgrade(folder: Path) -> None:
 def test_a_number_is_traced_back_to_the_clips(folder: Path) -> None:
     printed = micro.run(folder, "emofuse", "trace", f"results/{micro.CORPUS}/tables/main.md:proposed:WAR")
     stages = [line.partition(":")[0] for line in printed.splitlines() if not line.startswith(" ")]
-    assert stages[1:] == ["evaluate", "train", "splits", "audio", "faces", "index", "download"]
+    assert stages[1:] == ["evaluate", "calibrate", "train", "splits", "audio", "faces", "index", "download"]
     assert f"emofuse train {micro.FOLD}" in printed
     assert "audio_only" not in printed
     assert "stale" not in printed
