@@ -239,8 +239,9 @@ def test_single_temperature_is_not_a_range(project: tuple[Params, Path]) -> None
 def test_runs_without_a_temperature_are_marked_as_uncalibrated(project: tuple[Params, Path]) -> None:
     params, root = project
     read = load.read("demo", params, root)
-    run = read.runs[0]
-    alone = replace(read, runs=(replace(run, folds=tuple(replace(fold, temperature=None) for fold in run.folds)),))
+    run = read.methods[0].first
+    without = replace(run, folds=tuple(replace(fold, temperature=None) for fold in run.folds))
+    alone = replace(read, methods=(replace(read.methods[0], runs=(without,)),))
     shown = tables.calibration(alone)
     row = dict(zip(shown.header, shown.rows[0], strict=True))
     both = tables.calibration(read)

@@ -18,7 +18,7 @@ CORPUS, FOLD = micro.CORPUS, micro.FOLD
 AUDIO_FOLD = FOLD.replace("proposed", "audio_only")
 REPORT = f"report {CORPUS}"
 AUDIO = {f"audio {CORPUS} 0", f"audio {CORPUS} 1"}
-TRAININGS = {f"train {FOLD}", f"train {AUDIO_FOLD}"}
+TRAININGS = {f"train {FOLD}", f"train {AUDIO_FOLD}", f"calibrate {FOLD}"}
 EVALUATIONS = {f"evaluate {FOLD}", f"evaluate {AUDIO_FOLD}"}
 AFTER_FEATURES = {f"splits {CORPUS} kfold_3", *TRAININGS, *EVALUATIONS, REPORT}
 
@@ -101,7 +101,9 @@ CHANGES = {
         needs_clips=True,
     ),
     "comment": Change(add("src/emofuse/data/splits.py", "# A comment.\n"), set()),
-    "code": Change(add("src/emofuse/evaluation/calibration.py", "UNUSED = 1\n"), {*EVALUATIONS, REPORT}),
+    "code": Change(
+        add("src/emofuse/evaluation/calibration.py", "UNUSED = 1\n"), {f"calibrate {FOLD}", *EVALUATIONS, REPORT}
+    ),
     "clip": Change(
         replace_clip,
         {f"{stage} {CORPUS} {shard}" for stage in ("faces", "audio") for shard in (0, 1)}

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from emofuse import config
 from emofuse.data import protocols
 from emofuse.data.download import clips
+from emofuse.paths import RunKey
 from emofuse.utils.errors import UserError
 
 TEXT = (ROOT / "params.yaml").read_text()
@@ -105,6 +106,15 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
             "kind: cremad",
             "kind: cremad\n    demo: 3",
             "corpora.cremad.demo: Input should be a valid dictionary (found 3)",
+        ),
+        # Any other selection would choose by scores of actors that are tested in some fold.
+        ("selection: last", "selection: best", "training.selection: Input should be 'last' or 'nested' (found 'best')"),
+        ("selection: last", "selection: [0]", "training.selection: Input should be 'last' or 'nested' (found [0])"),
+        ("selection: last", "selection: last\n  validation_fold: 0", "training.validation_fold: no such parameter"),
+        (
+            "    kind: cremad",
+            "    kind: cremad\n    calibrated: [proposed, plain]",
+            "corpora.cremad.calibrated: plain is not among the variants of this corpus; remove it",
         ),
         ("  flip: 0.5", "  flip: yes", "training.flip: Input should be a valid number (found 'yes')"),
     ],
@@ -214,3 +224,20 @@ def test_a_published_protocol_tests_each_of_its_actors_once(kind: str, name: str
     assert len(tested) == len(set(tested)) == actors
     for parts in protocol.values():
         assert not set(parts["test"]) & set(parts.get("val", ()))
+
+
+def test_what_is_calibrated_depends_on_selection_variant_seed_and_protocol(tmp_path: Path) -> None:
+    params = load_changed(tmp_path, "seeds: [1, 2, 3]", "seeds: [2, 1]")
+    protocol = "luna_jimenez_2022_5cv"
+    found = {key: params.calibrated_on(key) for key in params.keys("ravdess") if key.fold == 0}
+    halves = {key for key, on in found.items() if on == "inner halves"}
+    run = set(params.corpus("ravdess").calibrated) & set(params.corpus("ravdess").variants)
+    assert halves == {RunKey("ravdess", protocol, variant, 2, 0) for variant in run}
+    assert "proposed" in run
+    assert set(found.values()) == {"inner halves", None}
+    for key in found:
+        assert params.settings("evaluate", **key.asdict())["calibration"] == {"from": found[key]}
+    with pytest.raises(UserError, match="audio_only with seed 2 under luna_jimenez_2022_5cv is not calibrated by two"):
+        params.settings("calibrate", **RunKey("ravdess", protocol, "audio_only", 2, 0).asdict())
+    nested = load_changed(tmp_path, "selection: last", "selection: nested")
+    assert {nested.calibrated_on(key) for key in nested.keys("ravdess")} == {"validation actors"}

@@ -39,6 +39,7 @@ from emofuse.utils.files import read_csv, read_json, sha256
 KEY = RunKey(micro.CORPUS, "kfold_3", "proposed", 1, 0)
 RUN = f"models/{KEY.group}"
 FOLD = KEY.model
+CALIBRATED = "calibrated on inner halves of the training actors"
 SOURCE = ROOT / "src"
 VOICE = "ravdess_speech_16k/Actor_01/03-01-03-01-01-01-01.flac"
 
@@ -277,7 +278,9 @@ def test_the_command_predicts_what_it_can_and_explains_what_it_cannot(
 ) -> None:
     printed = (predicted / "printed").read_text()
     assert "Traceback" not in printed
-    assert re.search(rf"{re.escape(str(clips[0]))}: \w+ \d+ %.*\(faces and sound, by proposed, 1 model\)", printed)
+    assert re.search(
+        rf"{re.escape(str(clips[0]))}: \w+ \d+ %.*\(faces and sound, by proposed, 1 model, {CALIBRATED}\)", printed
+    )
     assert re.search(rf"{re.escape(str(long))}: \w+ \d+ %.* windows\)", printed)
     assert "text.mp4: no prediction: cannot be decoded" in printed
     assert "emofuse: error: 1 of 3 videos have no prediction" in printed
@@ -290,6 +293,24 @@ def test_the_command_predicts_what_it_can_and_explains_what_it_cannot(
     record = json.loads((predicted / "out/predictions.json").read_text())
     assert [video["no_prediction"] is None for video in record["videos"]] == [True, True, False]
     assert record["models"]["protocol"] == "kfold_3"
+    (calibrated,) = (each["calibrated_on"] for each in record["models"]["ensembles"] if each["variant"] == "proposed")
+    assert (calibrated, rows[0]["calibration"]) == ("inner halves", CALIBRATED)
+    assert f"by proposed, 1 model, {CALIBRATED}" in (predicted / "out/predictions.html").read_text()
+
+
+def test_uncalibrated_models_say_so(micro_run: Path, clips: list[Path], tmp_path: Path) -> None:
+    """audio_only is not among the calibrated variants."""
+    run = RUN.replace("proposed", "audio_only")
+    printed = micro.run(micro_run, "emofuse", "predict", str(clips[0]), "--model", run, "--output", str(tmp_path))
+    assert "(sound, by audio_only, 1 model, uncalibrated)" in printed
+    with (tmp_path / "predictions.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row["calibration"] == "uncalibrated"
+    assert "by audio_only, 1 model, uncalibrated" in (tmp_path / "predictions.html").read_text()
+    scores = read_json(
+        micro_run / "results" / run.removeprefix("models/").replace("micro/", "micro/runs/") / "fold-0/metrics.json"
+    )
+    assert (scores["calibration"], scores["validation"]) == (None, None)
 
 
 def test_the_page_shows_the_predictions_and_loads_nothing(predicted: Path, chromium: Any) -> None:  # noqa: F811

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import micro
 import pytest
+from mlflow.tracking import MlflowClient
 
 pytestmark = pytest.mark.integration
 FAMILIES = [
@@ -74,7 +75,7 @@ def test_verify_warns_after_an_upgrade(folder: Path) -> None:
 def test_a_number_is_traced_back_to_the_clips(folder: Path) -> None:
     printed = micro.run(folder, "emofuse", "trace", f"results/{micro.CORPUS}/tables/main.md:proposed:WAR")
     stages = [line.partition(":")[0] for line in printed.splitlines() if not line.startswith(" ")]
-    assert stages[1:] == ["evaluate", "train", "splits", "audio", "faces", "index", "download"]
+    assert stages[1:] == ["evaluate", "calibrate", "train", "splits", "audio", "faces", "index", "download"]
     assert f"emofuse train {micro.FOLD}" in printed
     assert "audio_only" not in printed
     assert "stale" not in printed
@@ -105,7 +106,7 @@ def test_adopting_registers_valid_outputs_and_reruns_the_others(folder: Path) ->
     assert micro.planned(folder) == expected
     # Later changes are noticed too: Snakemake now has metadata for every job.
     micro.change(folder, lambda loaded: loaded["variants"]["proposed"].update(loss={"margin": 0.3}))
-    assert micro.planned(folder) == expected | {f"train {micro.FOLD}", f"evaluate {micro.FOLD}"}
+    assert micro.planned(folder) == expected | {f"{stage} {micro.FOLD}" for stage in ("train", "calibrate", "evaluate")}
 
 
 def test_results_of_uncommitted_code_are_marked(folder: Path) -> None:
@@ -116,3 +117,44 @@ def test_results_of_uncommitted_code_are_marked(folder: Path) -> None:
     record = json.loads((folder / f"results/{micro.CORPUS}/record.json").read_text())
     assert record["dirty"] is True
     assert len(record["commit"]) == 40
+
+
+def test_only_publishing_is_an_evaluation_of_test_clips_that_the_log_has(folder: Path, tmp_path: Path) -> None:
+    log = folder / "results/published/test_evaluations.csv"
+    model = f"models/{micro.RUN.rpartition('/')[0]}"
+    clip = next(micro.source(folder).rglob("*.mp4"))
+    candidates = tmp_path / "candidates.yaml"
+    candidates.write_text("one: {base: proposed}")
+    predictions = str(Path(micro.PREDICTIONS).parent / "predictions.csv")
+
+    def everything_else() -> None:
+        for stage in ("train", "calibrate", "evaluate"):
+            micro.run(folder, "emofuse", stage, *micro.FOLD.split())
+        micro.run(folder, "emofuse", "report", micro.CORPUS)
+        micro.run(folder, "emofuse", "adopt")
+        micro.run(folder, *micro.SNAKEMAKE)
+        micro.run(folder, "emofuse", "verify")
+        micro.run(folder, "emofuse", "track", micro.CORPUS)
+        micro.run(folder, "emofuse", "predict", str(clip), "--model", model, "--output", str(tmp_path / "predicted"))
+        micro.run(folder, "emofuse", "score", micro.CORPUS, "kfold_3", predictions)
+        micro.run(folder, "emofuse", "search", micro.CORPUS, "kfold_3", str(candidates), status=2)
+
+    everything_else()
+    assert not log.exists()
+    micro.run(folder, "emofuse", "publish", micro.CORPUS, "--why", "a test")
+    published = log.read_bytes()
+    assert published.count(b"\n") == 2, "the header and a row"
+    micro.run(folder, "emofuse", "compare", micro.CORPUS)
+    everything_else()
+    micro.run(folder, "emofuse", "adopt", f"results/published/{micro.CORPUS}")
+    assert log.read_bytes() == published
+
+
+def test_the_curves_of_a_training_have_no_test_scores(folder: Path) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name(f"emofuse/{micro.CORPUS}")
+    trained = client.search_runs([experiment.experiment_id], f"tags.`emofuse.run` = '{micro.RUN}'")
+    (found,) = trained
+    curves = {name for name in found.data.metrics if len(client.get_metric_history(found.info.run_id, name)) > 1}
+    assert curves == {"learning_rate", "train_loss", "train_cross_entropy", "train_metric"}
+    assert {"war", "uar"} <= set(found.data.metrics), "after the training"

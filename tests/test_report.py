@@ -640,12 +640,14 @@ def test_learning_curves_show_validation_only_where_there_is_some(project: tuple
     params, root = project
     write_demo(root, variants=("proposed",))
     selected = load.read("demo", params, root)
+    method = selected.methods[0]
     last = tuple(
         replace(fold, validation=None, history=fold.history[["epoch", "train_cross_entropy"]])
-        for fold in selected.runs[0].folds
+        for fold in method.first.folds
     )
-    alone = replace(selected, runs=(replace(selected.runs[0], folds=last),))
-    mixed = replace(selected, runs=(selected.runs[0], *alone.runs))
+    unselected = replace(method, runs=(replace(method.first, folds=last),))
+    selected = replace(selected, methods=(method,), random_methods=())
+    alone, mixed = replace(selected, methods=(unselected,)), replace(selected, methods=(method, unselected))
     found = {}
     for name, corpus in (("nested", selected), ("last", alone), ("both", mixed)):
         drawn = figures.learning_curves(corpus)

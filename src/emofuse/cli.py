@@ -45,8 +45,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=(
-        "Pipeline: download → index → faces, audio → splits → train → calibrate → evaluate → transfer → report → paper. Snakemake runs these"
-        " commands, and DVC runs Snakemake.\n\n"
+        "Pipeline: download → index → faces, audio → splits → train → calibrate → evaluate → transfer → report → paper. Snakemake and DVC"
+        " run these commands.\n\n"
         "Exit status: 0 success; 2 wrong arguments, wrong parameters, or stale or corrupted files, explained in one line;"
         " 130 interrupted; 1 any other error."
     ),
@@ -290,7 +290,9 @@ def search(
     protocol: Protocol,
     candidates: Annotated[Path, typer.Argument(help="A YAML file: name: {base: <variant>, network: …, training: …}.")],
     folds: Annotated[str | None, typer.Option(help="The folds, such as 0,1; default: those of params.yaml.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The random seed; default: the corpus's first.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The random seed; default: the corpus's first.", min=0, max=2**31 - 1)
+    ] = None,
 ) -> None:
     """Compare configurations on a development corpus. Writes results/<corpus>/search.csv.
 

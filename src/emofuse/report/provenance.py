@@ -103,11 +103,16 @@ def _files(hashes: Mapping[str, str]) -> tuple[File, ...]:
 
 def _fold(corpus: CorpusResults, run: Run, fold: Fold) -> FoldOrigin:
     key = RunKey(corpus.name, run.protocol, run.variant, run.seed, fold.fold)
-    records = [record for record in (fold.training, Record.read(corpus.root, key.evaluation_record)) if record]
+    evaluation = Record.read(corpus.root, key.evaluation_record)
+    records = [record for record in (fold.training, evaluation) if record]
+    calibration = evaluation.inputs.get(key.calibration) if evaluation else None
     return FoldOrigin(
         key=run.key(fold.fold),
         number=fold.fold,
         inputs=_files(fold.training.inputs if fold.training else {}),
-        outputs=tuple(File(*item) for record in records for item in record.outputs.items()),
+        outputs=(
+            *(File(*item) for record in records for item in record.outputs.items()),
+            *([File(key.calibration, calibration)] if calibration else []),
+        ),
         command=f"snakemake {key.metrics} --cores 1",
     )

@@ -50,8 +50,8 @@ def run(
 ) -> None:
     """Train each candidate to the last epoch on the training actors of each fold, and score it on the fold's test actors.
 
-    `candidates` is a YAML file: name → {base: variant, network: …, spectrogram: …, loss: …, training: …}, overrides of the variant. `folds`
-    are numbers separated by commas, None for those of params.yaml; `seed` is None for the corpus's first.
+    `candidates` is a YAML file: name → {base: variant, network: …, spectrogram: …, loss: …, training: …}, overrides of the
+    variant. `folds` are numbers separated by commas, None for those of params.yaml; `seed` is None for the corpus's first.
 
     Each candidate has one row per fold in results/<corpus>/search.csv, written once it has been scored. A row whose
     overrides, features and splits have not changed is not computed again. Other processes may compare other candidates at the
