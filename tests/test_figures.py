@@ -176,7 +176,7 @@ def test_missing_embeddings_are_stated(project: tuple[Params, Path]) -> None:
     assert any("dvc pull" in note for note in shown.notes)
     write_embeddings(root, 1)
     shown = tables.compactness(load.read("demo", params, root))
-    assert shown.rows[0][-1] == "1 of 3"
+    assert shown.rows[0][-2] == "1 of 3"
     assert shown.frame["status"].iat[0] == "embeddings missing"
 
 

@@ -626,7 +626,9 @@ class Params(Section):
                     "proposed": self.model_dump(mode="json", include={"network", "loss", "training"}),
                     "variants": {name: self.variants[name].model_dump(mode="json") for name in section.variants},
                     "across": {
-                        source: self.corpora[source].model_dump(mode="json", include={"seeds", "protocols"})
+                        source: self.corpora[source].model_dump(
+                            mode="json", include={"seeds", "protocols", "development"}
+                        )
                         for source in section.across
                     },
                 }

@@ -24,8 +24,8 @@ VERDICTS_NOTE = (
 )
 RULE_NOTE = (
     "Difference: our WAR minus the paper's, in points, with the 90 % confidence interval in brackets. It reflects the"
-    f" uncertainty of ours only, because the paper states none. {VERDICTS_NOTE} Not comparable if seeds or folds are missing,"
-    " only part of the corpus was tested, or the task differs."
+    " uncertainty of ours only, because the paper states none. They are not compared if seeds or folds are missing, only part"
+    " of the corpus was tested, or the task differs."
 )
 
 
