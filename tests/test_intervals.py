@@ -10,7 +10,7 @@ from conftest import ROOT
 
 from emofuse.evaluation import statistics
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 
 import intervals
 
