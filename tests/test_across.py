@@ -203,6 +203,16 @@ def test_the_report_has_a_row_per_source_and_variant_and_its_numbers_lead_to_the
     assert "lists no runs of other corpora" in (folder / "results/there/tables/across.md").read_text()
 
 
+def test_transfers_from_and_to_development_corpora_are_marked(folder: Path) -> None:
+    for here, there in ((False, True), (True, False), (False, False)):
+        params = load_tree(folder, here={"development": here}, there={"development": there})
+        text = report.compute("here", params, folder)[1]["across"].markdown()
+        assert ("there (development corpus, optimistic)" in text) == there
+        assert ("there is a development corpus: the recipe of its networks was selected" in text) == there
+        assert ("Development corpus, optimistic: recipes were selected on these speakers" in text) == here
+        assert params.settings("report", "here")["across"]["there"]["development"] == there
+
+
 def test_rows_without_results_are_shown(folder: Path) -> None:
     for fold in folds()[1:]:
         shutil.rmtree(folder / fold.results)

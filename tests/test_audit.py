@@ -81,6 +81,21 @@ def test_no_difference_until_all_folds_are_run(project: tuple[Params, Path], fol
     assert (shared["status"], shared["war_difference"]) == ("incomplete" if folds else "not run", "")
 
 
+def test_the_audit_compares_the_seeds_that_both_have(project: tuple[Params, Path]) -> None:
+    _, root = project
+    params = changed(root / "params.yaml", {"seeds": [1, 2]}, "ravdess")
+    write_ravdess(root, variants=("proposed",), accuracy=0.6)
+    write_shared(root, 0.8)
+    alone = [row["war_mean"] for row in parse(audit(params, root))]
+    clips = ravdess_clips()
+    for fold in range(5):
+        write_fold(root, ("ravdess", APART, "proposed", 2), fold, RAVDESS, clips[fold * 288 :][:288], 0.3)
+    apart, shared = parse(audit(params, root))
+    assert [apart["war_mean"], shared["war_mean"]] == alone
+    assert {(row["status"], row["seeds"], row["seeds_planned"]) for row in (apart, shared)} == {("run", "1", "1")}
+    assert float(shared["war_difference"]) == pytest.approx(float(alone[1]) - float(alone[0]))
+
+
 def test_corpus_without_random_protocol(tmp_path: Path) -> None:
     params = make_params(tmp_path)
     shown = audit(params, tmp_path)

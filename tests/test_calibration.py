@@ -225,7 +225,7 @@ def test_each_fold_uses_its_own_temperature(project: tuple[Params, Path]) -> Non
     assert {row["status"] for row in others} == {"not run"}
     assert shown.rows[1][3:] == ["not run"] * 5 + ["–"]
     notes = " ".join(shown.notes)
-    for said in ("arXiv 1706.04599", "half of the training actors", "biased upwards", "lacks fold 2"):
+    for said in ("arXiv 1706.04599", "half of the training actors", "biased upwards", "without fold 2"):
         assert said in notes
 
 

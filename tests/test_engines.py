@@ -168,7 +168,7 @@ def test_after_adopting_some_published_folds_only_the_others_are_trained(micro_r
     assert "commit it" in printed
     micro.commit(origin, "published")
     assert (
-        "lacks fold 1"
+        "without fold 1"
         in (origin / f"results/published/{micro.CORPUS}/results/{micro.CORPUS}/tables/main.md").read_text()
     )
 

@@ -17,7 +17,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 from sklearn.metrics import silhouette_score
-from test_report import RAVDESS, VIEW, make_params, write_demo, write_ravdess
+from test_report import RAVDESS, VIEW, changed, make_params, write_demo, write_ravdess
 
 from emofuse import paths, report
 from emofuse.config import Network, Params
@@ -178,7 +178,7 @@ def test_missing_embeddings_are_stated(project: tuple[Params, Path]) -> None:
     assert any("dvc pull" in note for note in shown.notes)
     write_embeddings(root, 1)
     shown = tables.compactness(load.read("demo", params, root))
-    assert shown.rows[0][-1] == "1 of 3"
+    assert shown.rows[0][-2] == "1 of 3"
     assert shown.frame["status"].iat[0] == "embeddings missing"
 
 
@@ -391,3 +391,16 @@ def test_figures_are_in_the_page_and_in_files(project: tuple[Params, Path]) -> N
     first = [(root / f"results/demo/figures/{name}.svg").read_bytes() for name in LEARNED]
     report.build("demo", params, root)
     assert [(root / f"results/demo/figures/{name}.svg").read_bytes() for name in LEARNED] == first
+
+
+def test_figures_of_scores_have_a_panel_per_variant_over_all_seeds(project: tuple[Params, Path]) -> None:
+    _, root = project
+    params = changed(root / "params.yaml", {"seeds": [1, 2]}, "demo")
+    for seed in (1, 2):
+        write_demo(root, variants=("proposed", "audio_only"), seed=seed)
+    read = load.read("demo", params, root)
+    for draw in (figures.confusion, figures.folds, figures.learning_curves):
+        titles = [axis.get_title("left") for axis in draw(read).axes]
+        assert list(filter(None, titles)) == ["proposed", "audio_only"], draw
+    bar = figures.folds(read).axes[0].collections[0].get_segments()[0][0][1]
+    assert bar == pytest.approx(50 * sum(run.folds[0].scores["war"] for run in read.methods[0].runs))

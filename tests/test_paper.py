@@ -74,7 +74,7 @@ def test_paper_states_what_was_not_run(project: tuple[Params, Path]) -> None:
     main = text[text.index("## Main result") : text.index("## Modalities")]
     rows = [line for line in main.splitlines() if line.startswith(("| RAVDESS", "| CREMA-D"))]
     assert [("not run" in row) for row in rows] == [False, False, True, False, True] + [True] * 5
-    assert "concat_fusion (luna_jimenez_2022_5cv) lacks fold 2; it is computed from fold 0–1, 3–4" in main
+    assert "concat_fusion (luna_jimenez_2022_5cv): without fold 2; computed from fold 0–1, 3–4" in main
     assert "Verdict: equivalent if the 90 % interval" in main
     assert main.count("89.25") == main.count("84.57") == 1
 

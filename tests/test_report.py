@@ -298,7 +298,7 @@ def test_verdict_requires_the_whole_corpus_all_folds_and_the_papers_task(project
     by_name, html = quick("ravdess", params, root)
     row = parse(by_name["main"])[0]
     assert (row["folds"], row["folds_planned"], row["difference_points"]) == ("4", "5", "")
-    assert "lacks fold 3" in by_name["main"].markdown()
+    assert "without fold 3" in by_name["main"].markdown()
     assert "4 of 5" in html
 
 
@@ -467,7 +467,7 @@ def test_variants_on_other_folds_or_clips_are_not_compared(project: tuple[Params
         row = parse(by_name[name])[1]
         assert float(row["war_mean"]) > 0.5
         assert (row["war_difference"], row["war_difference_p"], row["war_difference_p_holm"]) == ("", "", "")
-    assert "lacks fold 1" in by_name["fusion"].markdown()
+    assert "without fold 1" in by_name["fusion"].markdown()
     assert parse(by_name["modality"])[1]["war_difference_p"] != ""
 
 
@@ -533,11 +533,14 @@ def test_missing_seeds_make_a_row_incomplete(project: tuple[Params, Path]) -> No
     assert float(row["war_mean"]) == pytest.approx(np.mean(kept))
     assert by_name["main"].rows[0][1] == "proposed\n(incomplete)"
     assert "2 of 3" in by_name["main"].rows[0]
-    note = "proposed (kfold_3) lacks fold 2 of seed 2; it is computed from fold 0–2 of seed 1, 3"
+    note = "proposed (kfold_3): without fold 2 of seed 2; computed from fold 0–2 of seed 1, 3"
     for name in ("main", "fusion", "recall"):
         assert note in " ".join(by_name[name].notes)
     assert note in html
-    assert "concat_fusion (kfold_3) lacks fold 0–2 of seed 2; fold 0–2 of seed 3" in html
+    assert (
+        "concat_fusion (kfold_3): without fold 0–2 of seed 2; fold 0–2 of seed 3; computed from fold 0–2 of seed 1"
+        in html
+    )
     row = parse(by_name["fusion"])[1]  # other seeds than proposed
     assert (row["war_difference"], row["verdict"]) == ("", "–")
 

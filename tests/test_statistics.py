@@ -422,45 +422,68 @@ def _crossed(seed: int, folds: int = 2, actors: int = 4, seeds: int = 3) -> list
 
 
 def test_crossed_intervals_equal_those_of_a_loop() -> None:
-    """Over actors, once for all seeds, and seeds, once for all actors and folds: scores, recalls and differences."""
+    """Actors are drawn once for all seeds, seeds once for all actors and folds, and the deviations of both are added."""
     ours, theirs = _crossed(1), _crossed(2)
     actors = _actors(ours)
     drawn = statistics.draw(actors, 3)
     assert drawn is not None
     assert set(drawn.seeds.sum(1)) == {2}
-    wars: list[list[float]] = [[], []]
-    recalls = []
-    for resample in range(statistics.RESAMPLES):
-        war, recall, weight = [0.0, 0.0], 0.0, 0
+
+    def mean(variant: list[np.ndarray], recall: bool, times_actor: list[np.ndarray], times_seed: np.ndarray) -> float:
+        total = 0.0
         for seed in range(3):
-            times = int(drawn.seeds[resample, seed])
-            weight += times
-            everything = np.zeros((3, 3))
-            for fold, present in enumerate(actors):
-                for number, variant in enumerate((ours, theirs)):
-                    pooled = sum(
-                        drawn.actors[actor][resample] * variant[fold][place, seed]
-                        for place, actor in enumerate(present.tolist())
-                    )
-                    war[number] += times * np.trace(pooled) / pooled.sum() / 2
-                    everything += pooled if number == 0 else 0
-            recall += times * everything[1, 1] / everything[1].sum()
-        wars[0].append(war[0] / weight)
-        wars[1].append(war[1] / weight)
-        recalls.append(recall / weight)
-    found = statistics.estimates(actors, ours)["war"]
+            pooled = [
+                sum(times * matrix for times, matrix in zip(weights, fold[:, seed], strict=True))
+                for weights, fold in zip(times_actor, variant, strict=True)
+            ]
+            everything = sum(pooled)
+            wars = [np.trace(matrix) / matrix.sum() for matrix in pooled]
+            total += times_seed[seed] * (everything[1, 1] / everything[1].sum() if recall else np.mean(wars))
+        return float(total / sum(times_seed))
+
+    def resamples(variant: list[np.ndarray], recall: bool) -> list[float]:
+        once, all_seeds = [np.ones(len(present)) for present in actors], np.ones(3)
+        whole, values = mean(variant, recall, once, all_seeds), []
+        for number in range(statistics.RESAMPLES):
+            chosen = [np.array([drawn.actors[actor][number] for actor in present]) for present in actors]
+            of_actors = mean(variant, recall, chosen, all_seeds) - whole
+            values.append(whole + of_actors + mean(variant, recall, once, drawn.seeds[number]) - whole)
+        return values
+
     ends = [2.5, 97.5, 5, 95]
+    wars = [resamples(variant, recall=False) for variant in (ours, theirs)]
+    found = statistics.estimates(actors, ours)["war"]
     assert [found.low, found.high, found.low_90, found.high_90] == pytest.approx(np.percentile(wars[0], ends).tolist())
-    by_seed_and_fold = [[np.trace(m) / m.sum() for m in fold.sum(0)] for fold in ours]
-    assert found.mean == pytest.approx(np.mean(by_seed_and_fold))
-    assert found.sd_folds == pytest.approx(np.std(np.mean(by_seed_and_fold, axis=1), ddof=1))
-    assert found.sd_seeds == pytest.approx(np.std(np.mean(by_seed_and_fold, axis=0), ddof=1))
+    by_fold_and_seed = [[np.trace(matrix) / matrix.sum() for matrix in fold.sum(0)] for fold in ours]
+    assert found.mean == pytest.approx(np.mean(by_fold_and_seed))
+    assert found.sd_folds == pytest.approx(np.std(np.mean(by_fold_and_seed, axis=1), ddof=1))
+    assert found.sd_seeds == pytest.approx(np.std(np.mean(by_fold_and_seed, axis=0), ddof=1))
     recalled = statistics.recalls(actors, ours)[1]
-    assert [recalled.low, recalled.high] == pytest.approx(np.percentile(recalls, ends[:2]).tolist())
+    expected = np.percentile(resamples(ours, recall=True), ends).clip(0, 1).tolist()
+    assert [recalled.low, recalled.high, recalled.low_90, recalled.high_90] == pytest.approx(expected)
     both = [np.stack(pair, axis=2) for pair in zip(ours, theirs, strict=True)]
     difference = statistics.differences(actors, both)["war"]
-    spread = np.subtract(*wars)
-    assert [difference.low_90, difference.high_90] == pytest.approx(np.percentile(spread, ends[2:]).tolist())
+    expected = np.percentile(np.subtract(*wars), ends).tolist()
+    assert [difference.low, difference.high, difference.low_90, difference.high_90] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_variance_of_resamples_is_that_over_actors_plus_that_over_seeds(seeds: int) -> None:
+    """Both unbiased: s² / n of the actors of each fold, averaged over seeds, and s² / S of the seeds."""
+    folds = _crossed(6, folds=2, actors=5, seeds=seeds)
+    clips = 12
+    shares = [fold[..., 0, 0] / fold[..., 0, :].sum(-1) for fold in folds]
+    right = [np.round(share * clips).astype(int) for share in shares]
+    same_clips = [np.stack([np.stack([r, clips - r], -1), np.zeros((*r.shape, 2), int)], -2) for r in right]
+    actors = _actors(folds)
+    drawn = statistics.draw(actors, seeds, 100_000)
+    assert drawn is not None
+    found = statistics.resampled(actors, same_clips, drawn)["war"]
+    means = [r / clips for r in right]
+    over_actors = sum(share.mean(1).var(ddof=1) / 5 for share in means) / 4
+    over_seeds = np.mean([share.mean(0) for share in means], axis=0).var(ddof=1) / seeds
+    assert found.var() == pytest.approx(over_actors + over_seeds, rel=0.03)
+    assert found.mean() == pytest.approx(np.mean(means), abs=0.002)
 
 
 def test_with_one_seed_or_equal_seeds_intervals_reflect_the_actors_alone() -> None:

@@ -691,7 +691,9 @@ class Params(Section):
                     "proposed": self.proposed.model_dump(mode="json"),
                     "variants": {name: self.variants[name].model_dump(mode="json") for name in section.variants},
                     "across": {
-                        source: self.corpora[source].model_dump(mode="json", include={"seeds", "protocols"})
+                        source: self.corpora[source].model_dump(
+                            mode="json", include={"seeds", "protocols", "development"}
+                        )
                         for source in section.across
                     },
                 }

@@ -125,8 +125,9 @@ def resampled(actors: Arrays, folds: Arrays, drawn: Drawn) -> Scores:
     `folds` has an array of confusion matrices (A, S, ..., classes, classes) per fold. Further axes, such as one of
     variants, share the resamples.
     """
-    by_seed = _fold_means([scores(matrices) for matrices in _resampled_confusions(actors, folds, drawn)])
-    return {metric: _seed_means(values, drawn) for metric, values in by_seed.items()}
+    by_actors = _fold_means([scores(matrices) for matrices in _resampled_confusions(actors, folds, drawn)])
+    observed = _fold_means([scores(fold.sum(0)) for fold in folds])
+    return {metric: _crossed(by_actors[metric], observed[metric], drawn) for metric in METRICS}
 
 
 def _resampled_confusions(actors: Arrays, folds: Arrays, drawn: Drawn) -> list[NDArray[np.int64]]:
@@ -135,9 +136,15 @@ def _resampled_confusions(actors: Arrays, folds: Arrays, drawn: Drawn) -> list[N
     return [np.tensordot(weight, fold, axes=1) for weight, fold in zip(weights, folds, strict=True)]
 
 
-def _seed_means(values: NDArray[np.float64], drawn: Drawn) -> NDArray[np.float64]:
-    """Means over the seeds drawn (resamples, ...) of values (resamples, S, ...)."""
-    return np.asarray(np.einsum("rs,rs...->r...", drawn.seeds / drawn.seeds.sum(1, keepdims=True), values))
+def _crossed(by_actors: NDArray[np.float64], observed: NDArray[np.float64], drawn: Drawn) -> NDArray[np.float64]:
+    """Resampled means over seeds (resamples, ...), from the values over the actors drawn (resamples, S, ...) and all (S, ...).
+
+    The deviations of the mean that are due to the actors drawn, with all seeds, and to the seeds drawn, with all actors,
+    are added. Taking the mean over the actors and seeds drawn at once would count the interaction of actors and seeds three
+    times instead of twice (Owen, Ann. Appl. Stat. 1, 2007, pages 386-411), which makes intervals of differences too wide.
+    """
+    by_seeds = np.einsum("rs,s...->r...", drawn.seeds / drawn.seeds.sum(1, keepdims=True), observed)
+    return np.asarray(by_actors.mean(1) + by_seeds - observed.mean(0))
 
 
 def _observed(folds: Arrays) -> Scores:
@@ -159,7 +166,9 @@ def estimates(actors: Arrays, folds: Arrays) -> dict[str, Estimate]:
         values_FS = np.stack([fold[metric] for fold in by_fold])
         mean, sd_folds = mean_sd(values_FS.mean(1).tolist())
         _, sd_seeds = mean_sd(values_FS.mean(0).tolist())
-        found[metric] = Estimate(mean, sd_folds, sd_seeds, *(intervals(spread[metric]) if spread else ()))
+        found[metric] = Estimate(
+            mean, sd_folds, sd_seeds, *(intervals(spread[metric].clip(0, 1)).tolist() if spread else ())
+        )
     return found
 
 
@@ -168,14 +177,14 @@ def recalls(actors: Arrays, folds: Arrays) -> list[Estimate]:
 
     The recall of an emotion without clips is NaN. Resamples without clips of an emotion do not contribute to its interval.
     """
-    observed = _recalls(sum(fold.sum(0) for fold in folds)).mean(0)
+    observed = _recalls(sum(fold.sum(0) for fold in folds))
     drawn = _draw(actors, folds)
     if drawn is None:
-        return [Estimate(float(mean)) for mean in observed]
-    spread = _seed_means(_recalls(sum(_resampled_confusions(actors, folds, drawn))), drawn)
+        return [Estimate(float(mean)) for mean in observed.mean(0)]
+    spread = _crossed(_recalls(sum(_resampled_confusions(actors, folds, drawn))), observed, drawn).clip(0, 1)
     return [
-        Estimate(float(mean), None, None, *(() if np.isnan(mean) else intervals(values[~np.isnan(values)])))
-        for mean, values in zip(observed, spread.T, strict=True)
+        Estimate(float(mean), None, None, *(() if np.isnan(mean) else intervals(values[~np.isnan(values)]).tolist()))
+        for mean, values in zip(observed.mean(0), spread.T, strict=True)
     ]
 
 
@@ -185,10 +194,12 @@ def _recalls(confusion: ArrayLike) -> NDArray[np.float64]:
     return np.concatenate([recall(matrices), scores(matrices)["uar"][..., None]], axis=-1)
 
 
-def intervals(spread: NDArray[np.float64]) -> tuple[float, float, float, float]:
-    """The ends of the 95 % interval of resampled values (resamples,), and those of the 90 % interval."""
-    low, high, low_90, high_90 = np.percentile(spread, [2.5, 97.5, 5, 95]).tolist()
-    return low, high, low_90, high_90
+def intervals(spread: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The ends of the 95 % interval of resampled values (resamples, ...), and those of the 90 % interval: (4, ...).
+
+    They are rounded, so that an end that is 0 is not on one side of it by a rounding error.
+    """
+    return np.asarray(np.percentile(spread, [2.5, 97.5, 5, 95], axis=0).round(12))
 
 
 def differences(actors: Arrays, folds: Arrays) -> dict[str, Estimate]:
@@ -205,7 +216,7 @@ def differences(actors: Arrays, folds: Arrays) -> dict[str, Estimate]:
     p = permutation_test(actors, folds)
     found = {}
     for metric in METRICS:
-        ends = intervals(_difference(spread[metric])) if spread else ()
+        ends = intervals(_difference(spread[metric])).tolist() if spread else ()
         difference = Estimate(float(_difference(observed[metric])), None, None, *ends)
         found[metric] = replace(difference, p=float(p[metric]))
     return found
@@ -225,7 +236,7 @@ def gap(one: Group, other: Group) -> Estimate:
     if draws[0] is None or draws[1] is None:
         return Estimate(means[0] - means[1])
     spread = [resampled(*group, drawn)["war"] for group, drawn in zip((one, other), draws, strict=True) if drawn]
-    return Estimate(means[0] - means[1], None, None, *intervals(spread[0] - spread[1]))
+    return Estimate(means[0] - means[1], None, None, *intervals(spread[0] - spread[1]).tolist())
 
 
 def leak(independent: Group, overlapping: Group) -> dict[str, Estimate]:
@@ -246,7 +257,7 @@ def leak(independent: Group, overlapping: Group) -> dict[str, Estimate]:
             float(with_overlap[metric] - without[metric]),
             None,
             None,
-            *(intervals(spread[0][metric] - spread[1][metric]) if spread else ()),
+            *(intervals(spread[0][metric] - spread[1][metric]).tolist() if spread else ()),
         )
         for metric in METRICS
     }

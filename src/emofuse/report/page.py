@@ -24,7 +24,13 @@ from emofuse.report import paper as document
 from emofuse.report import provenance
 from emofuse.report.load import CorpusResults, Method
 from emofuse.report.table import NOT_RUN, Table
-from emofuse.report.tables.published import NO_VERDICT, RULE_NOTE, paper_verdict, paper_war
+from emofuse.report.tables.published import (
+    NO_VERDICT,
+    RULE_NOTE,
+    VERDICTS_NOTE,
+    paper_verdict,
+    paper_war,
+)
 from emofuse.utils.text import NONE, percent, ranges
 
 FOLDER = Path(__file__).parent
@@ -59,14 +65,14 @@ def paper(corpora: Sequence[CorpusResults], overview: Table, tables: dict[str, d
 
     `overview` is the main table over all corpora; `tables` has those of each corpus by corpus and name.
     """
-    printed = {RULE_NOTE}  # the template prints it above all tables
+    printed = {RULE_NOTE, VERDICTS_NOTE}  # the template prints them above all tables
     pages = {corpus.name: f"{corpus.name}/report.html" for corpus in corpora}
     return fill(
         FOLDER / "paper.html.j2",
         warning=overview.warning,
         title=document.TITLE,
         about=document.ABOUT,
-        rule=RULE_NOTE,
+        rule=f"{RULE_NOTE} {VERDICTS_NOTE}",
         corpora=[{"results": corpus, "page": pages[corpus.name], "progress": _progress(corpus)} for corpus in corpora],
         overview=_table(overview, printed, [pages[name] for name in overview.frame["corpus"]]),
         tables={

@@ -22,11 +22,11 @@ COLUMNS = [
     Column("Clips", lambda row: count(row["clips"]) if row["clips"] else NONE, numeric=True, runs="runs"),
 ]
 AUDIT_NOTE = (
-    "The same network, loss, training and seeds, once with folds by actor and once with random folds. For the random folds,"
-    " each clip is swapped with a random clip of the same emotion, so that every part keeps its size but actors occur in all"
-    " parts. Difference: random minus by actor, in points: how much speaker overlap inflates the score. In brackets, its"
-    " 95 % confidence interval: actors are resampled within the folds by actor, and seeds, with the same weights on both"
-    " sides. The interval of the random folds' own scores resamples all actors at once."
+    "The same network, loss and training, with the seeds that both have, once with folds by actor and once with random folds."
+    " For the random folds, each clip is swapped with a random clip of the same emotion, so that every part keeps its size but"
+    " actors occur in all parts. Difference: random minus by actor, in points: how much speaker overlap inflates the score. In"
+    " brackets, its 95 % confidence interval: actors are resampled within the folds by actor, and seeds, with the same weights"
+    " on both sides. The interval of the random folds' own scores resamples all actors at once."
 )
 
 

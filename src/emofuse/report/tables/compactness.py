@@ -22,7 +22,7 @@ MEASURES_NOTE = (
     " if groups overlap. The silhouette by actor shows whether clips cluster by speaker."
 )
 INTERVAL_NOTE = (
-    "Mean ± standard deviation over folds and, with several seeds, ± over seeds. Here the 95 % confidence interval is from a"
+    "Mean, and standard deviations over folds and, with several seeds, over seeds. The 95 % confidence interval is from a"
     " jackknife that leaves out each actor of a fold in turn, and the variance between seeds. Actors drawn with replacement, as"
     " in the other tables, would form pairs with themselves."
 )

@@ -21,7 +21,7 @@ from emofuse.utils.text import NONE, percent
 COMPARISON_NOTE = (
     "Difference: the variant's WAR minus that of proposed, in points, if both were tested with the same seeds on the same"
     " clips, with its 90 % confidence interval in brackets; both variants are resampled with the same actors and seeds."
-    f" {VERDICTS_NOTE} p: two-sided permutation test that swaps the two variants' predictions actor by actor, in all folds"
+    " p: two-sided permutation test that swaps the two variants' predictions actor by actor, in all folds"
     f" and seeds at once, for {statistics.EXCHANGES:,} random permutations, or for all of them with up to {statistics.EXACT}"
     " actors. It is corrected for all comparisons in the table by Holm's method; verdicts are not."
 )
@@ -135,7 +135,13 @@ def _comparison(corpus: CorpusResults, name: str) -> Table:
         notes += [f"{group.component} of proposed: {group.describe(method.setup)}." for method in methods[:1]]
     else:
         columns = _columns(corpus, name)
-        notes = [*scores.plain_note(corpus), SCORES_NOTE, COMPARISON_NOTE, *([PAPER_NOTE] if corpus.in_paper else [])]
+        notes = [
+            *scores.plain_note(corpus),
+            SCORES_NOTE,
+            COMPARISON_NOTE,
+            VERDICTS_NOTE,
+            *([PAPER_NOTE] if corpus.in_paper else []),
+        ]
         notes += [BASELINES_NOTE] if any(method.variant in BASELINES for method in methods) else []
         notes += [*scores.incomplete_note(methods), *([BAYES_NOTE] if corpus.bayes else [])]
     return Table(

@@ -33,7 +33,7 @@ ORDER_NOTE = (
 )
 VERDICT_NOTE = (
     "Ours minus theirs: in points of WAR, or of UAR if no WAR is given; ours is the first variant of that modality that params.yaml"
-    f" lists. In brackets, the 90 % confidence interval, which reflects the uncertainty of ours only. {VERDICTS_NOTE} Not comparable"
+    " lists. In brackets, the 90 % confidence interval, which reflects the uncertainty of ours only. They are not compared"
     " if the published result is not, if seeds or folds are missing, or if only part of the corpus was tested here."
 )
 
@@ -109,6 +109,7 @@ def literature(corpus: CorpusResults) -> Table:
             *scores.plain_note(corpus),
             ORDER_NOTE,
             VERDICT_NOTE,
+            VERDICTS_NOTE,
             SCORES_NOTE,
             *_absence_notes(corpus, modalities),
             *(

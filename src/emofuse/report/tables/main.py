@@ -14,6 +14,7 @@ from emofuse.report.tables import scores
 from emofuse.report.tables.published import (
     RULE_NOTE,
     VERDICT,
+    VERDICTS_NOTE,
     paper_verdict,
     paper_war,
     published_difference,
@@ -55,7 +56,7 @@ def main(corpus: CorpusResults) -> Table:
         notes=[
             *scores.plain_note(corpus),
             SCORES_NOTE,
-            _incomparable_note(corpus) if corpus.paper.empty else RULE_NOTE,
+            *([_incomparable_note(corpus)] if corpus.paper.empty else [RULE_NOTE, VERDICTS_NOTE]),
             *scores.incomplete_note(corpus.methods),
             *_source_notes([corpus]),
         ],
@@ -77,6 +78,7 @@ def paper(corpora: Sequence[CorpusResults]) -> Table:
             *(f"{corpus.title}: {note}" for corpus in corpora for note in scores.plain_note(corpus)),
             SCORES_NOTE,
             RULE_NOTE,
+            VERDICTS_NOTE,
             *scores.incomplete_note(method for corpus in corpora for method in corpus.methods),
             *_source_notes(corpora),
         ],

@@ -19,13 +19,13 @@ NO_VERDICT = (NOT_RUN, NOT_COMPARABLE, NONE)
 VERDICTS_NOTE = (
     "Verdict: equivalent if the 90 % interval of the difference lies within the margin; otherwise below or above if it lies on"
     " that side of 0, and inconclusive if it contains 0. The margin was fixed before any results: it is what these numbers of"
-    f" actors and folds can establish with {POWER:.0%} power if accuracy varies between actors by {ACTOR_SD} points"
+    f" actors and folds can establish with {100 * POWER:.0f} % power if accuracy varies between actors by {ACTOR_SD} points"
     " (docs/statistics.md)."
 )
 RULE_NOTE = (
     "Difference: our WAR minus the paper's, in points, with the 90 % confidence interval in brackets. It reflects the"
-    f" uncertainty of ours only, because the paper states none. {VERDICTS_NOTE} Not comparable if seeds or folds are missing,"
-    " only part of the corpus was tested, or the task differs."
+    " uncertainty of ours only, because the paper states none. They are not compared if seeds or folds are missing, only part"
+    " of the corpus was tested, or the task differs."
 )
 
 

@@ -116,7 +116,7 @@ def p_value(p: float) -> str:
 
 def incomplete_note(methods: Iterable[Method]) -> list[str]:
     """Which seeds and folds are missing from which rows, and what their numbers are computed from."""
-    lacking = []
+    lacking: dict[tuple[str, str], list[str]] = {}
     for method in methods:
         if method.status == INCOMPLETE:
             several = len(method.runs) > 1
@@ -125,8 +125,10 @@ def incomplete_note(methods: Iterable[Method]) -> list[str]:
             )
             used = f"fold {ranges(fold.fold for fold in method.folds)}"
             used += f" of seed {ranges(method.seeds)}" if several else ""
-            lacking.append(f"{method.variant} ({method.protocol}) lacks {missing}; it is computed from {used}")
-    return [f"Incomplete: {'. '.join(lacking)}."] if lacking else []
+            text = f"{missing}; computed from {used}"
+            lacking.setdefault((method.protocol, text), []).append(method.variant)
+    groups = (f"{', '.join(variants)} ({protocol}): without {text}" for (protocol, text), variants in lacking.items())
+    return [f"Incomplete. {'. '.join(groups)}."] if lacking else []
 
 
 def plain_note(corpus: CorpusResults) -> list[str]:
