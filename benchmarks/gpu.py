@@ -19,6 +19,10 @@ All batches have the same shapes: a peer's audio is cut to the size of our segme
 a step by torch's counter, times steps per second, divided by the measured peak, that of a large bf16 matrix product; and,
 from training on the same batches in float32 (without TF32), in bfloat16, and in float32 with other random numbers in the
 augmentation, the largest difference between losses averaged over 20 steps. The three curves are written to FILE.
+
+The same network with r3d_18 and with r3d_101 as its 3D-CNN, in bfloat16 and in float32, gives `<backbone>_<precision>_…`:
+clips per second on one batch in the GPU's memory, the share of the peak (of bf16, in both precisions), and the clips in a
+batch, which is halved until it fits.
 """
 
 from __future__ import annotations
@@ -204,6 +208,46 @@ def flops_of_step(learner: Learner, feed: Feed) -> float:
     return counter.get_total_flops() / len(labels)
 
 
+def speeds_of_backbones(run: config.Run, size: Size, shapes: Shapes, feed: Feed, steps: int) -> dict[str, float]:
+    """Clips per second of each 3D-CNN in each precision, on one batch."""
+    inputs, labels = next(iter(feed()))
+    device = labels.device
+    figures: dict[str, float] = {}
+    # On a CPU, torch 2.11 crashes in the backward pass of these in bfloat16.
+    precisions = ("bfloat16", "float32") if device.type == "cuda" else ("float32",)
+    for backbone, precision in itertools.product(("r3d_18", "r3d_101"), precisions):
+        changed = config.overridden(
+            run, {"network": {"video": {"backbone": backbone, "width": 64, "weights": "none"}}}, backbone
+        )
+        batch = size.batch
+        while True:
+            try:
+                learner = Learner(changed, shapes, device, precision)
+                clips = {name: values[:batch] for name, values in inputs.items()}
+                with FlopCounterMode(display=False) as counter:
+                    learner.step(clips, labels[:batch])
+                learner.step(clips, labels[:batch])
+                finish(device)
+                started = time.perf_counter()
+                for _ in range(steps):
+                    learner.step(clips, labels[:batch])
+                finish(device)
+                break
+            except torch.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                batch //= 2
+            finally:
+                learner = None  # type: ignore[assignment]
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+        speed = steps * batch / (time.perf_counter() - started)
+        name = f"{backbone}_{precision}"
+        figures |= {f"{name}_clips_per_s": speed, f"{name}_batch": batch}
+        figures[f"{name}_tflops"] = counter.get_total_flops() / batch * speed / 1e12
+    return figures
+
+
 def train_losses(learner: Learner, part: Part, size: Size, steps: int, seed: int) -> np.ndarray:
     """The loss of each step (steps,). `seed` is that of the augmentation; the batches are always the same."""
     rng = np.random.default_rng(1)
@@ -262,6 +306,12 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path) -> di
         spent = figures["step_gflop_per_clip"] * figures[f"{name}_clips_per_s"] / 1e3
         figures[f"{name}_share_of_peak"] = spent / figures["peak_tflops"]
     del learner
+    backbones = speeds_of_backbones(run, size, part.shapes, contenders["memory"], steps=2 if options.tiny else 10)
+    for name, value in backbones.items():
+        if name.endswith("_tflops"):
+            figures[name.replace("_tflops", "_share_of_peak")] = value / figures["peak_tflops"]
+        else:
+            figures[name] = value
     return figures | curves(run, size, part, device, options.steps, file or Path("benchmarks", "bf16_loss.csv"))
 
 
