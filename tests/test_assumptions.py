@@ -23,7 +23,7 @@ SECTIONS = {
     "faces": config.Faces, "audio": config.Audio, "demo": config.Demo, "table": config.Table,
 }  # fmt: skip
 # They name a corpus and cut it in files; its variants have lines of their own.
-WITHOUT_EFFECT = {"kind", "title", "shards", "variants", "show_faces", "development"}
+WITHOUT_EFFECT = {"kind", "title", "shards", "variants", "show_faces"}
 # The model card shows them.
 WITHOUT_EFFECT |= {f"table.{key}" for key in ("actors_known", "people", "licence", "terms")}
 # An override is shown as the value of what it overrides; where clips come from, and models of other corpora, change nothing.

@@ -18,7 +18,7 @@ from emofuse import config as params
 # One worker runs all of them, since each worker would run the fixture.
 pytestmark = pytest.mark.xdist_group("demo_run")
 
-VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entropy")
+VARIANTS = ("proposed", "audio_only", "video_only", "concat_fusion", "cross_entropy", "plain_late_average")
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
         ("audit: [proposed]", "audit: [proposed, proposed]", "corpora.ravdess.audit: a value is listed twice"),
         ("{fusion: concat}", "{fusin: concat}", "variants.concat_fusion.network.fusin: no such parameter"),
         ("{fusion: concat}", "{fusion: sum}", "variants.concat_fusion.network.fusion: Input should be"),
-        ("concat_fusion, cross_entropy]", "nothing]", "corpora.demo.variants: there is no variant 'nothing'"),
+        ("concat_fusion, cross_entropy, plain_late_average]", "nothing]", "corpora.demo.variants: there is no variant 'nothing'"),
         ("      modalities: [audio]\n", "", "corpora.ravdess_audio.variants: proposed needs video"),
         ("weights: r3d_18,", "weights: resnet18,", "network.video.weights: expected none, r3d_18 or a file (.pth"),
         ("backbone: r3d_18,", "backbone: r3d_50,", "network.video.weights: r3d_18 fits only r3d_18 with width 64"),
@@ -78,7 +78,7 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
             f'params.yaml: not YAML: line {HEADS + 1}: found duplicate key "heads"',
         ),
         ("    kind: cremad", "    kind: crema", "corpora.cremad.kind: Input should be"),
-        ("warmup_epochs: 2", "warmup_epochs: 30", "training.warmup_epochs: 30 must be less than epochs, 30"),
+        ("\n  warmup_epochs: 9", "\n  warmup_epochs: 30", "training.warmup_epochs: 30 must be less than epochs, 30"),
         ("loss:\n", "loss: {\n", "params.yaml: not YAML: line "),
         ("title: CREMA-D", "title: \udce9", "params.yaml: not YAML: 'utf-8' codec can't decode byte 0xe9"),
         (
@@ -135,7 +135,7 @@ def test_actors_that_leave_a_fold_empty_are_refused(tmp_path: Path) -> None:
 
 
 def test_numbers_may_have_an_exponent_without_a_point(tmp_path: Path) -> None:
-    assert load_changed(tmp_path, "weight_decay: 1.0e-2", "weight_decay: 1e-2").training.weight_decay == 0.01
+    assert load_changed(tmp_path, "\n  weight_decay: 0.05", "\n  weight_decay: 5e-2").training.weight_decay == 0.05
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
@@ -148,7 +148,8 @@ def test_variants_override_the_corpus_which_overrides_the_proposed() -> None:
     run = loaded.run("demo", "audio_only")
     assert run.network.modalities == ["audio"]
     assert run.network.audio.width == loaded.corpora["demo"].network["audio"]["width"]
-    assert run.loss == loaded.loss
+    assert run.loss.label_smoothing == loaded.corpora["demo"].loss["label_smoothing"] != loaded.loss.label_smoothing
+    assert run.loss.margin == loaded.loss.margin
     assert loaded.run("demo", "cross_entropy").loss.metric == "none"
 
 
@@ -163,7 +164,7 @@ def test_only_variants_that_pair_moments_need_as_many_segments_as_snippets(
     tree = YAML(typ="safe").load(text)
     tree["variants"]["late_average"] = {"network": {"fusion": "late_average"}}
     tree["corpora"]["demo"]["variants"] = [variant]
-    tree["corpora"]["demo"]["audit"] = [variant]
+    tree["corpora"]["demo"]["audit"] = tree["corpora"]["demo"]["calibrated"] = [variant]
     tree |= {"corpora": {"demo": tree["corpora"]["demo"]}, "paper": []}
     for name in ("protocols", "corpora"):
         (tmp_path / name).symlink_to(ROOT / name)

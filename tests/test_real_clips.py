@@ -58,13 +58,18 @@ def test_clips_become_faces_and_segments(
     assert {row["status"] for row in index} == {"ok"}
     assert {row["actor"] for row in index} == {actor}
     assert {row["emotion"] for row in index} == emotions
-    for stage, shape in (("faces", (clips, 6, 16, 112, 112, 3)), ("audio", (clips, 6, 256, 64))):
-        assert {row["status"] for row in rows(Path("data") / corpus / "features" / stage / f"shard-{shard}.csv")} == {
-            "ok"
-        }
-        features = np.load(Path("data") / corpus / "features" / stage / f"shard-{shard}.npy", mmap_mode="r")
-        assert features.shape == shape
-        assert all(clip.any() for clip in features)
+    features = Path("data") / corpus / "features"
+    for stage in ("faces", "audio"):
+        assert {row["status"] for row in rows(features / stage / f"shard-{shard}.csv")} == {"ok"}
+    faces = np.load(features / "faces" / f"shard-{shard}.npy", mmap_mode="r")
+    assert faces.shape == (clips, 6, 16, 112, 112, 3)
+    assert all(clip.any() for clip in faces)
+    columns = np.load(features / "audio" / f"shard-{shard}.npy", mmap_mode="r")
+    lengths = [int(row["rows"]) for row in rows(features / "audio" / f"shard-{shard}.csv")]
+    assert columns.shape == (sum(lengths), 256)
+    seconds = [float(row["duration"]) for row in index]
+    assert np.allclose(np.array(lengths) / 100, seconds, atol=0.15)  # a column every 10 ms
+    assert all(clip.astype(np.float32).std() > 1 for clip in np.split(columns, np.cumsum(lengths)[:-1]))
 
 
 @pytest.mark.integration

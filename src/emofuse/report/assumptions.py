@@ -35,7 +35,7 @@ SOURCES = {
 # Keys of a corpus that change its results, except for the sections of features and overrides.
 CORPUS = (
     "modalities", "actors", "vocal", "labels", "sound", "demo", "table", "max_unusable", "protocols", "validation_actors",
-    "split_seed", "seeds", "calibrated",
+    "split_seed", "seeds", "calibrated", "development",
 )  # fmt: skip
 KIND = {"vocal": "ravdess", "labels": "cremad", "sound": "cremad"}  # keys that only apply to one kind of corpus
 # The sections of one kind of corpus, and their parameters that change results; None for all.
