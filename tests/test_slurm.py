@@ -70,7 +70,7 @@ def test_each_job_requests_the_resources_of_its_rule(jobs: list[dict[str, str]])
             ("cpu", day, "8000M", ""),  # the faces, with a detector that needs no GPU
             ("cpu", "04:00:00", "4000M", ""),  # the sound
             ("cpu", hour, "2000M", ""),  # the splits
-            ("gpu", "2-02:00:00", "32000M", "gres:gpu:1"),  # a fold: training, calibration and evaluation in one submission
+            ("gpu", "2-02:00:00", "32000M", "gres:gpu:1"),  # a fold, with its calibration and evaluation
             ("cpu", hour, "8000M", ""),  # the tables
         ]
     )
