@@ -47,7 +47,11 @@ def load_changed(folder: Path, old: str, new: str) -> config.Params:
         ("audit: [proposed]", "audit: [proposed, proposed]", "corpora.ravdess.audit: a value is listed twice"),
         ("{fusion: concat}", "{fusin: concat}", "variants.concat_fusion.network.fusin: no such parameter"),
         ("{fusion: concat}", "{fusion: sum}", "variants.concat_fusion.network.fusion: Input should be"),
-        ("concat_fusion, cross_entropy, plain_late_average]", "nothing]", "corpora.demo.variants: there is no variant 'nothing'"),
+        (
+            "concat_fusion, cross_entropy, plain_late_average]",
+            "nothing]",
+            "corpora.demo.variants: there is no variant 'nothing'",
+        ),
         ("      modalities: [audio]\n", "", "corpora.ravdess_audio.variants: proposed needs video"),
         ("weights: r3d_18,", "weights: resnet18,", "network.video.weights: expected none, r3d_18 or a file (.pth"),
         ("backbone: r3d_18,", "backbone: r3d_50,", "network.video.weights: r3d_18 fits only r3d_18 with width 64"),
