@@ -354,7 +354,8 @@ def make(folder: Path) -> Path:
 
 
 RUN = "kfold_2 proposed 1 0"
-APPLIED = {f"train there {RUN}", f"evaluate there {RUN}", f"transfer there {RUN} here", "report here"}
+APPLIED = {f"{stage} there {RUN}" for stage in ("train", "calibrate", "evaluate")}
+APPLIED |= {f"transfer there {RUN} here", "report here"}
 REPRO = ("dvc", "repro", "report@here")
 
 

@@ -92,12 +92,6 @@ CHANGES = {
     "feature": Change(
         parameter("corpora", CORPUS, "audio", "hop_ms", value=12.0),
         {*AUDIO, *AFTER_FEATURES},
-        by_dvc={
-            *AUDIO,
-            *TRAININGS,
-            *EVALUATIONS,
-            REPORT,
-        },  # the same clips are usable, so the splits' inputs are unchanged
         needs_clips=True,
     ),
     "comment": Change(add("src/emofuse/data/splits.py", "# A comment.\n"), set()),
