@@ -381,7 +381,7 @@ def test_both_engines_apply_models_of_the_other_corpus_and_notice_when_they_chan
     assert micro.planned(folder, "here") == set()
     assert "Stage 'scores@here' didn't change, skipping" in micro.run(folder, *REPRO)
     assert "up to date" in micro.run(folder, "dvc", "status", "report@here")
-    assert "there,kfold_2,proposed,run" in (folder / "results/here/tables/across.csv").read_text()
+    assert "there,kfold_2,proposed,False,run" in (folder / "results/here/tables/across.csv").read_text()
 
     def rate(value: float) -> None:
         training = SOURCE["training"] | {"learning_rate": value}
