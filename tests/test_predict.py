@@ -166,6 +166,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("settings", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=str)
 def test_files_of_any_name_are_predicted(
     exported: Path, clips: list[Path], tmp_path: Path, settings: dict[str, str]

@@ -716,6 +716,7 @@ def start_ui(root: Path) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline()
 
 
+@pytest.mark.integration
 def test_the_ui_shows_the_scores(root: Path) -> None:
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:

@@ -162,7 +162,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path: Path) 
     assert first | {"variant": "two"} == second
 
 
-@SELECTIONS
+@pytest.mark.parametrize("run", [RUN, pytest.param(NESTED, marks=pytest.mark.slow)], ids=["last", "nested"])
 def test_a_training_killed_at_random_steps_resumes_bit_for_bit(tmp_path: Path, run: config.Run) -> None:
     make_corpus(tmp_path)
     uninterrupted = trained(tmp_path, "uninterrupted", run)
