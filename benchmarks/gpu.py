@@ -208,8 +208,10 @@ def flops_of_step(learner: Learner, feed: Feed) -> float:
     return counter.get_total_flops() / len(labels)
 
 
-def speeds_of_backbones(run: config.Run, size: Size, shapes: Shapes, feed: Feed, steps: int) -> dict[str, float]:
-    """Clips per second of each 3D-CNN in each precision, on one batch."""
+def speeds_of_backbones(
+    run: config.Run, size: Size, shapes: Shapes, feed: Feed, steps: int, peak_tflops: float
+) -> dict[str, float]:
+    """Clips per second of each 3D-CNN in each precision, on one batch, and the share of the peak."""
     inputs, labels = next(iter(feed()))
     device = labels.device
     figures: dict[str, float] = {}
@@ -244,7 +246,7 @@ def speeds_of_backbones(run: config.Run, size: Size, shapes: Shapes, feed: Feed,
         speed = steps * batch / (time.perf_counter() - started)
         name = f"{backbone}_{precision}"
         figures |= {f"{name}_clips_per_s": speed, f"{name}_batch": batch}
-        figures[f"{name}_tflops"] = counter.get_total_flops() / batch * speed / 1e12
+        figures[f"{name}_share_of_peak"] = counter.get_total_flops() / batch * speed / 1e12 / peak_tflops
     return figures
 
 
@@ -306,12 +308,8 @@ def measure(options: argparse.Namespace, device: torch.device, work: Path) -> di
         spent = figures["step_gflop_per_clip"] * figures[f"{name}_clips_per_s"] / 1e3
         figures[f"{name}_share_of_peak"] = spent / figures["peak_tflops"]
     del learner
-    backbones = speeds_of_backbones(run, size, part.shapes, contenders["memory"], steps=2 if options.tiny else 10)
-    for name, value in backbones.items():
-        if name.endswith("_tflops"):
-            figures[name.replace("_tflops", "_share_of_peak")] = value / figures["peak_tflops"]
-        else:
-            figures[name] = value
+    steps = 2 if options.tiny else 10
+    figures |= speeds_of_backbones(run, size, part.shapes, contenders["memory"], steps, figures["peak_tflops"])
     return figures | curves(run, size, part, device, options.steps, file or Path("benchmarks", "bf16_loss.csv"))
 
 

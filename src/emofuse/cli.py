@@ -45,8 +45,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog=(
-        "Pipeline: download → index → faces, audio → splits → train → calibrate → evaluate → transfer → report → paper. Snakemake and DVC"
-        " run these commands.\n\n"
+        "Pipeline: download → index → faces, audio → splits → train → calibrate → evaluate → transfer → report → paper."
+        " DVC runs Snakemake, which runs these commands.\n\n"
         "Exit status: 0 success; 2 wrong arguments, wrong parameters, or stale or corrupted files, explained in one line;"
         " 130 interrupted; 1 any other error."
     ),

@@ -37,9 +37,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-CalibratedOn = Literal[
-    "validation actors", "inner halves"
-]  # the halves are of the training actors (`emofuse calibrate`)
+# The halves are of the training actors (`emofuse calibrate`).
+CalibratedOn = Literal["validation actors", "inner halves"]
 
 S = TypeVar("S", bound="Section")
 

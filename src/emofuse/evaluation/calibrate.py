@@ -36,7 +36,7 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     """`emofuse calibrate`: fit the temperature of a fold, to models/<corpus>/…/fold-<f>.calibration.json."""
     key = RunKey(corpus, protocol, variant, seed, fold)
     run = params.planned(**key.asdict())
-    inputs, outputs = job_inputs(params, key), [key.calibration]
+    inputs, outputs = job_inputs(params, corpus, protocol, run.network), [key.calibration]
     with (
         job("calibrate", params, key.asdict(), key.calibration_record, inputs, outputs, root) as record,
         gpu.device() as device,

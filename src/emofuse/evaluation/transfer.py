@@ -68,9 +68,10 @@ def _features(key: TransferKey, params: Params) -> Iterator[str]:
 def transfer(key: TransferKey, params: Params, root: Path, device: torch.device = CPU) -> None:
     """Predict the clips of the other corpus whose emotion both have, and write predictions.csv and metrics.json.
 
-    predictions.csv has the probabilities of all emotions of the model, calibrated if the fold has a temperature; metrics.json has the scores of this
-    model alone, restricted to the shared emotions, and how many clips were left out and why. Raises `UserError` for
-    missing files, for a model of another network, and if too many or all clips are unusable.
+    predictions.csv has the probabilities of all emotions of the model, calibrated if the fold has a temperature;
+    metrics.json has the scores of this model alone, restricted to the shared emotions, and how many clips were left out
+    and why. Raises `UserError` for missing files, for a model of another network, and if too many or all clips are
+    unusable.
     """
     run = params.applied(**key.asdict())
     source, target = params.corpus(key.run.corpus), params.corpus(key.corpus)

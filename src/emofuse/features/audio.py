@@ -144,8 +144,8 @@ def extract(
     lines: list[tuple[str, int, int, str, str]] = []
     sounds: list[np.ndarray | BrokenClip] = []
     first = 0
-    expected = sum(int(span(float(row["duration"]), audio)) for row in rows)
-    with array_file(output, np.float16, (expected, audio.bands)) as add:
+    spans = [span(float(row["duration"]), audio) for row in rows]
+    with array_file(output, np.float16, (sum(map(int, spans)), audio.bands)) as add:
         for number, row in enumerate(progress(rows)):
             if not sounds:  # several at once: decoding and transforming in turn would evict each other's cache lines
                 sounds = [_sound(following, archive, audio) for following in rows[number : number + TOGETHER]]
@@ -155,7 +155,7 @@ def extract(
                 spectrogram_TF = log_mel(sound, audio)
                 columns, status = len(spectrogram_TF), "ok"
                 add(spectrogram_TF)
-            lines.append((row["clip"], first, columns, f"{span(float(row['duration']), audio):.3f}", status))
+            lines.append((row["clip"], first, columns, f"{spans[number]:.3f}", status))
             first += columns
     write_csv(table, pd.DataFrame(lines, columns=["clip", "row", "rows", "span", "status"]))
 

@@ -12,7 +12,6 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emofuse.data.spectrograms import read_segments
 from emofuse.inference import writers
 from emofuse.inference.bundle import Bundle
 from emofuse.inference.predictor import Clip, Models, Prediction, reasons
@@ -128,8 +127,7 @@ def _attention(sample: Sample, prediction: Prediction, models: Models) -> Figure
     if not networks:  # those of a factory
         return None
     inputs = models.inputs(ensemble, [sample])
-    video = sample.faces
-    audio = None if sample.sound is None else read_segments(sample.sound, ensemble.spectrogram)
+    video, audio = sample.faces, inputs.get("audio")
     found = [normalised(network.attention_weights(inputs)) for network in networks]
     weights = {name: np.mean([each[name] for each in found], axis=0) for name in found[0]}
     if not weights:
@@ -139,7 +137,7 @@ def _attention(sample: Sample, prediction: Prediction, models: Models) -> Figure
         name=f"{sample.place.start:.1f} to {sample.place.end:.1f} s: {emotion}, {100 * prediction.probabilities.max():.0f} %",
         weights=weights,
         faces=video[:, video.shape[1] // 2] if video is not None and "video" in ensemble.modalities else None,
-        segments=audio.astype(float) if audio is not None and "audio" in ensemble.modalities else None,
+        segments=None if audio is None else audio[0].cpu().double().numpy(),
     )
     with style.context(STYLE):
         return draw_attention(clip, clip.name, shown=True)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emofuse.data.dataset import to_input
-from emofuse.data.spectrograms import read_segments
 from emofuse.features import faces
 from emofuse.features.media import BrokenClip
 from emofuse.inference import windows
@@ -113,14 +112,11 @@ class Models:
 
     def inputs(self, ensemble: Ensemble, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
         """The network inputs of samples, by modality."""
-        stored: dict[str, list[np.ndarray]] = {
-            "video": [sample.faces for sample in samples if sample.faces is not None],
-            "audio": [read_segments(each.sound, ensemble.spectrogram) for each in samples if each.sound is not None],
-        }
-        return {
-            name: to_input(torch.from_numpy(np.stack(stored[name])).to(self.device), name)
+        stacked = {
+            name: np.stack([sample.stored(name, ensemble.spectrogram) for sample in samples])
             for name in ensemble.network.modalities
         }
+        return {name: to_input(torch.from_numpy(batch).to(self.device), name) for name, batch in stacked.items()}
 
 
 def predict(paths: Sequence[Path], models: Models) -> list[Clip]:

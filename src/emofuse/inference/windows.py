@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from emofuse import config
-from emofuse.config import Modality
+from emofuse.config import Modality, Spectrogram
 from emofuse.data.index import SHORTEST
-from emofuse.data.spectrograms import Sound
+from emofuse.data.spectrograms import Sound, read_segments
 from emofuse.features import audio, faces, media
 from emofuse.features.media import BrokenClip
 from emofuse.inference.bundle import Bundle
@@ -58,6 +58,17 @@ class Sample:
         """The modalities that can be used."""
         found: dict[Modality, bool] = {"video": self.faces is not None, "audio": self.sound is not None}
         return frozenset(modality for modality in found if found[modality])
+
+    def stored(self, modality: Modality, view: Spectrogram) -> np.ndarray:
+        """The features as a network reads them that has this view of the sound; the modality must be usable.
+
+        "video" uint8 (N, T, S, S, 3), "audio" float16 (N, bands, frames).
+        """
+        if modality == "video":
+            assert self.faces is not None
+            return self.faces
+        assert self.sound is not None
+        return read_segments(self.sound, view)
 
 
 def spans(duration: float, window: float, longest: float) -> list[Span]:

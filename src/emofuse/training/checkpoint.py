@@ -23,9 +23,8 @@ class Progress:
     """What a training has done so far."""
 
     history: list[dict[str, float]] = field(default_factory=list)  # one row per epoch
-    kept: dict[str, torch.Tensor] = field(
-        default_factory=dict
-    )  # the weights to keep, on the CPU; of the best epoch so far
+    # The weights to keep, on the CPU: those of the best epoch so far or, without validation, none before the last.
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     seconds_waiting: float = 0.0  # for data
 

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ from emofuse import paths
 from emofuse.config import LONGEST_NAME, Params, Run, check_fits, overridden
 from emofuse.data.dataset import read_parts
 from emofuse.data.protocols import RANDOM
-from emofuse.datasets import shards
 from emofuse.datasets.shards import FOLDERS
 from emofuse.evaluation import metrics
 from emofuse.paths import RunKey
 from emofuse.provenance import code
 from emofuse.provenance.freshness import Chain
 from emofuse.training.checkpoint import Checkpoint
-from emofuse.training.train import CPU, scores_of, train
+from emofuse.training.train import CPU, job_inputs, scores_of, train
 from emofuse.utils.console import printable
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import read_csv, read_yaml, sha256, write_csv
@@ -130,8 +128,7 @@ def _resolved(params: Params, corpus: str, variant: str, changes: Mapping[str, A
 
 def _inputs(params: Params, corpus: str, protocol: str, setup: Run, root: Path) -> dict[str, str]:
     """The SHA-256 of the features, splits and weights that a candidate is trained with, and of its network's package."""
-    features = chain.from_iterable(shards.features(corpus, params.corpus(corpus), setup.network.modalities))
-    files = [*features, *setup.network.starts_from.values(), *paths.splits(corpus, protocol)]
+    files = job_inputs(params, corpus, protocol, setup.network)
     Chain(params, root).refuse(files)
     hashes = {file: sha256(root / file) for file in files if (root / file).is_file()}
     if setup.network.package:

@@ -36,7 +36,7 @@ from emofuse.utils.errors import UserError
 from emofuse.utils.files import sweep, write_csv
 
 if TYPE_CHECKING:
-    from emofuse.config import Params, Run, Training
+    from emofuse.config import CustomNetwork, Network, Params, Run, Training
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,9 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     """`emofuse train`: train one variant on one fold, to models/<corpus>/<protocol>/<variant>/seed-<s>/fold-<f>.*."""
     key = RunKey(corpus, protocol, variant, seed, fold)
     run = params.planned(**key.asdict())
+    inputs = job_inputs(params, corpus, protocol, run.network)
     with (
-        job("train", params, key.asdict(), key.training_record, job_inputs(params, key), key.trained, root) as record,
+        job("train", params, key.asdict(), key.training_record, inputs, key.trained, root) as record,
         gpu.device() as device,
     ):
         parameters = {**run.model_dump(mode="json"), **key.asdict()}
@@ -73,11 +74,10 @@ def stage(params: Params, corpus: str, protocol: str, variant: str, seed: int, f
     checkpoint.path.unlink(missing_ok=True)  # only now that the record exists
 
 
-def job_inputs(params: Params, key: RunKey) -> list[str]:
-    """The files that the training of a fold reads: features, initial weights and splits."""
-    network = params.run(key.corpus, key.variant).network
-    features = chain.from_iterable(shards.features(key.corpus, params.corpus(key.corpus), network.modalities))
-    return [*features, *network.starts_from.values(), *paths.splits(key.corpus, key.protocol)]
+def job_inputs(params: Params, corpus: str, protocol: str, network: Network | CustomNetwork) -> list[str]:
+    """The files that the training of a network reads: features, initial weights and splits."""
+    features = chain.from_iterable(shards.features(corpus, params.corpus(corpus), network.modalities))
+    return [*features, *network.starts_from.values(), *paths.splits(corpus, protocol)]
 
 
 def train(
