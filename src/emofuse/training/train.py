@@ -102,6 +102,7 @@ def train(
     training = run.training
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow; we read none
     names = (ALL_TRAINING,) if training.selection == "last" else ("train", "val")
     parts = read_parts(root, key, names, run, emotions, actors)
     train_part, *val_parts = parts
