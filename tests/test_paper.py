@@ -83,8 +83,8 @@ def test_shared_notes_are_printed_once_in_markdown_but_with_each_latex_table(pro
     params, root = project
     assert unescaped(written(root, "md")).count("two-sided permutation test") == 1
     text = written(root, "tex")
+    by_name, _ = quick("ravdess", params, root)
     for name in report.PAPER_TABLES:
-        by_name, _ = quick("ravdess", params, root)
         alone = latex.table(by_name[name]).replace(rf"\label{{tab:{name}}}", rf"\label{{tab:{name}-ravdess}}")
         assert alone in text, name
         for note in by_name[name].notes:
