@@ -18,7 +18,7 @@ import typer
 from emofuse import __version__, config
 from emofuse.config import Params
 from emofuse.paths import RunKey
-from emofuse.utils import console, locks, user
+from emofuse.utils import console, locks, memory, user
 from emofuse.utils.console import complain, printable, shown
 from emofuse.utils.errors import UserError
 from emofuse.utils.files import unwritable
@@ -150,6 +150,7 @@ def train(corpus: Corpus, protocol: Protocol, variant: Variant, seed: Seed, fold
     params.planned(corpus, protocol, variant, seed, fold)  # before torch is imported, which takes seconds
     from emofuse.training import train as module
 
+    memory.keep_freed()
     module.stage(params, corpus, protocol, variant, seed, fold)
 
 
@@ -160,6 +161,7 @@ def calibrate(corpus: Corpus, protocol: Protocol, variant: Variant, seed: Seed, 
     params.settings("calibrate", **RunKey(corpus, protocol, variant, seed, fold).asdict())
     from emofuse.evaluation import calibrate as module
 
+    memory.keep_freed()
     module.stage(params, corpus, protocol, variant, seed, fold)
 
 
@@ -303,6 +305,7 @@ def search(
     from emofuse.training import search as module
     from emofuse.utils import gpu
 
+    memory.keep_freed()
     module.run(params, corpus, protocol, candidates, folds, seed, ROOT, gpu.shared())
 
 
@@ -462,8 +465,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
     user.complete()
     console.start()
-    # PyTorch then asks for huge pages, which saves a training on a CPU millions of page faults.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         status = app(arguments, prog_name="emofuse", standalone_mode=False) or 0
         console.finish()
