@@ -75,12 +75,12 @@ def clips(folder: Path) -> Path:
 
 
 def copy_tree(folder: Path) -> None:
-    """Copy the working tree: the files that git tracks or would add."""
+    """Copy the working tree, the files that git tracks or would add, without published results."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     for name in listed.splitlines():
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() and not name.startswith("results/"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
 
