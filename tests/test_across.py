@@ -338,8 +338,8 @@ def test_restricted_probabilities_sum_to_one_and_keep_their_ratios(
     assert found.shape == (len(probabilities), len(shared))
     assert np.allclose(found.sum(1), 1)
     chosen = probabilities[:, [emotions.index(emotion) for emotion in shared]]
-    predicted = chosen[np.arange(len(chosen)), found.argmax(1)]
-    assert (predicted >= chosen.max(1) - calibration.SMALLEST).all()  # too small to compare: any of them
+    chosen = np.maximum(chosen, calibration.SMALLEST)  # which stands for any that is too small for a float
+    assert (chosen[np.arange(len(chosen)), found.argmax(1)] == chosen.max(1)).all()
     assert np.allclose(found * chosen.sum(1, keepdims=True), chosen)
 
 
