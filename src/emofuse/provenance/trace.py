@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from emofuse import paths, report
+from emofuse.paths import PUBLISHED
 from emofuse.provenance import code
 from emofuse.provenance.freshness import Chain
 from emofuse.provenance.records import Record
@@ -31,6 +32,12 @@ def trace(target: str, chain: Chain) -> Iterator[str]:
         raise UserError(f"{path}: not a file of this repository") from None
     record = chain.producer(path)
     if record is None:
+        if path.startswith(f"{PUBLISHED}/"):
+            corpus, _, local = path.removeprefix(f"{PUBLISHED}/").partition("/")
+            adopting = f"`emofuse adopt {PUBLISHED}/{corpus}` and `snakemake {corpus} --cores 8`"
+            raise UserError(
+                f"{path}: published files are traced in their own place, {local or corpus}, after {adopting}"
+            )
         raise UserError(f"{path} has no record; name a file that a job wrote in data, models or results")
     heads = [record]
     if place:
