@@ -255,15 +255,18 @@ class Method:
         """The number of test clips of all folds."""
         return sum(fold.clips for fold in self.folds)
 
+    def same_tests(self, other: Method) -> bool:
+        """Whether both were tested with the same seeds on the same folds and clips."""
+        extents = [(method.seeds, [fold.fold for fold in method.folds]) for method in (self, other)]
+        return extents[0] == extents[1] and all(
+            ours.same_clips(theirs)
+            for one, two in zip(self.complete, other.complete, strict=True)
+            for ours, theirs in zip(one.folds, two.folds, strict=True)
+        )
+
     def against(self, other: Method) -> dict[str, statistics.Estimate]:
-        """Each score minus that of `other`; empty unless both were tested with the same seeds on the same clips."""
-        pairs = [
-            (ours, theirs)
-            for one, two in zip(self.complete, other.complete, strict=False)
-            for ours, theirs in zip(one.folds, two.folds, strict=False)
-        ]
-        same = (self.seeds, [fold.fold for fold in self.folds]) == (other.seeds, [fold.fold for fold in other.folds])
-        if not pairs or not same or not all(ours.same_clips(theirs) for ours, theirs in pairs):
+        """Each score minus that of `other`; empty without results, and unless both were tested on the same."""
+        if not self.complete or not self.same_tests(other):
             return {}
         actors, confusions = self.tested
         return statistics.differences(

@@ -132,12 +132,12 @@ def incomplete_note(methods: Iterable[Method]) -> list[str]:
 
 
 def plain_note(corpus: CorpusResults) -> list[str]:
-    """That a plain baseline has a higher accuracy than `proposed`, if it has."""
+    """That a plain baseline has a higher accuracy than `proposed`, if it has, on the same clips with the same seeds."""
     better = []
     for proposed in (method for method in corpus.methods if method.variant == "proposed" and method.complete):
         ours = proposed.estimates["war"].mean
         for plain in corpus.methods:
-            if plain.variant in PLAIN and plain.protocol == proposed.protocol and plain.complete:
+            if plain.variant in PLAIN and plain.protocol == proposed.protocol and plain.same_tests(proposed):
                 theirs = plain.estimates["war"].mean
                 if theirs > ours:
                     better.append(
