@@ -86,6 +86,7 @@ def test_a_number_is_traced_back_to_the_clips(folder: Path) -> None:
     published = f"results/published/{micro.CORPUS}/results/{micro.CORPUS}/tables/main.md"
     refused = micro.run(folder, "emofuse", "trace", f"{published}:proposed:WAR", status=2)
     assert f"in their own place, results/{micro.CORPUS}/tables/main.md, after `emofuse adopt" in refused
+    assert "has no record" in micro.run(folder, "emofuse", "trace", "results/published/test_evaluations.csv", status=2)
 
 
 def test_outputs_without_snakemake_metadata_stop_it_with_one_line(folder: Path) -> None:

@@ -573,9 +573,9 @@ def test_a_plain_network_that_is_better_is_the_first_note(project: tuple[Params,
     assert (note in html) == better
     assert [row["variant"] for row in parse(by_name["attention"])] == variants
     assert [row["variant"] for row in parse(by_name["modality"])] == ["proposed", *variants[2:]]
+    assert not by_name["loss"].rows  # nothing but the baselines
     shutil.rmtree(root / RunKey("demo", "kfold_3", "proposed", 1, 0).results)  # now on fewer folds
     assert not any("plain network" in note for note in quick("demo", params, root)[0]["main"].notes)
-    assert not by_name["loss"].rows  # nothing but the baselines
 
 
 def test_a_development_corpus_is_marked_everywhere(project: tuple[Params, Path]) -> None:

@@ -42,11 +42,13 @@ def leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]
 
 
 def check_known(where: str, what: str, value: object, known: Iterable[object]) -> None:
+    """Raise `UserError` if a value is not among the known ones. `where` is the path of the key, `what` says what it is."""
     if value not in known:
         raise UserError(f"{where}: there is no {what} {value!r}; there are {', '.join(map(str, known))}")
 
 
 def validate(model: type[S], value: Any, where: str = "") -> S:
+    """`value` as a section. Raises `UserError`, the first mistake in one line, with `where` before the path of the key."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -32,12 +32,10 @@ def trace(target: str, chain: Chain) -> Iterator[str]:
         raise UserError(f"{path}: not a file of this repository") from None
     record = chain.producer(path)
     if record is None:
-        if path.startswith(f"{PUBLISHED}/"):
-            corpus, _, local = path.removeprefix(f"{PUBLISHED}/").partition("/")
+        corpus, _, local = path.removeprefix(f"{PUBLISHED}/").partition("/")
+        if path.startswith(f"{PUBLISHED}/") and local:
             adopting = f"`emofuse adopt {PUBLISHED}/{corpus}` and `snakemake {corpus} --cores 8`"
-            raise UserError(
-                f"{path}: published files are traced in their own place, {local or corpus}, after {adopting}"
-            )
+            raise UserError(f"{path}: published files are traced in their own place, {local}, after {adopting}")
         raise UserError(f"{path} has no record; name a file that a job wrote in data, models or results")
     heads = [record]
     if place:
