@@ -526,7 +526,7 @@ def test_the_experiment_is_named_after_the_corpus_or_by_the_environment(
     found = client(root).get_experiment_by_name("emofuse/demo")
     assert found.tags["mlflow.experimentKind"] == "custom_model_development"
     assert "emofuse track" in found.tags["mlflow.note.content"]
-    client(root).create_experiment("ada", tags={"mlflow.note.content": "mine"})
+    client(root).create_experiment("ada", (root / "mlartifacts").as_uri(), {"mlflow.note.content": "mine"})
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ada")
     tracking.evaluated(KEY, root)
     assert len(runs(root, "ada")) == 2
