@@ -63,7 +63,10 @@ def compactness(corpus: CorpusResults) -> Table:
     rows = frame([_record(corpus, method) for method in methods] or [{"variant": NOT_RUN}])
     notes = [MEASURES_NOTE, INTERVAL_NOTE, *([PAPER_NOTE] if corpus.in_paper else [])]
     if "status" in rows and (rows["status"] == NO_EMBEDDINGS).any():
-        notes.append("Embeddings are not in git. `dvc pull` fetches them if a remote is configured.")
+        notes.append(
+            "Embeddings are not in git: each row covers the folds and seeds whose embeddings were there when this table was"
+            " made. If a DVC remote is configured, make pull fetches them."
+        )
     return Table(
         name="compactness",
         title=f"Compactness of the embeddings, {corpus.title}",
