@@ -70,7 +70,11 @@ def film(folder: Path, moments: tuple[float, ...], late: float = 0.0, seconds: f
     return (folder / "film.mp4").read_bytes()
 
 
-@given(st.integers(0, 2999), st.sampled_from([8.0, 10.0, 12.5]), st.sampled_from([8000, 16000]))
+@given(
+    st.just(0) | st.integers(13, 2987),  # in between, the edge reflects a click into the first or last column
+    st.sampled_from([8.0, 10.0, 12.5]),
+    st.sampled_from([8000, 16000]),
+)
 def test_a_click_is_in_the_column_of_its_moment(moment: int, hop_ms: float, rate: int) -> None:
     """At `moment` ms of three seconds; the first column is centred on the first sample, and there is one more at the end."""
     section = Audio(bands=24, fft=512, sample_rate=rate, hop_ms=hop_ms, window_ms=2 * hop_ms)

@@ -175,7 +175,7 @@ def test_missing_embeddings_are_stated(project: tuple[Params, Path]) -> None:
     shown = tables.compactness(load.read("demo", params, root))
     cells = {row[1]: row[3] for row in shown.rows}
     assert cells == {"proposed": "embeddings missing", "cross_entropy": "not run"}
-    assert any("dvc pull" in note for note in shown.notes)
+    assert any("make pull" in note for note in shown.notes)
     write_embeddings(root, 1)
     shown = tables.compactness(load.read("demo", params, root))
     assert shown.rows[0][-2] == "1 of 3"
