@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emofuse import cli, config
@@ -70,11 +70,8 @@ def film(folder: Path, moments: tuple[float, ...], late: float = 0.0, seconds: f
     return (folder / "film.mp4").read_bytes()
 
 
-@given(
-    st.just(0) | st.integers(13, 2987),  # in between, the edge reflects a click into the first or last column
-    st.sampled_from([8.0, 10.0, 12.5]),
-    st.sampled_from([8000, 16000]),
-)
+@given(st.integers(0, 2999), st.sampled_from([8.0, 10.0, 12.5]), st.sampled_from([8000, 16000]))
+@example(7, 12.5, 8000)  # nearer to the second column, but reflected in the first
 def test_a_click_is_in_the_column_of_its_moment(moment: int, hop_ms: float, rate: int) -> None:
     """At `moment` ms of three seconds; the first column is centred on the first sample, and there is one more at the end."""
     section = Audio(bands=24, fft=512, sample_rate=rate, hop_ms=hop_ms, window_ms=2 * hop_ms)
@@ -82,7 +79,8 @@ def test_a_click_is_in_the_column_of_its_moment(moment: int, hop_ms: float, rate
     samples[moment * rate // 1000] = 0.5
     spectrogram = audio.log_mel(samples, section)
     assert spectrogram.shape == (3000 // hop_ms + 1, 24)
-    assert spectrogram.mean(1).argmax() == pytest.approx(moment / hop_ms, abs=0.51)
+    reflected = not hop_ms <= moment <= 3000 - hop_ms  # at the edge, into the first or last column
+    assert spectrogram.mean(1).argmax() == pytest.approx(moment / hop_ms, abs=1 if reflected else 0.51)
     assert audio.span(3.0, section) == pytest.approx(len(spectrogram) - 1)
 
 
