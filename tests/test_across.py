@@ -374,7 +374,7 @@ def run_by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(tmp_path_factory, "across-by-dvc", run) / "emofuse"
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_both_engines_apply_models_of_the_other_corpus_and_notice_when_they_change(
     run_by_dvc: Path, tmp_path: Path
 ) -> None:

@@ -88,7 +88,7 @@ def test_dvc_commands_behave_as_documented(dvc_run: Path, tmp_path: Path) -> Non
     assert micro.run(folder, "git", "status", "--porcelain").split() == ["M", "dvc.lock", "M", "params.yaml"]
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_dvc_experiment_changes_predictions(dvc_run: Path, tmp_path: Path) -> None:
     folder = micro.copied(dvc_run, tmp_path)
     before = (folder / micro.PREDICTIONS).read_bytes()

@@ -159,9 +159,11 @@ def test_no_module_locks_by_itself() -> None:
         assert path.name == "locks.py" or "filelock import" not in path.read_text(), path
 
 
-@pytest.mark.integration
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(errno.ENOLCK, marks=pytest.mark.integration), pytest.param(errno.ENOSYS, marks=pytest.mark.slow)],
+)
 def test_a_run_on_a_file_system_without_locks(micro_run: Path, tmp_path: Path, number: int) -> None:
     folder = micro.copied(micro_run, tmp_path)
     micro.change(folder, lambda loaded: loaded["variants"]["audio_only"].update(loss={"margin": 0.3}))

@@ -454,6 +454,7 @@ def served(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield address
 
 
+@pytest.mark.integration
 def test_mlflow_serves_an_export(served: str, shared_data: Path, models: predictor.Models) -> None:
     """Two real clips, one of which is sound alone."""
     given = [shared_data / FILM, shared_data / VOICE]

@@ -68,7 +68,7 @@ def runs(client: MlflowClient, experiment: str) -> list[Run]:
     return sorted(found_runs, key=lambda run: run.data.tags["emofuse.run"])
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_eight_folds_at_once_lose_nothing(client: MlflowClient, tmp_path: Path) -> None:
     command = [sys.executable, "-c", FOLD, str(Path(__file__).parent)]
     folds = [

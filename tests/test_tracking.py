@@ -657,6 +657,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
         yield kill
 
 
+@pytest.mark.integration
 def test_a_server_has_the_same_runs_and_its_failure_stops_no_training(
     tmp_path: Path, server: Callable[[], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
