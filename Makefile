@@ -29,7 +29,7 @@ test: .venv/.ready
 integration: .venv/.ready
 	pytest -m integration $(PARALLEL)
 
-# The integration tests and those that take longer, at most an hour. Run before a release.
+# The integration tests and those that take longer, about an hour. Run before a release.
 soak: .venv/.ready
 	pytest -m "integration or slow" $(PARALLEL)
 
