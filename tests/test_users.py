@@ -144,7 +144,7 @@ def test_data_as_a_link_is_one_line_for_dvc(
         (folder / name).unlink()
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_snakemake_works_with_data_as_a_link_and_dvc_with_a_mount(dvc_run: Path, tmp_path: Path) -> None:
     folder, scratch = micro.copied(dvc_run, tmp_path), tmp_path / "scratch"
     (folder / "data").rename(scratch)
